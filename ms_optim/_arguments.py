@@ -1,0 +1,165 @@
+"""The arguments of an optimizer: what each may be, and parameter groups with every argument filled in."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter
+
+# What each argument may be, for defaults and groups alike: an interval of numbers, a tuple of choices or a predicate on
+# parameters.
+RANGES = {
+    "amsgrad": (False, True),
+    "betas": "[0, 1)",
+    "clip_eps": "[0, inf)",
+    "clipping": "[0, inf)",
+    "dampening": "(-inf, inf)",
+    "decay": "[0, 1]",
+    "decoupled_weight_decay": (False, True),
+    "eps": "[0, inf)",
+    "exempt": "predicate",
+    "fused": (None, False),
+    "gamma": "(0, inf)",
+    "loss_scale": "(0, inf)",
+    "lr": "[0, inf)",
+    "maximize": (False, True),
+    "min_decay": "[0, 1]",
+    "momentum": "[0, inf)",
+    "nesterov": (False, True),
+    "power": "(0, inf)",
+    "unit": ("output", "squeezed"),
+    "weight_decay": "[0, inf)",
+}
+# Arguments that hold several numbers, and the names of these in the signature of `scalars`.
+PAIRS = {"betas": ("beta1", "beta2")}
+FLOATS = (ms.float16, ms.bfloat16, ms.float32, ms.float64)
+
+
+def check(owner: str, name: str, value):
+    """The value of argument `name` as a float, a tuple of floats or one of its choices.
+
+    Raises:
+        TypeError: If the value is of the wrong kind.
+        ValueError: If it is outside RANGES[name].
+    """
+    allowed = RANGES[name]
+    if isinstance(allowed, tuple):
+        if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in allowed):
+            kind = ValueError if isinstance(value, type(allowed[-1])) else TypeError
+            raise kind(f"For '{owner}', '{name}' must be one of {allowed}, but got {value!r}.")
+        return value
+    if allowed == "predicate":
+        if not callable(value):
+            raise TypeError(f"For '{owner}', '{name}' must be a function of a Parameter, but got {value!r}.")
+        return value
+    if name in PAIRS:
+        length = len(PAIRS[name])
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != length:
+            raise TypeError(f"For '{owner}', '{name}' must be {length} numbers in {allowed}, but got {value!r}.")
+        return tuple(number_in(owner, f"{name}[{i}]", item, allowed) for i, item in enumerate(value))
+    return number_in(owner, name, value, allowed)
+
+
+def number_in(owner: str, name: str, value, allowed: str) -> float:
+    """The value of argument `name` as a float, if it lies in an interval such as "[0, 1)"."""
+    single = getattr(value, "shape", None) == () or isinstance(value, Real)
+    if not single or isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) in (ms.bool_, np.bool_):
+        raise TypeError(f"For '{owner}', '{name}' must be a number in {allowed}, but got {value!r}.")
+    low, high = map(float, allowed[1:-1].split(","))
+    number = float(value)
+    above = number >= low if allowed[0] == "[" else number > low
+    below = number <= high if allowed[-1] == "]" else number < high
+    if not (above and below):
+        raise ValueError(f"For '{owner}', '{name}' must be in {allowed}, but got {value!r}.")
+    return number
+
+
+def is_flag(name: str) -> bool:
+    """Whether an argument is decided at construction, once for each parameter, and not a number that may change."""
+    return name in RANGES and (isinstance(RANGES[name], tuple) or RANGES[name] == "predicate")
+
+
+def flag_of(options: dict, name: str, param: Parameter):
+    """What a parameter of a group gets for a flag."""
+    value = options[name]
+    return bool(value(param)) if RANGES[name] == "predicate" else value
+
+
+def number_of(options: dict, name: str) -> float:
+    """The number that `scalars` calls `name`, from the arguments of a group."""
+    for pair, members in PAIRS.items():
+        if name in members:
+            return options[pair][members.index(name)]
+    return options[name]
+
+
+def parse_groups(owner: str, params, defaults: dict) -> tuple[list[dict], list[Parameter], list[int]]:
+    """The groups with every argument filled in and checked, the parameters in order and the group of each.
+
+    Raises:
+        TypeError, ValueError: As `Optimizer` says, naming the argument.
+    """
+    kind = "a list of Parameters or of dicts"
+    if isinstance(params, (Parameter, Mapping, str, set, frozenset)) or not isinstance(params, Iterable):
+        raise TypeError(f"For '{owner}', 'params' must be {kind}, but got {type(params).__name__}.")
+    params = list(params)
+    if all(isinstance(item, Parameter) for item in params):
+        params = [{"params": params}]
+    if not all(isinstance(item, dict) for item in params):
+        odd = next(item for item in params if not isinstance(item, dict))
+        raise TypeError(f"For '{owner}', 'params' must be {kind}, but got an element of {type(odd).__name__}.")
+    order = [item for item in params if "order_params" in item]
+    groups = [_parse_group(owner, item, defaults) for item in params if "order_params" not in item]
+    parameters = [param for group in groups for param in group["params"]]
+    if not parameters:
+        raise ValueError(f"For '{owner}', 'params' must not be empty.")
+    names = [param.name for param in parameters]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"For '{owner}', 'params' must hold each parameter, and each name, once, but got {twice} more "
+                         f"than once.")
+    group_of = {param.name: i for i, group in enumerate(groups) for param in group["params"]}
+    if order:
+        parameters = _ordered(owner, order, parameters)
+    return groups, parameters, [group_of[param.name] for param in parameters]
+
+
+def _parse_group(owner, group, defaults):
+    if "params" not in group:
+        raise ValueError(f"For '{owner}', each group must have the key 'params', but got {sorted(group)}.")
+    unknown = sorted(key for key in group if key != "params" and key not in defaults)
+    if unknown:
+        raise ValueError(f"For '{owner}', the keys of a group must be in {['params', *defaults]}, but got {unknown}.")
+    params = group["params"]
+    params = [params] if isinstance(params, Parameter) else params
+    if isinstance(params, (str, set, frozenset)) or not isinstance(params, Iterable):
+        raise TypeError(f"For '{owner}', 'params' of a group must be a list of Parameters, but got {params!r}.")
+    params = list(params)
+    for param in params:
+        if not isinstance(param, Parameter):
+            raise TypeError(f"For '{owner}', 'params' of a group must be a list of Parameters, but got an element of "
+                            f"{type(param).__name__}.")
+        if param.dtype not in FLOATS:
+            raise TypeError(f"For '{owner}', the dtype of '{param.name}' must be in {FLOATS}, but got {param.dtype}.")
+    options = {"params": params}
+    for name, default in defaults.items():
+        value = group.get(name, default)
+        options[name] = value if name == "lr" else check(owner, name, value)
+    if options.get("nesterov") and not (options["momentum"] > 0 and options["dampening"] == 0):
+        raise ValueError(f"For '{owner}', 'nesterov' must be False unless 'momentum' > 0 and 'dampening' is 0, but got "
+                         f"'momentum' {options['momentum']} and 'dampening' {options['dampening']}.")
+    return options
+
+
+def _ordered(owner, order, parameters):
+    if len(order) > 1 or len(order[0]) > 1:
+        raise ValueError(f"For '{owner}', 'order_params' must be the one key of one dict, but got {len(order)} dicts "
+                         f"with {sorted({key for item in order for key in item})}.")
+    ordered = list(order[0]["order_params"])
+    wanted, got = {id(param) for param in parameters}, [id(param) for param in ordered]
+    if set(got) != wanted or len(got) != len(wanted):
+        difference = sorted({param.name for param in parameters} ^ {getattr(param, "name", "?") for param in ordered})
+        raise ValueError(f"For '{owner}', 'order_params' must hold each parameter of the groups once, but they differ "
+                         f"in {difference}.")
+    return ordered

@@ -1,0 +1,324 @@
+"""What every optimizer is built on: the declaration of its state and the lift of its rule into a compiled graph."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore.nn.learning_rate_schedule import LearningRateSchedule
+from mindspore.ops import MultitypeFuncGraph
+
+from ms_optim._arguments import PAIRS, RANGES, check, flag_of, is_flag, number_in, number_of, parse_groups
+
+
+def learning_rate_source(owner: str, value, name: str) -> Parameter | LearningRateSchedule:
+    """A float64 Parameter for a number, a schedule for a table of numbers; a schedule is kept as it is."""
+    if isinstance(value, LearningRateSchedule):
+        return value
+    if isinstance(value, (Tensor, np.ndarray)):
+        if value.ndim > 1:
+            raise ValueError(f"For '{owner}', 'lr' must have at most 1 dimension, but got {value.ndim} dimensions.")
+        value = value.tolist() if isinstance(value, np.ndarray) else value.asnumpy().tolist()
+    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)) and not hasattr(value, "__float__"):
+        table = [number_in(owner, f"lr[{i}]", item, RANGES["lr"]) for i, item in enumerate(value)]
+        if not table:
+            raise ValueError(f"For '{owner}', 'lr' must not be an empty list.")
+        return _Table(_float64(table, name))
+    if isinstance(value, nn.Cell) or callable(value):
+        raise TypeError(f"For '{owner}', 'lr' must be a number in {RANGES['lr']}, a list or 1-d Tensor of them or a "
+                        f"LearningRateSchedule, but got {value!r}.")
+    return _float64(check(owner, "lr", value), name)
+
+
+def _float64(value, name):
+    return Parameter(Tensor(np.array(value, np.float64)), name=name, requires_grad=False)
+
+
+class _Table(LearningRateSchedule):
+    """One learning rate per step; the last one holds."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.learning_rate = table
+        self.last = table.shape[0] - 1
+
+    def construct(self, global_step):
+        return self.learning_rate.gather(global_step.clip(None, self.last), 0)
+
+
+class _Constant(LearningRateSchedule):
+    """A learning rate that only `ops.assign` changes, among groups that follow a schedule."""
+
+    def __init__(self, learning_rate):
+        super().__init__()
+        self.learning_rate = learning_rate
+
+    def construct(self, global_step):
+        return self.learning_rate
+
+
+def _short(value):
+    """A number, flag or schedule in a table."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))})"
+    return f"{value:g}" if isinstance(value, float) else getattr(value, "cls_name", None) or str(value)
+
+
+def _clone(param, slot):
+    state = param.clone(init="zeros")
+    state.name = f"{slot}.{param.name}"
+    state.requires_grad = False
+    return state
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One kind of state: a tensor of each parameter's shape and dtype, zero at first.
+
+    Args:
+        name: torch's key for it in `state_dict()["state"]`.
+        when: The argument that must be nonzero or true for a parameter to have this slot; None is always.
+    """
+
+    name: str
+    when: str | None = None
+
+
+@functools.cache
+def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
+    """The rule of one tensor as a graph of fixed arity that `HyperMap` applies to every parameter.
+
+    It computes in float64 for float64 parameters and in float32 for all others, and rounds once, on store. If `scaled`,
+    the last number of the row multiplies the gradient first.
+    """
+    lifted = MultitypeFuncGraph(update.__name__)
+
+    @lifted.register("Tensor", "Tensor", "Tensor", "Tuple", "Tuple", "Bool")
+    def apply(param, grad, numbers, slots, flags, present):
+        if not present:
+            return True
+        if grad.shape != param.shape:
+            raise ValueError("For 'Optimizer', each gradient must have the shape of its parameter.")
+        dtype = ms.float64 if param.dtype == ms.float64 else ms.float32
+        numbers = numbers.to(dtype).unbind()
+        grad = grad.to(dtype)
+        if scaled:
+            grad = grad * numbers[-1]
+            numbers = numbers[:-1]
+        state = ()
+        for slot in slots:
+            state = (*state, None if slot is None else slot.to(dtype))
+        new_param, new_state = update(param.to(dtype), grad, state, *numbers, *flags)
+        ops.assign(param, new_param.to(param.dtype))
+        for slot, new in zip(slots, new_state):
+            if slot is not None:
+                ops.assign(slot, new.to(slot.dtype))
+        return True
+
+    return lifted
+
+
+class ParamGroup(Mapping):
+    """The arguments of one group as they are now. A number that is set takes effect at the next step.
+
+    What decides which state there is (flags, and whether a momentum is zero) is fixed at construction.
+    """
+
+    def __init__(self, optimizer: "Optimizer", index: int):
+        self._optimizer, self._index = optimizer, index
+        self._options = optimizer.options[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._options)
+
+    def __len__(self) -> int:
+        return len(self._options)
+
+    def __getitem__(self, name: str):
+        if name == "params" or is_flag(name) or (name == "lr" and self._scheduled):
+            return self._options[name]
+        numbers = [float(parameter.asnumpy()[at]) for parameter, at in self._places(name)]
+        return tuple(numbers) if name in PAIRS else numbers[0]
+
+    def __setitem__(self, name: str, value):
+        owner = type(self._optimizer).__name__
+        live = [key for key in self if key != "params" and not is_flag(key)]
+        if name not in live:
+            raise KeyError(f"For '{owner}', what can be set in a group must be in {live}, but got {name!r}.")
+        if name == "lr" and self._scheduled:
+            raise ValueError(f"For '{owner}', 'lr' of a group on a schedule must not be set, but got {value}.")
+        value = check(owner, name, value)
+        if any(slot.when == name and bool(value) != bool(self[name]) for slot in self._optimizer.slots):
+            raise ValueError(f"For '{owner}', '{name}' must stay zero or stay nonzero, because it decides which state "
+                             f"there is, but got {value} after {self[name]}.")
+        for (parameter, at), number in zip(self._places(name), value if name in PAIRS else (value,)):
+            values = parameter.asnumpy().copy()
+            values[at] = number
+            ops.assign(parameter, Tensor(values))
+
+    @property
+    def _scheduled(self):
+        return not isinstance(self._optimizer.group_learning_rates[self._index], (Parameter, _Constant))
+
+    def _places(self, name):
+        """Where each number of an argument is kept: a Parameter and the index in it."""
+        if name == "lr":
+            source = self._optimizer.group_learning_rates[self._index]
+            return [(source.learning_rate if isinstance(source, _Constant) else source, ())]
+        kept = {parameter.name: parameter for parameter in self._optimizer.hyperparameters}
+        return [(kept[f"optimizer.{member}"], self._index) for member in PAIRS.get(name, (name,))]
+
+
+class Optimizer(nn.Optimizer):
+    """An optimizer made of two pure functions and the state that a subclass declares.
+
+    A subclass sets `scalars` (the numbers of the step, in float64, from `step` and the hyperparameters that its
+    signature names), `update` (the rule for one tensor: parameter, gradient, slots, these numbers, flags) and `slots`.
+    Every number is a vector with one entry per parameter, so groups, schedules and live changes never recompile.
+
+    Args:
+        params (Union[Iterable[Parameter], Iterable[dict]]): Parameters, or groups: dicts with the key "params" and any
+            of the keys of `defaults`; a last dict with the one key "order_params" gives the order of the gradients.
+        defaults (dict): What each group has unless it says otherwise, by argument name.
+        loss_scale (float): The gradients are divided by it first. Range (0, inf). Default: ``1.0`` .
+        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - One per parameter, in the order of `parameters` and of the same shapes. In a
+          direct call an entry may be None: this parameter, its state and its step count stand still. (A gradient that
+          is computed inside the same graph is never absent, it is zero.)
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Raises:
+        TypeError: If `params` is not an iterable of Parameters or dicts, or an argument is of the wrong kind.
+        ValueError: If an argument is out of range, a parameter occurs twice, `params` is empty, a group has an unknown
+            key, or the gradients do not match the parameters.
+    """
+
+    scalars: Callable
+    update: Callable
+    slots: tuple[Slot, ...] = ()
+
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        cls.scalars, cls.update = staticmethod(cls.scalars), staticmethod(cls.update)
+
+    def __init__(self, params, defaults, loss_scale=1.0, fused=None):
+        owner = type(self).__name__
+        check(owner, "fused", fused)
+        loss_scale = check(owner, "loss_scale", loss_scale)
+        groups, parameters, group_of = parse_groups(owner, params, defaults)
+        super().__init__(0.0, parameters, 0.0, loss_scale)
+        self.options = groups
+        self.group_of = group_of
+        self.group_index = Tensor(np.array(group_of, np.int32))
+        self.is_group = len(groups) > 1
+        self._set_learning_rate()
+        self._set_hyperparameters()
+        self._set_slots()
+        self.everyone = (True,) * len(parameters)
+        self.absent = Tensor(0.0, ms.float32)
+        self.reciprocal = Tensor(np.full(len(parameters), 1.0 / loss_scale))
+        self.rule = lift(type(self).update, self.need_scale)
+
+    def _set_learning_rate(self):
+        """Lay out `learning_rate` as the base class does, so that its methods and MindSpore's callbacks find it."""
+        self.is_group_lr = self.is_group
+        sources = []
+        for i, group in enumerate(self.options):
+            name = f"learning_rate_group_{i}" if self.is_group_lr else "learning_rate"
+            sources.append(learning_rate_source(type(self).__name__, group["lr"], name))
+        self.dynamic_lr = any(isinstance(source, nn.Cell) for source in sources)
+        if self.dynamic_lr:
+            sources = [source if isinstance(source, nn.Cell) else _Constant(source) for source in sources]
+        collect = functools.partial(nn.CellList, auto_prefix=False) if self.dynamic_lr else ParameterTuple
+        self.group_learning_rates = collect(sources)
+        del self.learning_rate  # the base's; a Cell does not replace a Parameter by a list of cells
+        self.learning_rate = collect([sources[i] for i in self.group_of]) if self.is_group_lr else sources[0]
+
+    def _set_hyperparameters(self):
+        """Every number is a float64 Parameter with one entry per group, every flag a constant of each parameter."""
+        names = list(inspect.signature(type(self).scalars).parameters)[2:]
+        self.hyperparameters = ParameterTuple(
+            [_float64([number_of(group, name) for group in self.options], f"optimizer.{name}") for name in names])
+        flags = [name for name in inspect.signature(type(self).update).parameters if is_flag(name)]
+        self.flags = tuple(tuple(flag_of(self.options[i], name, param) for name in flags)
+                           for param, i in zip(self.parameters, self.group_of))
+
+    def _set_slots(self):
+        """Allocate the state: Parameters, else it would train and never reach a checkpoint."""
+        self.step = _float64(np.zeros(len(self.parameters)), "optimizer.step")
+        table = []
+        for slot in self.slots:
+            column = [_clone(param, slot.name) if slot.when is None or self.options[i][slot.when] else None
+                      for param, i in zip(self.parameters, self.group_of)]
+            table.append(column)
+            setattr(self, slot.name, ParameterTuple([state for state in column if state is not None]))
+        self.slot_table = tuple(zip(*table)) if table else ((),) * len(self.parameters)
+
+    @property
+    def param_groups(self) -> list[ParamGroup]:
+        """The groups: read their arguments, or set a number of theirs between steps, as in torch."""
+        return [ParamGroup(self, i) for i in range(len(self.options))]
+
+    @property
+    def state_bytes(self) -> int:
+        """The memory of the state: every slot of every parameter, and 8 bytes for each step count."""
+        slots = [state for states in self.slot_table for state in states if state is not None]
+        return sum(state.nbytes for state in [*slots, self.step])
+
+    def describe(self) -> str:
+        """What each parameter got, as a table: its group, shape, state and arguments."""
+        groups = self.param_groups
+        arguments = [name for name in groups[0] if name != "params"]
+        rows = [("parameter", "group", "shape", "state", *arguments)]
+        for i, param in enumerate(self.parameters):
+            group = groups[self.group_of[i]]
+            state = [slot.name for slot, kept in zip(self.slots, self.slot_table[i]) if kept is not None]
+            values = [flag_of(group, name, param) if is_flag(name) else group[name] for name in arguments]
+            rows.append((param.name, str(self.group_of[i]), str(param.shape), " ".join(state), *map(_short, values)))
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+    def __call__(self, gradients):
+        """Run one compiled step in both modes; `@jit` would cost four times as much in PYNATIVE."""
+        gradients = tuple(gradients)
+        if len(gradients) != len(self.parameters):
+            raise ValueError(f"For '{type(self).__name__}', 'gradients' must hold {len(self.parameters)} entries, one "
+                             f"for each parameter, but got {len(gradients)}.")
+        present = tuple(grad is not None for grad in gradients)
+        if all(present):
+            return self.compile_and_run(ms.mutable(gradients))
+        gradients = tuple(self.absent if grad is None else grad for grad in gradients)
+        return self.compile_and_run(ms.mutable(gradients), present)
+
+    def construct(self, gradients, present=None):
+        """One step: the numbers of all parameters first, then the rule on each."""
+        if present is None:
+            present = self.everyone
+        step = self.step + Tensor(present)
+        hyper = ()
+        for parameter in self.hyperparameters:
+            hyper = (*hyper, parameter.gather(self.group_index, 0))
+        numbers = self.scalars(step, self._learning_rates(), *hyper)
+        if self.need_scale:
+            numbers = (*numbers, self.reciprocal)
+        rows = ops.unbind(ops.stack(numbers, 1))
+        done = self.hyper_map(self.rule, self.parameters, gradients, rows, self.slot_table, self.flags, present)
+        ops.assign(self.step, step)
+        ops.assign_add(self.global_step, self.global_step_increase_tensor)
+        return done
+
+    def _learning_rates(self):
+        """This step's learning rates, a float64 vector over parameters."""
+        rates = self.group_learning_rates
+        if self.dynamic_lr:
+            rates = ()
+            for schedule in self.group_learning_rates:
+                rates = (*rates, schedule(self.global_step).reshape(()).double())
+        return ops.stack(rates).gather(self.group_index, 0)
