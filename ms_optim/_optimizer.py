@@ -76,15 +76,17 @@ def _clone(param, slot):
 
 @dataclass(frozen=True)
 class Slot:
-    """One kind of state: a tensor of each parameter's shape and dtype, zero at first.
+    """One kind of state, zero at first: a tensor like each parameter, or one float64 number for each.
 
     Args:
         name: torch's key for it in `state_dict()["state"]`.
         when: The argument that must be nonzero or true for a parameter to have this slot; None is always.
+        scalar: Whether it is a number: an entry of a vector over parameters, and not an argument of `update`.
     """
 
     name: str
     when: str | None = None
+    scalar: bool = False
 
 
 @functools.cache
@@ -253,13 +255,22 @@ class Optimizer(nn.Optimizer):
     def _set_slots(self):
         """Allocate the state: Parameters, else it would train and never reach a checkpoint."""
         self.step = _float64(np.zeros(len(self.parameters)), "optimizer.step")
-        table = []
-        for slot in self.slots:
+        self.tensor_slots = tuple(slot for slot in self.slots if not slot.scalar)
+        columns = []
+        for slot in self.tensor_slots:
             column = [_clone(param, slot.name) if slot.when is None or self.options[i][slot.when] else None
                       for param, i in zip(self.parameters, self.group_of)]
-            table.append(column)
+            columns.append(column)
             setattr(self, slot.name, ParameterTuple([state for state in column if state is not None]))
-        self.slot_table = tuple(zip(*table)) if table else ((),) * len(self.parameters)
+        self.slot_table = tuple(zip(*columns)) if columns else ((),) * len(self.parameters)
+
+    @property
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """The state as torch keys it: by parameter (its name), then by slot."""
+        numbers = {slot.name: getattr(self, slot.name).asnumpy() for slot in self.slots if slot.scalar}
+        return {param.name: {name: Tensor(vector[i]) for name, vector in numbers.items()}
+                | {slot.name: kept for slot, kept in zip(self.tensor_slots, self.slot_table[i]) if kept is not None}
+                for i, param in enumerate(self.parameters)}
 
     @property
     def param_groups(self) -> list[ParamGroup]:
@@ -269,8 +280,8 @@ class Optimizer(nn.Optimizer):
     @property
     def state_bytes(self) -> int:
         """The memory of the state: every slot of every parameter, and 8 bytes for each step count."""
-        slots = [state for states in self.slot_table for state in states if state is not None]
-        return sum(state.nbytes for state in [*slots, self.step])
+        tensors = [kept for states in self.slot_table for kept in states if kept is not None]
+        return sum(kept.nbytes for kept in [*tensors, self.step])
 
     def describe(self) -> str:
         """What each parameter got, as a table: its group, shape, state and arguments."""
@@ -279,7 +290,7 @@ class Optimizer(nn.Optimizer):
         rows = [("parameter", "group", "shape", "state", *arguments)]
         for i, param in enumerate(self.parameters):
             group = groups[self.group_of[i]]
-            state = [slot.name for slot, kept in zip(self.slots, self.slot_table[i]) if kept is not None]
+            state = [slot.name for slot, kept in zip(self.tensor_slots, self.slot_table[i]) if kept is not None]
             values = [flag_of(group, name, param) if is_flag(name) else group[name] for name in arguments]
             rows.append((param.name, str(self.group_of[i]), str(param.shape), " ".join(state), *map(_short, values)))
         widths = [max(map(len, column)) for column in zip(*rows)]

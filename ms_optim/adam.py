@@ -33,7 +33,7 @@ class Adam(Optimizer):
     """Adam, with the weight decay added to the gradient unless it is decoupled."""
 
     scalars, update = adam_scalars, adam
-    slots = Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", when="amsgrad")
+    slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", when="amsgrad"))
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, *,
                  maximize=False, fused=None, decoupled_weight_decay=False, loss_scale=1.0):

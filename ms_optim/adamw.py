@@ -8,7 +8,7 @@ class AdamW(Optimizer):
     """Adam, with the weight decay applied to the parameters themselves."""
 
     scalars, update = adam_scalars, adam
-    slots = Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", when="amsgrad")
+    slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", when="amsgrad"))
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, *,
                  maximize=False, fused=None, loss_scale=1.0):

@@ -1,0 +1,74 @@
+"""The cases: each optimizer, its PyTorch reference, and a grid in which every argument is once where it shows.
+
+A case passes the same keyword arguments to both sides. This is the one file to edit when an optimizer is added.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+
+@dataclass(frozen=True)
+class Case:
+    """One optimizer with one set of arguments.
+
+    Args:
+        optimizer: The name in `ms_optim.OPTIMIZERS`, or "EMA".
+        reference: Where the PyTorch class is, such as "torch.optim.SGD".
+        kwargs: The arguments of both.
+        groups: fnmatch patterns on parameter names and what the group overrides; the rest is the first group.
+        inner: The case whose optimizer an EMA wraps.
+    """
+
+    optimizer: str
+    reference: str
+    kwargs: dict
+    groups: tuple[tuple[str, dict], ...] = ()
+    inner: "Case | None" = None
+
+    def __str__(self) -> str:
+        arguments = [f"{key}={value}" for key, value in self.kwargs.items()]
+        arguments += [f"{pattern!r}: {overrides}" for pattern, overrides in self.groups]
+        return f"{self.optimizer}({', '.join(arguments)})"
+
+    def split(self, names: Iterable[str]) -> list[tuple[list[str], dict]]:
+        """The names of each group and what it overrides; a name goes to the first pattern that it matches."""
+        members = [([], overrides) for overrides in ({}, *(overrides for _, overrides in self.groups))]
+        for name in names:
+            hits = [i for i, (pattern, _) in enumerate(self.groups, 1) if fnmatchcase(name, pattern)]
+            members[min(hits, default=0)][0].append(name)
+        return [(group, overrides) for group, overrides in members if group]
+
+
+_ADAM_GRID = (
+    {},
+    {"lr": 0.05, "betas": (0.8, 0.99999), "eps": 1e-3},
+    {"lr": 0.01, "betas": (0.0, 0.5), "eps": 1e-6, "weight_decay": 0.7},
+    {"lr": 0.1, "betas": (0.95, 0.9), "eps": 1e-12, "weight_decay": 0.3, "maximize": True},
+    {"lr": 0.02, "betas": (0.5, 0.7), "eps": 1e-4, "weight_decay": 0.5, "amsgrad": True},
+)
+_MOMENTUM_GRID = (
+    {"lr": 0.1, "momentum": 0.9},
+    {"lr": 0.05, "momentum": 0.95, "dampening": 0.4, "weight_decay": 0.3},
+    {"lr": 0.02, "momentum": 0.8, "nesterov": True, "weight_decay": 0.2},
+    {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5, "maximize": True},
+    {"lr": 0.3, "momentum": 0.0, "dampening": 0.6, "weight_decay": 0.2},
+)
+CASES: dict[str, tuple[Case, ...]] = {
+    "Adam": (
+        *(Case("Adam", "torch.optim.Adam", kwargs) for kwargs in _ADAM_GRID),
+        Case("Adam", "torch.optim.Adam", {"lr": 0.03, "weight_decay": 0.6, "decoupled_weight_decay": True}),
+    ),
+    "AdamW": (
+        *(Case("AdamW", "torch.optim.AdamW", kwargs) for kwargs in _ADAM_GRID),
+        Case("AdamW", "torch.optim.AdamW", {"lr": 0.03, "weight_decay": 0.6},
+             groups=(("*.weight", {"lr": 1e-7, "betas": (0.7, 0.95), "eps": 1e-2, "amsgrad": True}),
+                     ("*.b*", {"weight_decay": 0.0, "maximize": True}))),
+    ),
+    "SGD": (
+        Case("SGD", "torch.optim.SGD", {}),
+        *(Case("SGD", "torch.optim.SGD", kwargs) for kwargs in _MOMENTUM_GRID),
+        Case("SGD", "torch.optim.SGD", {"lr": 0.1, "momentum": 0.9},
+             groups=(("*.weight", {"momentum": 0.0}), ("*.b*", {"lr": 0.01, "nesterov": True}))),
+    ),
+}

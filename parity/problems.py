@@ -1,0 +1,82 @@
+"""What optimizers are compared on: initial weights and a gradient for each parameter at each step, in numpy."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+STEPS = 30
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Weights by name, and for each step the gradients by name; None is a gradient that is absent."""
+
+    name: str
+    initial: dict[str, np.ndarray]
+    gradients: list[dict[str, np.ndarray | None]]
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are gradients for."""
+        return len(self.gradients)
+
+
+def _normal(rng, shape, step):
+    return rng.standard_normal(shape)
+
+
+def _tiny(rng, shape, step):
+    return rng.standard_normal(shape) * 1e-12
+
+
+def _huge(rng, shape, step):
+    return rng.standard_normal(shape) * 1e9
+
+
+def _log_uniform(rng, shape, step):
+    return rng.choice([-1.0, 1.0], shape) * 10.0 ** rng.uniform(-8, 2, shape)
+
+
+def _sign_flipping(rng, shape, step):
+    return np.full(shape, (-1.0) ** step) * (1 + 0.1 * rng.random(shape))
+
+
+def _zero(rng, shape, step):
+    return np.zeros(shape)
+
+
+def _late(rng, shape, step):
+    """Absent from the first step and again later."""
+    return None if step in (0, 7) else rng.standard_normal(shape)
+
+
+# Each parameter: its shape, the scale of its weights and the regime of its gradients. Names hold what MindSpore filters
+# by name, and "ema.", on purpose.
+SYNTHETIC: dict[str, tuple[tuple[int, ...], float, Callable]] = {
+    "fc.weight": ((24, 50), 1.0, _normal),
+    "twin.weight": ((24, 50), 1.0, _log_uniform),
+    "tiny.weight": ((40, 30), 1.0, _tiny),
+    "huge.gamma": ((1100,), 1.0, _huge),
+    "flip.beta": ((1100,), 1.0, _sign_flipping),
+    "conv.weight": ((4, 3, 3, 3), 0.1, _normal),
+    "conv1d.weight": ((4, 6, 5), 0.1, _log_uniform),
+    "ema.gain": ((4, 1, 1, 1), 1.0, _normal),
+    "temperature": ((), 1.0, _normal),
+    "offset": ((1,), 1e-4, _normal),
+    "zero.weight": ((5, 7), 0.0, _normal),
+    "idle.weight": ((3, 3), 1.0, _zero),
+    "late.bias": ((6,), 1.0, _late),
+}
+
+
+def synthetic(steps: int = STEPS, seed: int = 0) -> Problem:
+    """Thirteen parameters, from 0-d to 4-d, each under one regime of gradients."""
+    rng = np.random.default_rng(seed)
+    initial = {name: np.float32(scale * rng.standard_normal(shape)).reshape(shape)
+               for name, (shape, scale, _) in SYNTHETIC.items()}
+    gradients = []
+    for step in range(steps):
+        drawn = {name: regime(rng, shape, step) for name, (shape, _, regime) in SYNTHETIC.items()}
+        gradients.append({name: None if grad is None else np.float32(grad) for name, grad in drawn.items()})
+    return Problem("synthetic", initial, gradients)

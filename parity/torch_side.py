@@ -1,0 +1,59 @@
+"""Runs an optimizer of PyTorch on a problem."""
+
+import contextlib
+import importlib
+from collections.abc import Callable
+
+import torch
+
+from parity.cases import Case
+from parity.problems import Problem
+from parity.trace import Recorder, Trace
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def factory(case: Case) -> Callable[[list], torch.optim.Optimizer]:
+    """A function from named parameters to the reference optimizer of a case."""
+    module, name = case.reference.rsplit(".", 1)
+    reference = getattr(importlib.import_module(module), name)
+
+    def build(named):
+        params = dict(named)
+        groups = case.split(params)
+        return reference([{"params": [(name, params[name]) for name in names], **overrides}
+                          for names, overrides in groups], **case.kwargs)
+
+    return build
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype):
+    """Make new tensors of this dtype: scalar state is made so, and stays float32 in a float64 run otherwise."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def run(build: Callable[[list], torch.optim.Optimizer], problem: Problem, dtype: str) -> Trace:
+    """The trace of the optimizer that `build` makes of named parameters, fed the problem's gradients in `dtype`."""
+    with default_dtype(DTYPES[dtype]):
+        named = [(name, torch.nn.Parameter(torch.tensor(value, dtype=DTYPES[dtype])))
+                 for name, value in problem.initial.items()]
+        optimizer = build(named)
+        recorder = Recorder()
+        for gradients in problem.gradients:
+            for name, param in named:
+                grad = gradients[name]
+                param.grad = None if grad is None else torch.tensor(grad, dtype=DTYPES[dtype])
+            optimizer.step()
+            recorder.add({name: param.detach().numpy() for name, param in named}, _state(optimizer, named))
+        return recorder.trace()
+
+
+def _state(optimizer, named):
+    return {name: {slot: value.detach().numpy() for slot, value in optimizer.state[param].items()
+                   if value is not None} for name, param in named if param in optimizer.state}
