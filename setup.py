@@ -1,0 +1,30 @@
+"""The metadata of ms_optim and of parity, the suite that compares it with PyTorch."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+source = Path(__file__).with_name("ms_optim").joinpath("__init__.py").read_text(encoding="utf-8")
+
+setup(
+    name="ms_optim",
+    version=re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)[1],
+    description="The optimizers of torch.optim, and those of NFNet, for MindSpore",
+    license="Apache-2.0",
+    packages=["ms_optim", "parity"],
+    python_requires=">=3.10,<3.13",
+    install_requires=["mindspore>=2.10,<2.11", "numpy<2"],
+    extras_require={
+        "parity": ["jinja2", "matplotlib", "rich", "safetensors", "scikit-learn", "torch>=2.6,<2.14"],
+        "test": ["expecttest", "hypothesis", "pytest", "ruff"],
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
