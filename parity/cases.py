@@ -44,7 +44,7 @@ _ADAM_GRID = (
     {},
     {"lr": 0.05, "betas": (0.8, 0.99999), "eps": 1e-3},
     {"lr": 0.01, "betas": (0.0, 0.5), "eps": 1e-6, "weight_decay": 0.7},
-    {"lr": 0.1, "betas": (0.95, 0.9), "eps": 1e-12, "weight_decay": 0.3, "maximize": True},
+    {"lr": 0.1, "betas": (0.999, 0.9), "eps": 1e-12, "weight_decay": 0.3, "maximize": True},
     {"lr": 0.02, "betas": (0.5, 0.7), "eps": 1e-4, "weight_decay": 0.5, "amsgrad": True},
 )
 _MOMENTUM_GRID = (

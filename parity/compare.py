@@ -4,11 +4,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parity.trace import PARAMETER, Trace
+from parity.trace import Trace
 
 # A run may be this many times as far from the truth as the reference is. Correct rules score about 1, up to 2; rules
 # that are wrong in meaning score 50 and more.
 RATIO = 3.0
+# Two ways to compute the same in float64 may differ by this much of the largest magnitude.
+RELATIVE = 1e-12
+
+# (kind, parameter name) -> the distance of each element from the truth, in ulps, one array for each step.
+Errors = dict[tuple[str, str], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of one comparison: a score for the parameters and for each kind of state, and what failed."""
+    """The outcome of one comparison: a score for the parameters and for each kind of state, and what failed.
+
+    `ours` and `reference` are what it was judged by: the distances from the truth of both, in ulps.
+    """
 
     scores: dict[str, Score] = field(default_factory=dict)
     divergence: Divergence | None = None
     problems: tuple[str, ...] = ()
+    ours: Errors = field(default_factory=dict, repr=False)
+    reference: Errors = field(default_factory=dict, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -81,9 +91,10 @@ def _same(one, other):
     return (one == other) | (np.isnan(one) & np.isnan(other))
 
 
-def structure(ours: Trace, reference: Trace) -> list[str]:
-    """What makes two traces impossible to compare: keys, lengths, shapes or dtypes that differ."""
-    found = [f"{kind} of {name!r} is missing" for kind, name in reference if (kind, name) not in ours]
+def structure(ours: Trace, reference: Trace, dtypes: bool = True) -> list[str]:
+    """What makes two traces impossible to compare: keys, lengths, shapes or dtypes that differ, or nothing at all."""
+    found = [] if reference else ["there is nothing to compare"]
+    found += [f"{kind} of {name!r} is missing" for kind, name in reference if (kind, name) not in ours]
     found += [f"{kind} of {name!r} is not in the reference" for kind, name in ours if (kind, name) not in reference]
     for kind, name in reference:
         one, other = ours.get((kind, name), []), reference[kind, name]
@@ -91,7 +102,7 @@ def structure(ours: Trace, reference: Trace) -> list[str]:
             found.append(f"{kind} of {name!r} has {len(one)} steps for {len(other)}")
         shapes = {(a.shape, b.shape) for a, b in zip(one, other) if a.shape != b.shape}
         found += [f"{kind} of {name!r} has shape {a} for {b}" for a, b in sorted(shapes)]
-        types = {(str(a.dtype), str(b.dtype)) for a, b in zip(one, other) if a.dtype != b.dtype and a.ndim}
+        types = {(str(a.dtype), str(b.dtype)) for a, b in zip(one, other) if dtypes and a.ndim and a.dtype != b.dtype}
         found += [f"{kind} of {name!r} has dtype {a} for {b}" for a, b in sorted(types)]
     return found
 
@@ -106,28 +117,52 @@ def compare(ours: Trace, single: Trace, double: Trace, ratio: float = RATIO) -> 
         double: The reference in float64.
         ratio: How many times that error is still correct.
     """
-    problems = structure(ours, single)
+    problems = [*structure(ours, single), *structure(double, single, dtypes=False)]
     if problems:
         return Verdict(problems=tuple(problems))
-    if not ours:
-        return Verdict(problems=("there is nothing to compare",))
+    truth = {key: _truth(single[key], double[key]) for key in single}
+    reference = {key: errors(single[key], truth[key], np.float32) for key in single}
+    budget = {kind: max(1.0, _worst(reference[key] for key in keys)) for kind, keys in _by_kind(single).items()}
+    return _judge(ours, single, {key: errors(ours[key], truth[key], np.float32) for key in single}, reference, budget,
+                  ratio)
+
+
+def compare_exactly(ours: Trace, reference: Trace, relative: float = RELATIVE) -> Verdict:
+    """Judge a float64 run by another: equal to `relative` of the largest magnitude that a tensor has had."""
+    problems = structure(ours, reference)
+    if problems:
+        return Verdict(problems=tuple(problems))
+    off = {key: errors(ours[key], reference[key], np.float64) for key in reference}
+    budget = dict.fromkeys(_by_kind(reference), relative / np.finfo(np.float64).eps)
+    return _judge(ours, reference, off, {}, budget, 1.0)
+
+
+def _judge(ours, reference, off, reference_off, budget, ratio):
+    """Score each kind, and find the first step at which a tensor is off by more than `ratio` times the budget."""
     scores, divergences = {}, []
-    for kind in dict.fromkeys(kind for kind, _ in single):
-        keys = [key for key in single if key[0] == kind]
-        off = {key: errors(ours[key], truth_of(single[key], double[key]), np.float32) for key in keys}
-        reference = max(float(step.max(initial=0.0)) for key in keys
-                        for step in errors(single[key], truth_of(single[key], double[key]), np.float32))
-        budget = max(1.0, reference)
-        worst = max(float(step.max(initial=0.0)) for key in keys for step in off[key])
-        equal = sum(int(_same(a, b).sum()) for key in keys for a, b in zip(ours[key], single[key]))
-        total = sum(a.size for key in keys for a in ours[key])
-        scores[kind] = Score(worst / budget, worst, equal / total if total else 1.0)
-        divergences += [first(key, off[key], ours[key], single[key], ratio * budget) for key in keys]
+    for kind, keys in _by_kind(reference).items():
+        worst = _worst(off[key] for key in keys)
+        equal = [_same(a, b) for key in keys for a, b in zip(ours[key], reference[key])]
+        share = sum(map(np.sum, equal)) / max(1, sum(map(np.size, equal)))
+        scores[kind] = Score(worst / budget[kind], worst, float(share))
+        divergences += [first(key, off[key], ours[key], reference[key], ratio * budget[kind]) for key in keys]
     found = [divergence for divergence in divergences if divergence is not None]
-    return Verdict(scores, min(found, key=lambda divergence: divergence.step, default=None))
+    earliest = min(found, key=lambda divergence: divergence.step, default=None)
+    return Verdict(scores, earliest, (), off, reference_off)
 
 
-def truth_of(single: list[np.ndarray], double: list[np.ndarray]) -> list[np.ndarray]:
+def _by_kind(trace):
+    kinds = {}
+    for key in trace:
+        kinds.setdefault(key[0], []).append(key)
+    return kinds
+
+
+def _worst(runs):
+    return max((float(step.max(initial=0.0)) for run in runs for step in run), default=0.0)
+
+
+def _truth(single: list[np.ndarray], double: list[np.ndarray]) -> list[np.ndarray]:
     """The float64 run, but the float32 one where that overflowed or is NaN: there a run must do the same."""
     return [np.where(np.isfinite(one), two, one.astype(np.float64)) for one, two in zip(single, double, strict=True)]
 

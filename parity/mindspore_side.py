@@ -14,9 +14,9 @@ from parity.trace import Recorder, Trace
 MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
 
 
-def factory(case: Case) -> Callable[[list[Parameter]], nn.Optimizer]:
-    """A function from parameters to our optimizer of a case."""
-    ours = ms_optim.OPTIMIZERS[case.optimizer]
+def factory(case: Case, ours: type[nn.Optimizer] | None = None) -> Callable[[list[Parameter]], nn.Optimizer]:
+    """A function from parameters to our optimizer of a case, or to another class with its arguments."""
+    ours = ours or ms_optim.OPTIMIZERS[case.optimizer]
 
     def build(params):
         by_name = {param.name: param for param in params}

@@ -1,0 +1,120 @@
+"""Wrong rules, each of which the suite must catch: a suite that lets one live proves nothing."""
+
+import importlib.util
+import inspect
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import ms_optim
+from ms_optim._optimizer import Optimizer
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One edit of the source of an optimizer's rule.
+
+    Args:
+        optimizer: The name in `ms_optim.OPTIMIZERS`.
+        mistake: What the edit gets wrong, in words.
+        right: Text that occurs once in the module of the rule.
+        wrong: What takes its place.
+    """
+
+    optimizer: str
+    mistake: str
+    right: str
+    wrong: str
+
+    def __str__(self) -> str:
+        return f"{self.optimizer}: {self.mistake}"
+
+
+_DENOMINATOR = "(largest.sqrt() / root + eps)"
+_ADAM_MISTAKES = (
+    ("eps inside the root", _DENOMINATOR, "((largest / (root * root) + eps).sqrt())"),
+    ("eps before the bias correction", _DENOMINATOR, "((largest.sqrt() + eps) / root)"),
+    ("eps squared inside the root", _DENOMINATOR, "((largest / (root * root) + eps * eps).sqrt())"),
+    ("eps ten times too large", "(1 - beta2**step).sqrt(), eps)", "(1 - beta2**step).sqrt(), eps * 10)"),
+    ("no bias correction of the first moment", "lr / (1 - beta1**step)", "lr / (1 - beta1 * 0)"),
+    ("no bias correction of the second moment", "(1 - beta2**step).sqrt()", "(1 - beta2 * 0).sqrt()"),
+    ("bias correction one step ahead", "lr / (1 - beta1**step)", "lr / (1 - beta1**(step + 1))"),
+    ("second bias correction one step ahead", "(1 - beta2**step).sqrt()", "(1 - beta2**(step + 1)).sqrt()"),
+    ("1 - beta1 in float32", ", 1 - beta1, ", ", 1 - beta1.float().double(), "),
+    ("1 - beta2 in float32", ", 1 - beta2, ", ", 1 - beta2.float().double(), "),
+    ("bias corrections in float32", "(1 - beta2**step).sqrt()", "(1 - beta2.float()**step.float()).double().sqrt()"),
+    ("betas swapped", "lerp(exp_avg, grad, take1)", "lerp(exp_avg, grad, take2)"),
+    ("second moment of exp_avg", "take2 * grad * grad", "take2 * exp_avg * exp_avg"),
+    ("the sign of the decay follows maximize", "grad = grad + weight_decay * param",
+     "grad = grad - weight_decay * param if maximize else grad + weight_decay * param"),
+    ("decay of the gradient dropped", "grad = grad + weight_decay * param", "grad = grad + 0 * param"),
+    ("maximize ignored", "grad = -grad if maximize else grad", "grad = grad if maximize else grad"),
+    ("amsgrad forgets the maximum", "max_exp_avg_sq.maximum(exp_avg_sq)", "exp_avg_sq"),
+    ("amsgrad divides by the last maximum", "largest = max_exp_avg_sq = max_exp_avg_sq.maximum(exp_avg_sq)",
+     "largest, max_exp_avg_sq = max_exp_avg_sq, max_exp_avg_sq.maximum(exp_avg_sq)"),
+)
+_DECOUPLED_MISTAKES = (
+    ("decay coupled for decoupled", "param = param * keep", "grad = grad + weight_decay * param"),
+    ("decay after the step", "param = param - step_size * exp_avg / (largest.sqrt() / root + eps)",
+     "param = (param / keep - step_size * exp_avg / (largest.sqrt() / root + eps)) * keep"),
+    ("decay without the learning rate", "1 - lr * weight_decay", "1 - 0.1 * weight_decay"),
+    ("decay dropped", "param = param * keep", "param = param * 1"),
+)
+_SGD_BODY = """    grad = grad + weight_decay * param
+    if momentum_buffer is not None:
+        momentum_buffer = momentum * momentum_buffer + take * grad
+        grad = grad + momentum * momentum_buffer if nesterov else momentum_buffer
+    return param - lr * grad"""
+_MOMENTUM_MISTAKES = (
+    ("first step dampened", "1 - dampening * (step > 1)", "1 - dampening"),
+    ("dampening dropped", "1 - dampening * (step > 1)", "1 - dampening * 0"),
+    ("lr inside the momentum buffer", "momentum_buffer = momentum * momentum_buffer + take * grad",
+     "momentum_buffer = momentum * momentum_buffer + lr * take * grad"),
+    ("nesterov ignored", "grad + momentum * momentum_buffer if nesterov", "momentum_buffer if nesterov"),
+    ("nesterov without the momentum", "grad + momentum * momentum_buffer if", "grad + momentum_buffer if"),
+    ("momentum averages", "1 - dampening * (step > 1)", "1 - momentum * (step > 1)"),
+    ("decay after the momentum", _SGD_BODY, _SGD_BODY.partition("\n")[2] + " - lr * weight_decay * param"),
+    ("decay dropped", "grad = grad + weight_decay * param", "grad = grad + 0 * param"),
+    ("maximize turns the decay around",
+     "    grad = -grad if maximize else grad\n    grad = grad + weight_decay * param",
+     "    grad = grad + weight_decay * param\n    grad = -grad if maximize else grad"),
+)
+_CLIPPING_MISTAKES = (
+    ("clip after the decay", "clip_adaptively(grad, param, clipping, clip_eps, unit)",
+     "clip_adaptively(grad + weight_decay * param, param, clipping, clip_eps, unit) - weight_decay * param"),
+    ("eps added and no floor", "clip_adaptively(grad, param, clipping, clip_eps, unit)",
+     "clip_adaptively(grad, param.abs() + clip_eps, clipping, clip_eps * 0, unit)"),
+    ("no floor under the weight's norm", "param, clipping, clip_eps, unit)", "param, clipping, clip_eps * 0, unit)"),
+    ("clipping twice as much", "param, clipping, clip_eps, unit)", "param, clipping / 2, clip_eps, unit)"),
+    ("the other unit", "clip_eps, unit)", 'clip_eps, "squeezed" if unit == "output" else "output")'),
+    ("exempt ignored", "if not exempt:", "if exempt or not exempt:"),
+    ("everything exempt", "if not exempt:", "if exempt and not exempt:"),
+    ("gradient and weight swapped", "clip_adaptively(grad, param,", "clip_adaptively(param, grad,"),
+)
+
+
+def _of(optimizer, mistakes):
+    return tuple(Mutant(optimizer, *mistake) for mistake in mistakes)
+
+
+MUTANTS = (*_of("Adam", _ADAM_MISTAKES), *_of("AdamW", _DECOUPLED_MISTAKES), *_of("SGD", _MOMENTUM_MISTAKES),
+           *_of("MomentumAGC", _CLIPPING_MISTAKES))
+
+
+def breed(mutant: Mutant, folder: Path) -> type[Optimizer]:
+    """The optimizer with the mistake, its edited source in a file of `folder` because the compiler reads sources."""
+    right = ms_optim.OPTIMIZERS[mutant.optimizer]
+    source = Path(inspect.getsourcefile(right.update)).read_text()
+    if source.count(mutant.right) != 1:
+        raise ValueError(f"For '{mutant}', 'right' must occur once in the source, but got {source.count(mutant.right)} "
+                         f"occurrences of {mutant.right!r}.")
+    name = "mutant_" + re.sub(r"\W+", "_", str(mutant))
+    path = folder / f"{name}.py"
+    path.write_text(source.replace(mutant.right, mutant.wrong))
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    rules = {role: getattr(module, getattr(right, role).__name__) for role in ("scalars", "update")}
+    return type(mutant.optimizer, (right,), rules)

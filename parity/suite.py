@@ -1,0 +1,98 @@
+"""The parity suite: the three legs on each case, on the user's own optimizer and on the mutants."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from parity import maths, mindspore_side, torch_side
+from parity.cases import CASES, Case
+from parity.compare import Verdict, compare, compare_exactly
+from parity.mutants import Mutant, breed
+from parity.problems import Problem, synthetic
+from parity.trace import PARAMETER
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the legs say of one case: the mathematics in float64, and the arithmetic in each mode."""
+
+    case: Case
+    problem: str
+    maths: Verdict
+    modes: dict[str, Verdict]
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """Each verdict, by the name of its leg."""
+        return {"maths": self.maths, **self.modes}
+
+    @property
+    def passed(self) -> bool:
+        """Whether every leg stands."""
+        return all(verdict.passed for verdict in self.verdicts.values())
+
+
+def verify(case: Case, problem: Problem, modes: Iterable[str], ours: type | None = None) -> Outcome:
+    """Run the legs on a case, with our optimizer of that name or with the class `ours`."""
+    reference, build = torch_side.factory(case), mindspore_side.factory(case, ours)
+    single = torch_side.run(reference, problem, "float32")
+    double = torch_side.run(reference, problem, "float64")
+    exact = compare_exactly(maths.run(build, problem), double)
+    verdicts = {mode: compare(mindspore_side.run(build, problem, mode), single, double) for mode in modes}
+    return Outcome(case, problem.name, exact, verdicts)
+
+
+def check(optimizer: Callable, reference: Callable, problem: Problem | None = None, mode: str = "graph") -> Verdict:
+    """Judge an optimizer of your own by a PyTorch optimizer, step by step.
+
+    Args:
+        optimizer (Callable): A function from a list of MindSpore Parameters to a `mindspore.nn.Optimizer`. One with a
+            `state` (as those of this library) is compared in its state too, any other in its parameters.
+        reference (Callable): A function from a list of torch Parameters, each with its name, to a
+            `torch.optim.Optimizer`.
+        problem (Problem): What to optimize. Default: `synthetic(absent=False)`.
+        mode (str): "graph" or "pynative".
+
+    Returns:
+        Verdict, whose `passed` is True if the optimizer is no further from torch in float64 than three times the error
+        of torch in float32; printed, it names the first step, parameter and element that is.
+    """
+    problem = problem or synthetic(absent=False)
+    ours = mindspore_side.run(optimizer, problem, mode)
+    single, double = (torch_side.run(reference, problem, dtype) for dtype in ("float32", "float64"))
+    if all(kind == PARAMETER for kind, _ in ours):
+        single, double = ({key: steps for key, steps in run.items() if key[0] == PARAMETER} for run in (single, double))
+    return compare(ours, single, double)
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a mutant: the first case that caught it, and how."""
+
+    mutant: Mutant
+    case: Case | None
+    verdict: Verdict | None
+
+    @property
+    def caught(self) -> bool:
+        """Whether some case failed."""
+        return self.case is not None
+
+
+def hunt(mutants: Iterable[Mutant], problem: Problem) -> Iterator[Fate]:
+    """Run the cases of each mutant's optimizer in graph mode until one fails."""
+    with TemporaryDirectory() as folder:
+        for mutant in mutants:
+            yield _hunt_one(mutant, problem, Path(folder))
+
+
+def _hunt_one(mutant, problem, folder):
+    wrong = breed(mutant, folder)
+    for case in CASES[mutant.optimizer]:
+        reference, build = torch_side.factory(case), mindspore_side.factory(case, wrong)
+        single, double = (torch_side.run(reference, problem, dtype) for dtype in ("float32", "float64"))
+        verdict = compare(mindspore_side.run(build, problem, "graph"), single, double)
+        if not verdict.passed:
+            return Fate(mutant, case, verdict)
+    return Fate(mutant, None, None)
