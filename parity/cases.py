@@ -65,6 +65,17 @@ CASES: dict[str, tuple[Case, ...]] = {
              groups=(("*.weight", {"lr": 1e-7, "betas": (0.7, 0.95), "eps": 1e-2, "amsgrad": True}),
                      ("*.b*", {"weight_decay": 0.0, "maximize": True}))),
     ),
+    "MomentumAGC": (
+        Case("MomentumAGC", "parity.references.SGDAGC", {}),
+        Case("MomentumAGC", "parity.references.SGDAGC",
+             {"lr": 0.1, "momentum": 0.95, "dampening": 0.3, "weight_decay": 0.2, "clipping": 0.3, "clip_eps": 0.5}),
+        Case("MomentumAGC", "parity.references.SGDAGC",
+             {"lr": 0.05, "momentum": 0.8, "nesterov": True, "weight_decay": 0.1, "clipping": 0.05, "clip_eps": 1e-2,
+              "exempt": ("fc.*", "*gain"), "unit": "squeezed"}),
+        Case("MomentumAGC", "parity.references.SGDAGC",
+             {"lr": 0.1, "momentum": 0.0, "clipping": 2.0, "weight_decay": 0.3, "maximize": True, "unit": "squeezed"},
+             groups=(("*.weight", {"clipping": 0.1, "unit": "output"}), ("*.b*", {"clipping": 0.0, "lr": 0.02}))),
+    ),
     "SGD": (
         Case("SGD", "torch.optim.SGD", {}),
         *(Case("SGD", "torch.optim.SGD", kwargs) for kwargs in _MOMENTUM_GRID),

@@ -1,0 +1,93 @@
+"""`python -m parity`: verify optimizers against PyTorch and exit with 1 if one parts from it."""
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from parity.cases import CASES
+from parity.problems import STEPS, synthetic
+
+MODES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with names and numbers checked."""
+    parser = argparse.ArgumentParser(prog="python -m parity", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers to verify; all if none is given")
+    parser.add_argument("--mode", choices=MODES, default="both", help="how MindSpore runs (default: both)")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of each case (default: {STEPS})")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write JSON and plots into this folder")
+    parser.add_argument("--list", action="store_true", help="list the cases and stop")
+    parser.add_argument("--mutants", action="store_true", help="hunt wrong rules instead, and count the caught")
+    options = parser.parse_args(argv)
+    for name in options.names:
+        if name not in CASES:
+            near = difflib.get_close_matches(name.lower(), [known.lower() for known in CASES], 1, 0.0)
+            nearest = next(known for known in CASES if known.lower() == near[0])
+            parser.error(f"unknown optimizer {name!r}; did you mean {nearest!r}? There are {', '.join(CASES)}.")
+    if options.steps < 1:
+        parser.error(f"--steps must be at least 1, but got {options.steps}")
+    if options.report and options.report.exists() and not options.report.is_dir():
+        parser.error(f"--report must be a folder, but {str(options.report)!r} is a file")
+    options.names = options.names or list(CASES)
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the command line asks for; 0 if all is well."""
+    options = arguments(argv)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    cases = [case for name in options.names for case in CASES[name]]
+    if options.list:
+        for case in cases:
+            console.print(str(case), highlight=False, markup=False, soft_wrap=True)
+        return 0
+    if options.mutants:
+        return _mutants(options, console)
+    return _verify(options, cases, console)
+
+
+def _verify(options, cases, console):
+    from parity import report, suite  # here, because they import both frameworks, and --list and --help need neither
+
+    outcomes = []
+    problem = synthetic(options.steps)
+    with Progress(console=console) as progress:
+        task = progress.add_task("parity", total=len(cases))
+        for case in cases:
+            progress.update(task, description=str(case)[:60])
+            outcomes.append(suite.verify(case, problem, MODES[options.mode]))
+            progress.advance(task)
+    console.print(report.table(outcomes))
+    for failure in report.failures(outcomes):
+        console.print(failure, style="red", highlight=False, markup=False, soft_wrap=True)
+    if options.report:
+        written = report.write(outcomes, options.report)
+        console.print(f"wrote {len(written)} files into {options.report}")
+    passed = sum(outcome.passed for outcome in outcomes)
+    console.print(f"{passed} of {len(outcomes)} cases equal PyTorch in mode {options.mode}, {options.steps} steps")
+    return 0 if passed == len(outcomes) else 1
+
+
+def _mutants(options, console):
+    from parity import report, suite
+    from parity.mutants import MUTANTS
+
+    mutants = [mutant for mutant in MUTANTS if mutant.optimizer in options.names]
+    with Progress(console=console) as progress:
+        hunted = suite.hunt(mutants, synthetic(options.steps))
+        fates = list(progress.track(hunted, total=len(mutants), description="mutants"))
+    console.print(report.mutant_table(fates))
+    caught = sum(fate.caught for fate in fates)
+    console.print(f"{caught} of {len(fates)} mutants caught")
+    return 0 if caught == len(fates) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
