@@ -12,6 +12,7 @@ from mindspore import Parameter
 RANGES = {
     "amsgrad": (False, True),
     "betas": "[0, 1)",
+    "buffer_update": ("average", "copy", "skip"),
     "clip_eps": "[0, inf)",
     "clipping": "[0, inf)",
     "dampening": "(-inf, inf)",
@@ -28,6 +29,7 @@ RANGES = {
     "momentum": "[0, inf)",
     "nesterov": (False, True),
     "power": "(0, inf)",
+    "schedule": ("averaged_model", "constant", "timm", "torch_ema", "yolov5", "zero_start"),
     "unit": ("output", "squeezed"),
     "weight_decay": "[0, inf)",
 }
