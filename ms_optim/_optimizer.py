@@ -13,8 +13,11 @@ from mindspore.ops import MultitypeFuncGraph
 
 from ms_optim._arguments import PAIRS, RANGES, check, flag_of, is_flag, number_in, number_of, parse_groups
 
+Params = Iterable[Parameter] | Iterable[dict]
+LearningRate = float | Iterable[float] | Tensor | LearningRateSchedule
 
-def learning_rate_source(owner: str, value, name: str) -> Parameter | LearningRateSchedule:
+
+def learning_rate_source(owner: str, value: LearningRate, name: str) -> Parameter | LearningRateSchedule:
     """A float64 Parameter for a number, a schedule for a table of numbers; a schedule is kept as it is."""
     if isinstance(value, LearningRateSchedule):
         return value
@@ -210,7 +213,7 @@ class Optimizer(nn.Optimizer):
         super().__init_subclass__()
         cls.scalars, cls.update = staticmethod(cls.scalars), staticmethod(cls.update)
 
-    def __init__(self, params, defaults, loss_scale=1.0, fused=None):
+    def __init__(self, params: Params, defaults: dict, loss_scale: float = 1.0, fused: bool | None = None):
         owner = type(self).__name__
         check(owner, "fused", fused)
         loss_scale = check(owner, "loss_scale", loss_scale)

@@ -1,17 +1,57 @@
 """AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization")."""
 
-from ms_optim._optimizer import Optimizer, Slot
+from ms_optim._optimizer import LearningRate, Optimizer, Params, Slot
 from ms_optim.adam import adam, adam_scalars
 
 
 class AdamW(Optimizer):
-    """Adam, with the weight decay applied to the parameters themselves."""
+    """Adam, with the weight decay applied to the parameters themselves, as `torch.optim.AdamW` (2.13) computes it.
+
+    State: `exp_avg` and `exp_avg_sq`, twice the parameters; with amsgrad `max_exp_avg_sq`, three times.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
+            order in which the gradients come.
+        lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
+            Tensor has one for each step and holds its last. Default: ``1e-3`` .
+        betas (tuple[float, float]): The decays of the two moments, in [0, 1). Default: ``(0.9, 0.999)`` .
+        eps (float): Added to the root of the corrected second moment, in [0, inf). Default: ``1e-8`` .
+        weight_decay (float): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf). Default: ``1e-2`` .
+        amsgrad (bool): Divide by the largest second moment so far (Reddi et al. 2018). Default: ``False`` .
+        maximize (bool): Ascend instead of descend. Default: ``False`` .
+        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
+          In a direct call an entry may be None: that parameter, its state and its step stand still.
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of its range, a group has a key that is not an argument, a
+            parameter occurs twice, or the gradients do not fit the parameters.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import ms_optim
+        >>> from mindspore import nn
+        >>> net = nn.Dense(2, 3)
+        >>> decayed = {"params": [net.weight], "weight_decay": 0.1}
+        >>> optimizer = ms_optim.AdamW([decayed, {"params": [net.bias]}], lr=1e-3, weight_decay=0.0)
+    """
 
     scalars, update = adam_scalars, adam
     slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", when="amsgrad"))
 
-    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2, amsgrad=False, *,
-                 maximize=False, fused=None, loss_scale=1.0):
+    def __init__(self, params: Params, lr: LearningRate = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
+                 fused: bool | None = None, loss_scale: float = 1.0):
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
                         decoupled_weight_decay=True)
         super().__init__(params, defaults, loss_scale, fused)

@@ -9,8 +9,10 @@ from fnmatch import fnmatchcase
 from mindspore import Parameter
 
 from ms_optim._math import clip_adaptively
-from ms_optim._optimizer import Optimizer, Slot
+from ms_optim._optimizer import LearningRate, Optimizer, Params, Slot
 from ms_optim.sgd import sgd, sgd_scalars
+
+Exempt = str | tuple[str, ...] | list[str] | Callable[[Parameter], bool]
 
 
 def momentum_agc_scalars(step, lr, momentum, dampening, weight_decay, clipping, clip_eps):
@@ -27,13 +29,65 @@ def momentum_agc(param, grad, slots, lr, momentum, take, weight_decay, clipping,
 
 
 class MomentumAGC(Optimizer):
-    """SGD with momentum whose gradient is clipped unit by unit, as normalizer-free networks need."""
+    """SGD with momentum whose gradient is clipped unit by unit, as normalizer-free networks need.
+
+    Where the norm of a unit of the gradient exceeds clipping * max(norm of the unit of the weight, clip_eps), it is
+    scaled down to it (Brock et al. 2021, equation 3); weight decay and momentum follow, as in :class:`SGD`. Norms are
+    accumulated in float64. State: `momentum_buffer`, once the parameters, where momentum is not zero.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
+            order in which the gradients come.
+        lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
+            Tensor has one for each step and holds its last. Default: ``1e-3`` .
+        momentum (float): How much of the last step's buffer is kept, in [0, inf). Default: ``0.9`` .
+        dampening (float): How much of the gradient the buffer does not take, but for the first. Default: ``0.0`` .
+        weight_decay (float): The L2 penalty, added to the clipped gradient, in [0, inf). Default: ``0.0`` .
+        nesterov (bool): Use Nesterov's momentum; needs momentum and no dampening. Default: ``False`` .
+        clipping (float): The largest norm of a unit's gradient relative to its weight's, in [0, inf); 0 is no clipping.
+            Default: ``0.01`` .
+        clip_eps (float): The floor of the norm of a unit's weight, in [0, inf). Default: ``1e-3`` .
+        exempt (Union[str, tuple[str], Callable]): fnmatch patterns on the names of parameters that are not clipped
+            (the classifier's weight, in NFNets), or a function from a Parameter to bool. Default: ``()`` .
+        unit (str): "output", the convention of timm: a unit is a slice along axis 0, and a vector or scalar is one;
+            or "squeezed", that of DeepMind and optax: what is a vector or scalar without its axes of size 1 is one unit
+            too, and a unit of a 3-d weight spans axis 1 alone. Default: ``"output"`` .
+        maximize (bool): Ascend instead of descend. Default: ``False`` .
+        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
+          In a direct call an entry may be None: that parameter, its state and its step stand still.
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of its range, a pattern of `exempt` matches no name, a group has a key
+            that is not an argument, a parameter occurs twice, or the gradients do not fit the parameters.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import ms_optim
+        >>> from mindspore import nn
+        >>> net = nn.Dense(2, 3)
+        >>> optimizer = ms_optim.MomentumAGC(net.trainable_params(), lr=0.1, exempt="weight")
+        >>> optimizer.group_clipping_tuple
+        (0.0, 0.01)
+    """
 
     scalars, update = momentum_agc_scalars, momentum_agc
     slots = (Slot("momentum_buffer", when="momentum"),)
 
-    def __init__(self, params, lr=1e-3, momentum=0.9, dampening=0.0, weight_decay=0.0, nesterov=False, *,
-                 clipping=0.01, clip_eps=1e-3, exempt=(), unit="output", maximize=False, fused=None, loss_scale=1.0):
+    def __init__(self, params: Params, lr: LearningRate = 1e-3, momentum: float = 0.9, dampening: float = 0.0,
+                 weight_decay: float = 0.0, nesterov: bool = False, *, clipping: float = 0.01,
+                 clip_eps: float = 1e-3, exempt: Exempt = (), unit: str = "output", maximize: bool = False,
+                 fused: bool | None = None, loss_scale: float = 1.0):
         patterns, predicate = _exemption(exempt)
         defaults = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
                         clipping=clipping, clip_eps=clip_eps, exempt=predicate, unit=unit, maximize=maximize)
@@ -51,7 +105,7 @@ class MomentumAGC(Optimizer):
                      for param, i in zip(self.parameters, self.group_of))
 
 
-def _exemption(exempt) -> tuple[tuple[str, ...], Callable[[Parameter], bool]]:
+def _exemption(exempt: Exempt) -> tuple[tuple[str, ...], Callable[[Parameter], bool]]:
     """The patterns to check against the names, and the predicate on parameters."""
     if callable(exempt):
         return (), exempt

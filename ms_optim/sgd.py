@@ -1,6 +1,6 @@
 """SGD with momentum (Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning")."""
 
-from ms_optim._optimizer import Optimizer, Slot
+from ms_optim._optimizer import LearningRate, Optimizer, Params, Slot
 
 
 def sgd_scalars(step, lr, momentum, dampening, weight_decay):
@@ -20,13 +20,52 @@ def sgd(param, grad, slots, lr, momentum, take, weight_decay, nesterov, maximize
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent with momentum."""
+    """Stochastic gradient descent with momentum, as `torch.optim.SGD` (2.13) computes it.
+
+    State: `momentum_buffer`, once the parameters, where momentum is not zero.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
+            order in which the gradients come.
+        lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
+            Tensor has one for each step and holds its last. Default: ``1e-3`` .
+        momentum (float): How much of the last step's buffer is kept, in [0, inf). Default: ``0.0`` .
+        dampening (float): How much of the gradient the buffer does not take, but for the first. Default: ``0.0`` .
+        weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
+        nesterov (bool): Use Nesterov's momentum; needs momentum and no dampening. Default: ``False`` .
+        maximize (bool): Ascend instead of descend. Default: ``False`` .
+        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
+          In a direct call an entry may be None: that parameter, its state and its step stand still.
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of its range, `nesterov` is asked for without momentum, a group has a key
+            that is not an argument, a parameter occurs twice, or the gradients do not fit the parameters.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import ms_optim
+        >>> from mindspore import nn
+        >>> net = nn.Dense(2, 3)
+        >>> optimizer = ms_optim.SGD(net.trainable_params(), lr=0.1, momentum=0.9, nesterov=True)
+    """
 
     scalars, update = sgd_scalars, sgd
     slots = (Slot("momentum_buffer", when="momentum"),)
 
-    def __init__(self, params, lr=1e-3, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, *,
-                 maximize=False, fused=None, loss_scale=1.0):
+    def __init__(self, params: Params, lr: LearningRate = 1e-3, momentum: float = 0.0, dampening: float = 0.0,
+                 weight_decay: float = 0.0, nesterov: bool = False, *, maximize: bool = False,
+                 fused: bool | None = None, loss_scale: float = 1.0):
         defaults = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
                         maximize=maximize)
         super().__init__(params, defaults, loss_scale, fused)

@@ -1,0 +1,62 @@
+"""`python -m parity` from the command line."""
+
+import json
+
+import pytest
+
+from parity import report, suite
+from parity.__main__ import main
+from parity.cases import CASES
+from parity.compare import Verdict
+
+
+def test_lists_cases(capsys):
+    """Each case is a line, and names select."""
+    assert main(["SGD", "--list"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(case) for case in CASES["SGD"]]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["AdmW"], "unknown optimizer 'AdmW'; did you mean 'AdamW'?"),
+    (["sgd"], "did you mean 'SGD'?"),
+    (["--steps", "0"], "--steps must be at least 1, but got 0"),
+    (["--steps", "many"], "invalid int value: 'many'"),
+    (["--mode", "eager"], "invalid choice: 'eager'"),
+])
+def test_bad_arguments(arguments, message, capsys):
+    """They exit with 2 and say what is allowed."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_report_must_be_a_folder(tmp_path, capsys):
+    """A file in its place is told before the run."""
+    (tmp_path / "report").write_text("")
+    with pytest.raises(SystemExit):
+        main(["SGD", "--report", str(tmp_path / "report")])
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_runs_and_reports(tmp_path, capsys):
+    """The table names the case, the JSON holds the scores, and each mode has a plot."""
+    assert main(["SGD", "--mode", "graph", "--steps", "3", "--report", str(tmp_path / "new" / "report")]) == 0
+    count = len(CASES["SGD"])
+    assert f"{count} of {count} cases equal PyTorch in mode graph, 3 steps" in capsys.readouterr().out
+    outcomes = json.loads((tmp_path / "new" / "report" / "parity.json").read_text())
+    assert [outcome["case"] for outcome in outcomes] == [str(case) for case in CASES["SGD"]]
+    assert all(outcome["legs"]["graph"]["scores"]["parameter"]["ratio"] <= 3 for outcome in outcomes)
+    assert len(list((tmp_path / "new" / "report").glob("*.png"))) == count
+
+
+def test_a_failure_is_red(monkeypatch, capsys):
+    """Exit code 1, and the leg and its reason."""
+    case = CASES["SGD"][0]
+    failed = suite.Outcome(case, "synthetic", Verdict(), {"graph": Verdict(problems=("exp_avg of 'x' is missing",))})
+    monkeypatch.setattr(suite, "verify", lambda *_: failed)
+    assert main(["SGD", "--mode", "graph"]) == 1
+    output = capsys.readouterr().out
+    assert "SGD() on synthetic, graph: failed: exp_avg of 'x' is missing" in output
+    assert "0 of" in output
+    assert report.failures([failed])
