@@ -13,11 +13,11 @@ class Case:
     """One optimizer with one set of arguments.
 
     Args:
-        optimizer: The name in `ms_optim.OPTIMIZERS`, or "EMA".
+        optimizer: The name in `ms_optim`.
         reference: Where the PyTorch class is, such as "torch.optim.SGD".
         kwargs: The arguments of both.
         groups: fnmatch patterns on parameter names and what the group overrides; the rest is the first group.
-        inner: The case whose optimizer an EMA wraps.
+        inner: The case whose optimizer this one wraps.
     """
 
     optimizer: str
@@ -27,7 +27,8 @@ class Case:
     inner: "Case | None" = None
 
     def __str__(self) -> str:
-        arguments = [f"{key}={value}" for key, value in self.kwargs.items()]
+        arguments = [str(self.inner)] if self.inner else []
+        arguments += [f"{key}={value}" for key, value in self.kwargs.items()]
         arguments += [f"{pattern!r}: {overrides}" for pattern, overrides in self.groups]
         return f"{self.optimizer}({', '.join(arguments)})"
 
@@ -54,6 +55,8 @@ _MOMENTUM_GRID = (
     {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.5, "maximize": True},
     {"lr": 0.3, "momentum": 0.0, "dampening": 0.6, "weight_decay": 0.2},
 )
+_SGD = Case("SGD", "torch.optim.SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True})
+_ADAMW = Case("AdamW", "torch.optim.AdamW", {"lr": 0.05, "betas": (0.8, 0.99), "weight_decay": 0.3})
 CASES: dict[str, tuple[Case, ...]] = {
     "Adam": (
         *(Case("Adam", "torch.optim.Adam", kwargs) for kwargs in _ADAM_GRID),
@@ -64,6 +67,16 @@ CASES: dict[str, tuple[Case, ...]] = {
         Case("AdamW", "torch.optim.AdamW", {"lr": 0.03, "weight_decay": 0.6},
              groups=(("*.weight", {"lr": 1e-7, "betas": (0.7, 0.95), "eps": 1e-2, "amsgrad": True}),
                      ("*.b*", {"weight_decay": 0.0, "maximize": True}))),
+    ),
+    "EMA": (
+        Case("EMA", "parity.references.EMA", {}, inner=_SGD),
+        Case("EMA", "parity.references.EMA", {"decay": 0.99999, "schedule": "averaged_model"}, inner=_SGD),
+        Case("EMA", "parity.references.EMA",
+             {"decay": 0.9, "schedule": "timm", "gamma": 3.0, "power": 0.8, "min_decay": 0.3, "update_after_step": 4},
+             inner=_SGD),
+        Case("EMA", "parity.references.EMA", {"decay": 0.6, "schedule": "torch_ema", "update_every": 3}, inner=_SGD),
+        Case("EMA", "parity.references.EMA", {"decay": 0.9999, "schedule": "yolov5"}, inner=_ADAMW),
+        Case("EMA", "parity.references.EMA", {"decay": 0.95, "schedule": "zero_start"}, inner=_ADAMW),
     ),
     "MomentumAGC": (
         Case("MomentumAGC", "parity.references.SGDAGC", {}),

@@ -3,40 +3,76 @@
 import torch
 from mindspore import Parameter, Tensor
 
-from ms_optim._optimizer import Optimizer
+import ms_optim
+from ms_optim._math import lerp
+from ms_optim.ema import ema_weight
 from parity.problems import Problem
 from parity.torch_side import default_dtype
 from parity.trace import Recorder, Trace
 
 
 def run(build, problem: Problem) -> Trace:
-    """The trace of `scalars` and `update` of the optimizer that `build` makes, applied to torch float64 tensors."""
-    optimizer: Optimizer = build([Parameter(Tensor(value), name=name) for name, value in problem.initial.items()])
-    names = [param.name for param in optimizer.parameters]
+    """The trace of the functions of the optimizer that `build` makes, applied to torch float64 tensors."""
+    optimizer = build([Parameter(Tensor(value), name=name) for name, value in problem.initial.items()])
     with default_dtype(torch.float64):
-        params = {name: torch.tensor(problem.initial[name], dtype=torch.float64) for name in names}
-        slots = {name: tuple(None if kept is None else torch.zeros(kept.shape) for kept in row)
-                 for name, row in zip(names, optimizer.slot_table)}
-        per_parameter = [torch.tensor(values.asnumpy()[optimizer.group_of]) for values in optimizer.hyperparameters]
-        rates = torch.tensor([float(optimizer.param_groups[i]["lr"]) for i in optimizer.group_of])
-        step = torch.zeros(len(names))
+        rule = _Average(optimizer, problem) if isinstance(optimizer, ms_optim.EMA) else _Rule(optimizer, problem)
         recorder = Recorder()
         for gradients in problem.gradients:
-            step = step + torch.tensor([float(gradients[name] is not None) for name in names])
-            numbers = torch.stack(optimizer.scalars(step, rates, *per_parameter), 1)
-            for i, name in enumerate(names):
-                if gradients[name] is not None:
-                    grad = torch.tensor(gradients[name], dtype=torch.float64)
-                    params[name], slots[name] = optimizer.update(params[name], grad, slots[name], *numbers[i],
-                                                                 *optimizer.flags[i])
-            recorder.add({name: params[name].numpy() for name in names}, _state(optimizer, names, slots, step))
+            rule.step(gradients)
+            recorder.add(rule.params, rule.state)
         return recorder.trace()
 
 
-def _state(optimizer, names, slots, step):
-    state = {}
-    for i, name in enumerate(names):
-        kept = {slot.name: tensor.numpy() for slot, tensor in zip(optimizer.tensor_slots, slots[name])
-                if tensor is not None}
-        state[name] = kept | {slot.name: step[i].numpy() for slot in optimizer.slots if slot.scalar}
-    return state
+class _Rule:
+    """`scalars` and `update` of an optimizer, over every parameter."""
+
+    def __init__(self, optimizer, problem):
+        self.optimizer = optimizer
+        self.names = [param.name for param in optimizer.parameters]
+        self.params = {name: torch.tensor(problem.initial[name], dtype=torch.float64) for name in self.names}
+        self.slots = {name: tuple(None if kept is None else torch.zeros(kept.shape) for kept in row)
+                      for name, row in zip(self.names, optimizer.slot_table)}
+        self.hyper = [torch.tensor(values.asnumpy()[optimizer.group_of]) for values in optimizer.hyperparameters]
+        self.rates = torch.tensor([optimizer.param_groups[i]["lr"] for i in optimizer.group_of])
+        self.steps = torch.zeros(len(self.names))
+
+    def step(self, gradients):
+        self.steps = self.steps + torch.tensor([float(gradients[name] is not None) for name in self.names])
+        numbers = torch.stack(self.optimizer.scalars(self.steps, self.rates, *self.hyper), 1)
+        for name, row, flags in zip(self.names, numbers, self.optimizer.flags):
+            if gradients[name] is not None:
+                grad = torch.tensor(gradients[name], dtype=torch.float64)
+                self.params[name], self.slots[name] = self.optimizer.update(self.params[name], grad, self.slots[name],
+                                                                            *row, *flags)
+
+    @property
+    def state(self):
+        numbers = [slot.name for slot in self.optimizer.slots if slot.scalar]
+        return {name: {slot.name: kept for slot, kept in zip(self.optimizer.tensor_slots, self.slots[name])
+                       if kept is not None} | dict.fromkeys(numbers, step)
+                for name, step in zip(self.names, self.steps)}
+
+
+class _Average:
+    """The weight of an average and its interpolation, after the rule of the optimizer inside."""
+
+    def __init__(self, ema, problem):
+        self.ema, self.inner = ema, _Rule(ema.optimizer, problem)
+        self.decay = torch.tensor(ema.decay.asnumpy())
+        self.warmup = [torch.tensor(number.asnumpy()) for number in ema.warmup]
+        self.averages, self.steps = dict(self.params), torch.tensor(0.0)
+
+    @property
+    def params(self):
+        return self.inner.params
+
+    def step(self, gradients):
+        self.inner.step(gradients)
+        self.steps = self.steps + 1
+        weight, _ = ema_weight(self.steps, self.decay, self.warmup, self.ema.schedule, self.ema.update_after_step,
+                               self.ema.update_every)
+        self.averages = {name: lerp(self.averages[name], param, weight) for name, param in self.params.items()}
+
+    @property
+    def state(self):
+        return {name: slots | {"ema": self.averages[name]} for name, slots in self.inner.state.items()}

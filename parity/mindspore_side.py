@@ -16,9 +16,11 @@ MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
 
 def factory(case: Case, ours: type[nn.Optimizer] | None = None) -> Callable[[list[Parameter]], nn.Optimizer]:
     """A function from parameters to our optimizer of a case, or to another class with its arguments."""
-    ours = ours or ms_optim.OPTIMIZERS[case.optimizer]
+    ours = ours or getattr(ms_optim, case.optimizer)
 
     def build(params):
+        if case.inner:
+            return ours(factory(case.inner)(params), **case.kwargs)
         by_name = {param.name: param for param in params}
         if not case.groups:
             return ours(params, **case.kwargs)

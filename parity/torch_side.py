@@ -20,11 +20,29 @@ def factory(case: Case) -> Callable[[list], torch.optim.Optimizer]:
 
     def build(named):
         params = dict(named)
+        if case.inner:
+            return _Averaged(factory(case.inner)(named), reference(params.values(), **case.kwargs))
         groups = case.split(params)
         return reference([{"params": [(name, params[name]) for name in names], **overrides}
                           for names, overrides in groups], **case.kwargs)
 
     return build
+
+
+class _Averaged:
+    """An optimizer and the average that is updated after each of its steps, as one optimizer whose state has both."""
+
+    def __init__(self, optimizer, average):
+        self._optimizer, self._average = optimizer, average
+
+    def step(self):
+        self._optimizer.step()
+        self._average.update()
+
+    @property
+    def state(self):
+        averages = zip(self._average.params, self._average.average)
+        return {param: {**self._optimizer.state.get(param, {}), "ema": average} for param, average in averages}
 
 
 @contextlib.contextmanager

@@ -1,0 +1,53 @@
+"""The README's table of optimizers, made from what the classes declare and the cases cover.
+
+`python -m parity.tables` writes it into the README.
+"""
+
+import inspect
+import sys
+from pathlib import Path
+
+import ms_optim
+from parity.cases import CASES
+from parity.mutants import MUTANTS
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- optimizers -->\n", "<!-- end -->\n"
+
+
+def optimizers() -> str:
+    """One row for each optimizer: paper, state, memory in multiples of the parameters, proof."""
+    rows = [("optimizer", "paper", "state", "memory", "parity"), ("---",) * 5]
+    for name, optimizer in ms_optim.OPTIMIZERS.items():
+        slots = [slot for slot in optimizer.slots if not slot.scalar]
+        state = ", ".join(f"`{slot.name}`" + (f" ({slot.when})" if slot.when else "") for slot in slots)
+        least = sum(slot.when is None for slot in slots)
+        memory = str(least) if least == len(slots) else f"{least}-{len(slots)}"
+        rows.append((f"`{name}`", paper(optimizer), state, memory, proof(name)))
+    rows.append(("`EMA`", paper(ms_optim.EMA), "`ema`", "1 more", proof("EMA")))
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def paper(optimizer: type) -> str:
+    """What the first line of the optimizer's module has in parentheses: authors, year and title."""
+    line = inspect.getmodule(optimizer).__doc__.partition("\n")[0]
+    return line[line.index("(") + 1:line.rindex(")")]
+
+
+def proof(name: str) -> str:
+    """How many cases equal torch, and how many wrong versions of the rule are caught."""
+    wrong = sum(mutant.optimizer == name for mutant in MUTANTS)
+    return f"{len(CASES[name])} cases x 2 modes, {wrong} mutants caught"
+
+
+def fill(text: str) -> str:
+    """A README with its table made anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + optimizers() + END + after
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit(f"python -m parity.tables takes no arguments, but got {sys.argv[1:]}.")
+    README.write_text(fill(README.read_text(encoding="utf-8")), encoding="utf-8")
