@@ -1,0 +1,188 @@
+"""Every way in which MindSpore trains takes the steps that direct calls take, bit for bit."""
+
+import functools
+
+import mindspore as ms
+import mindspore.dataset as ds
+import numpy as np
+import pytest
+from helpers import assert_same, everything, loud, outcome
+from mindspore import Parameter, Tensor, nn
+from mindspore.train import Callback, FixedLossScaleManager, LearningRateScheduler, Model
+
+from ms_optim import OPTIMIZERS, restore
+from ms_optim.groups import param_groups_norm_bias
+
+each = pytest.mark.parametrize("name", OPTIMIZERS)
+STEPS = 5
+RATES = [0.05, 0.05, 0.3, 0.3, 0.01]
+RNG = np.random.default_rng(0)
+INPUTS = RNG.standard_normal((STEPS, 3, 4)).astype(np.float32)
+LABELS = RNG.standard_normal((STEPS, 3, 2)).astype(np.float32)
+
+
+class Net(nn.Cell):
+    """Two layers; a frozen parameter, and names that look like those of norms and averages."""
+
+    def __init__(self):
+        super().__init__()
+        rng = np.random.default_rng(1)
+        weights = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in ((4, 4), (2, 4))]
+        self.ema = nn.Dense(4, 4, weight_init=weights[0], bias_init="zeros", activation="tanh")
+        self.gamma = Parameter(np.ones(4, np.float32))
+        self.frozen = Parameter(np.full(4, 0.5, np.float32), requires_grad=False)
+        self.head = nn.Dense(4, 2, weight_init=weights[1], bias_init="ones")
+
+    def construct(self, inputs):
+        """Gain and frozen bias between the layers."""
+        return self.head(self.ema(inputs) * self.gamma + self.frozen)
+
+
+def arguments(name):
+    """Loud arguments that fit the names of the network."""
+    kwargs = loud(OPTIMIZERS[name])
+    return {**kwargs, "exempt": ("head.weight",)} if "exempt" in kwargs else kwargs
+
+
+def make(name, cut=nn.Cell.trainable_params, **kwargs):
+    """The parts of a training: the network, its loss and the optimizer of its parameters or groups."""
+    net = Net()
+    return net, nn.MSELoss(), OPTIMIZERS[name](cut(net), **{**arguments(name), **kwargs})
+
+
+def batches():
+    """What the network sees, step by step."""
+    return [(Tensor(inputs), Tensor(labels)) for inputs, labels in zip(INPUTS, LABELS)]
+
+
+def dataset():
+    """The same, as Model.train wants it."""
+    return ds.NumpySlicesDataset((INPUTS.reshape(-1, 4), LABELS.reshape(-1, 2)), shuffle=False).batch(3)
+
+
+def gradient_of(net, loss, optimizer):
+    """The loss and its gradients in the order of the optimizer's parameters."""
+    def forward(inputs, labels):
+        return loss(net(inputs), labels)
+
+    return ms.value_and_grad(forward, None, optimizer.parameters)
+
+
+@functools.cache
+def direct(name, mode, rates=None):
+    """The outcome of direct calls with the gradients of `value_and_grad`. `mode` is the one that is set."""
+    net, loss, optimizer = make(name)
+    gradient = gradient_of(net, loss, optimizer)
+    for step, batch in enumerate(batches()):
+        if rates:
+            optimizer.param_groups[0]["lr"] = rates[step]
+        optimizer(gradient(*batch)[1])
+    return outcome(optimizer)
+
+
+@each
+def test_jit_around_value_and_grad_and_the_optimizer(name, mode):
+    """One compiled step of the user's; a learning rate set between steps reaches it."""
+    net, loss, optimizer = make(name)
+    gradient = gradient_of(net, loss, optimizer)
+
+    @ms.jit
+    def step(inputs, labels):
+        value, grads = gradient(inputs, labels)
+        optimizer(grads)
+        return value
+
+    for batch, rate in zip(batches(), RATES):
+        optimizer.param_groups[0]["lr"] = rate
+        step(*batch)
+    assert_same(outcome(optimizer), direct(name, mode, tuple(RATES)))
+
+
+@each
+def test_train_one_step_cell(name, mode):
+    """Scaled up by `sens` and down by `loss_scale`, with a learning rate that is set between steps."""
+    net, loss, optimizer = make(name, loss_scale=1024.0)
+    cell = nn.TrainOneStepCell(nn.WithLossCell(net, loss), optimizer, sens=1024.0).set_train()
+    for batch, rate in zip(batches(), RATES):
+        optimizer.param_groups[0]["lr"] = rate
+        cell(*batch)
+    assert_same(outcome(optimizer), direct(name, mode, tuple(RATES)))
+
+
+@each
+@pytest.mark.parametrize("sink", [False, True])
+def test_model_train(name, mode, sink):
+    """Both ways of feeding, under a loss scale that the manager leaves to the optimizer."""
+    net, loss, optimizer = make(name, loss_scale=1024.0)
+    manager = FixedLossScaleManager(1024.0, drop_overflow_update=False)
+    model = Model(net, loss, optimizer, loss_scale_manager=manager)
+    model.train(1, dataset(), dataset_sink_mode=sink)
+    assert_same(outcome(optimizer), direct(name, mode))
+
+
+class SetRate(Callback):
+    """What a user may do between steps."""
+
+    def on_train_step_begin(self, run_context):
+        """Set the learning rate of the step."""
+        parts = run_context.original_args()
+        parts.optimizer.param_groups[0]["lr"] = RATES[parts.cur_step_num - 1]
+
+
+@each
+def test_learning_rate_from_a_callback(name, mode):
+    """It reaches the compiled step."""
+    net, loss, optimizer = make(name)
+    Model(net, loss, optimizer).train(1, dataset(), callbacks=[SetRate()], dataset_sink_mode=False)
+    assert_same(outcome(optimizer), direct(name, mode, tuple(RATES)))
+
+
+@each
+def test_learning_rate_scheduler_of_mindspore(name, mode):
+    """It sets the next step's rate, as a float32, and so do the direct calls here."""
+    net, loss, optimizer = make(name)
+    scheduler = LearningRateScheduler(lambda lr, step: RATES[min(step, STEPS - 1)])
+    Model(net, loss, optimizer).train(1, dataset(), callbacks=[scheduler], dataset_sink_mode=False)
+    rates = (*RATES[:2], *(float(np.float32(rate)) for rate in RATES[2:]))
+    assert_same(outcome(optimizer), direct(name, mode, rates))
+
+
+@each
+def test_groups_in_a_train_cell(name, mode):
+    """The cell takes the gradients in the order of the groups, direct calls take them in that of the network."""
+    def cut(net):
+        return param_groups_norm_bias(net, 0.7, bias_lr=[0.3, 0.1])
+
+    net, loss, optimizer = make(name, cut)
+    cell_net, cell_loss, cell_optimizer = make(name, lambda net: cut(net)[:-1])
+    gradient = gradient_of(net, loss, optimizer)
+    cell = nn.TrainOneStepCell(nn.WithLossCell(cell_net, cell_loss), cell_optimizer).set_train()
+    order = [param.name for param in net.trainable_params()]
+    assert [param.name for param in optimizer.parameters] == order
+    assert [param.name for param in cell_optimizer.parameters] != order
+    for batch in batches():
+        optimizer(gradient(*batch)[1])
+        cell(*batch)
+    assert_same(outcome(cell_optimizer), outcome(optimizer))
+
+
+@each
+def test_restore_into_a_step_that_has_compiled(name, mode):
+    """`load_param_into_net` would not reach the step; the optimizer goes on from where it was saved."""
+    net, loss, optimizer = make(name)
+    gradient = gradient_of(net, loss, optimizer)
+
+    @ms.jit
+    def step(inputs, labels):
+        value, grads = gradient(inputs, labels)
+        optimizer(grads)
+        return value
+
+    for i, batch in enumerate(batches()):
+        if i == 2:
+            saved = {key: Tensor(value) for key, value in everything(optimizer).items()}
+        step(*batch)
+    restore(optimizer, saved)
+    for batch in batches()[2:]:
+        step(*batch)
+    assert_same(outcome(optimizer), direct(name, mode))
