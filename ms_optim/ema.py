@@ -101,11 +101,12 @@ def _integer(name, value, low):
 
 
 def _parameter_list(owner, name, params):
-    params = list(params) if isinstance(params, Iterable) and not isinstance(params, Tensor) else [params]
-    for param in params:
-        if not isinstance(param, Parameter):
-            raise TypeError(f"For '{owner}', '{name}' must be a list of Parameters, but got {type(param).__name__} in "
-                            "place of one.")
+    if isinstance(params, Tensor) or not isinstance(params, Iterable):
+        raise TypeError(f"For '{owner}', '{name}' must be a list of Parameters, but got {type(params).__name__}.")
+    params = list(params)
+    odd = [type(param).__name__ for param in params if not isinstance(param, Parameter)]
+    if odd:
+        raise TypeError(f"For '{owner}', '{name}' must be a list of Parameters, but got an element of {odd[0]}.")
     return params
 
 
@@ -151,6 +152,10 @@ class EMA(nn.Optimizer):
 
     Outputs:
         What `optimizer` returns.
+
+    Note:
+        Averages are float32, those of float64 parameters float64. MindSpore's CPU backend reads float64 parameters as
+        float32, however, once a graph both assigns and reads them.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or `optimizer` is itself an EMA.
