@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import assert_same, everything, loud, outcome
 from mindspore import Parameter, Tensor, nn
-from mindspore.train import Callback, FixedLossScaleManager, LearningRateScheduler, Model
+from mindspore.train import FixedLossScaleManager, LearningRateScheduler, Model
 
 from ms_optim import OPTIMIZERS, restore
 from ms_optim.groups import param_groups_norm_bias
@@ -118,23 +118,6 @@ def test_model_train(name, mode, sink):
     model = Model(net, loss, optimizer, loss_scale_manager=manager)
     model.train(1, dataset(), dataset_sink_mode=sink)
     assert_same(outcome(optimizer), direct(name, mode))
-
-
-class SetRate(Callback):
-    """What a user may do between steps."""
-
-    def on_train_step_begin(self, run_context):
-        """Set the learning rate of the step."""
-        parts = run_context.original_args()
-        parts.optimizer.param_groups[0]["lr"] = RATES[parts.cur_step_num - 1]
-
-
-@each
-def test_learning_rate_from_a_callback(name, mode):
-    """It reaches the compiled step."""
-    net, loss, optimizer = make(name)
-    Model(net, loss, optimizer).train(1, dataset(), callbacks=[SetRate()], dataset_sink_mode=False)
-    assert_same(outcome(optimizer), direct(name, mode, tuple(RATES)))
 
 
 @each
