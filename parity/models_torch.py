@@ -1,0 +1,67 @@
+"""Training the networks of `models` in torch, in float32 or, as the oracle, in float64."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from parity.models import MODELS, Run, accuracy, batches, digits, initial_weights
+from parity.torch_side import DTYPES, default_dtype
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: the gradient of a convolution depends on how many share its sums."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def train(name: str, make_optimizer: Callable[[list], torch.optim.Optimizer], steps: int,
+          callback: Callable[[int, dict, dict], None] | None = None, *, dtype: str = "float32",
+          batch_size: int = 64) -> Run:
+    """Train a network from its initial weights.
+
+    Args:
+        name: A key of `MODELS`.
+        make_optimizer: Makes the optimizer of a list of (name, parameter), such as every torch optimizer takes.
+        steps: The number of steps.
+        callback: Called after each step with its number from 0, the new weights and the gradients that led to them.
+        dtype: "float32" or "float64".
+        batch_size: The images in a batch.
+    """
+    forward = MODELS[name].forward
+    with default_dtype(DTYPES[dtype]), one_thread():
+        weights = {key: torch.nn.Parameter(torch.tensor(value, dtype=DTYPES[dtype]))
+                   for key, value in initial_weights(name).items()}
+        optimizer = make_optimizer(list(weights.items()))
+        losses = []
+        for step, (x, y) in enumerate(batches(steps, batch_size)):
+            optimizer.zero_grad()
+            loss = cross_entropy(forward(weights, torch.tensor(x).to(DTYPES[dtype]), torch), torch.tensor(y).long())
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+            if callback is not None:
+                callback(step, _numpy(weights), _numpy({key: weight.grad for key, weight in weights.items()}))
+        _, (x, _) = digits()
+        with torch.no_grad():
+            logits = forward(weights, torch.tensor(x).to(DTYPES[dtype]), torch)
+        return Run(_numpy(weights), losses, accuracy(logits.numpy()))
+
+
+def record(name: str, make_optimizer: Callable[[list], torch.optim.Optimizer], steps: int,
+           dtype: str = "float32") -> tuple[list[dict[str, np.ndarray]], Run]:
+    """Train, and give the gradients of every step by name, and the run."""
+    gradients = []
+    run = train(name, make_optimizer, steps, lambda step, weights, grads: gradients.append(grads), dtype=dtype)
+    return gradients, run
+
+
+def _numpy(tensors):
+    return {key: tensor.detach().numpy().copy() for key, tensor in tensors.items()}
