@@ -1,14 +1,14 @@
 """The arguments of an optimizer: what each may be, and parameter groups with every argument filled in."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from numbers import Real
 
 import mindspore as ms
-import numpy as np
 from mindspore import Parameter
 
-# What each argument may be, for defaults and groups alike: an interval of numbers, a tuple of choices or a predicate on
-# parameters.
+# What each argument may be, for defaults and groups alike: an interval of numbers, a tuple of choices, or a predicate
+# on parameters, which may be given as patterns of their names.
 RANGES = {
     "amsgrad": (False, True),
     "betas": "[0, 1)",
@@ -38,8 +38,17 @@ PAIRS = {"betas": ("beta1", "beta2")}
 FLOATS = (ms.float16, ms.bfloat16, ms.float32, ms.float64)
 
 
+class NamePatterns(tuple):
+    """fnmatch patterns as a predicate: whether one of them matches the name of a Parameter."""
+
+    __slots__ = ()
+
+    def __call__(self, param: Parameter) -> bool:
+        return any(fnmatchcase(param.name, pattern) for pattern in self)
+
+
 def check(owner: str, name: str, value):
-    """The value of argument `name` as a float, a tuple of floats or one of its choices.
+    """The value of argument `name` as a float, a tuple of floats, one of its choices or a predicate.
 
     Raises:
         TypeError: If the value is of the wrong kind.
@@ -52,9 +61,13 @@ def check(owner: str, name: str, value):
             raise kind(f"For '{owner}', '{name}' must be one of {allowed}, but got {value!r}.")
         return value
     if allowed == "predicate":
-        if not callable(value):
-            raise TypeError(f"For '{owner}', '{name}' must be a function of a Parameter, but got {value!r}.")
-        return value
+        if callable(value):
+            return value
+        patterns = (value,) if isinstance(value, str) else value
+        if not isinstance(patterns, (tuple, list)) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise TypeError(f"For '{owner}', '{name}' must be name patterns or a function of a Parameter, but got "
+                            f"{value!r}.")
+        return NamePatterns(patterns)
     if name in PAIRS:
         length = len(PAIRS[name])
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != length:
@@ -65,11 +78,11 @@ def check(owner: str, name: str, value):
 
 def number_in(owner: str, name: str, value, allowed: str) -> float:
     """The value of argument `name` as a float, if it lies in an interval such as "[0, 1)"."""
-    single = getattr(value, "shape", None) == () or isinstance(value, Real)
-    if not single or isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) in (ms.bool_, np.bool_):
+    item = value.item() if getattr(value, "shape", None) == () else value
+    if not isinstance(item, Real) or isinstance(item, bool):
         raise TypeError(f"For '{owner}', '{name}' must be a number in {allowed}, but got {value!r}.")
     low, high = map(float, allowed[1:-1].split(","))
-    number = float(value)
+    number = float(item)
     above = number >= low if allowed[0] == "[" else number > low
     below = number <= high if allowed[-1] == "]" else number < high
     if not (above and below):
@@ -158,6 +171,9 @@ def _ordered(owner, order, parameters):
     if len(order) > 1 or len(order[0]) > 1:
         raise ValueError(f"For '{owner}', 'order_params' must be the one key of one dict, but got {len(order)} dicts "
                          f"with {sorted({key for item in order for key in item})}.")
+    if not isinstance(order[0]["order_params"], Iterable):
+        raise TypeError(f"For '{owner}', 'order_params' must be a list of Parameters, but got "
+                        f"{type(order[0]['order_params']).__name__}.")
     ordered = list(order[0]["order_params"])
     wanted, got = {id(param) for param in parameters}, [id(param) for param in ordered]
     if set(got) != wanted or len(got) != len(wanted):

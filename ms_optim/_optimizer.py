@@ -25,10 +25,10 @@ def learning_rate_source(owner: str, value: LearningRate, name: str) -> Paramete
         if value.ndim > 1:
             raise ValueError(f"For '{owner}', 'lr' must have at most 1 dimension, but got {value.ndim} dimensions.")
         value = value.tolist() if isinstance(value, np.ndarray) else value.asnumpy().tolist()
-    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping)) and not hasattr(value, "__float__"):
+    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping, set)) and not hasattr(value, "__float__"):
         table = [number_in(owner, f"lr[{i}]", item, RANGES["lr"]) for i, item in enumerate(value)]
         if not table:
-            raise ValueError(f"For '{owner}', 'lr' must not be an empty list.")
+            raise ValueError(f"For '{owner}', 'lr' must hold a number for each step, but got an empty list.")
         return _Table(_float64(table, name))
     if isinstance(value, nn.Cell) or callable(value):
         raise TypeError(f"For '{owner}', 'lr' must be a number in {RANGES['lr']}, a list or 1-d Tensor of them or a "
@@ -68,6 +68,21 @@ def _short(value):
     if isinstance(value, tuple):
         return f"({', '.join(map(_short, value))})"
     return f"{value:g}" if isinstance(value, float) else getattr(value, "cls_name", None) or str(value)
+
+
+def _check_gradients(owner, gradients, count):
+    """The gradients as a tuple, if there are `count` and each is a Tensor or None."""
+    if not isinstance(gradients, (tuple, list)):
+        raise TypeError(f"For '{owner}', 'gradients' must be a tuple of Tensors or None, but got "
+                        f"{type(gradients).__name__}.")
+    for grad in gradients:
+        if not (grad is None or isinstance(grad, Tensor)):
+            raise TypeError(f"For '{owner}', 'gradients' must be a tuple of Tensors or None, but got an element of "
+                            f"{type(grad).__name__}.")
+    if len(gradients) != count:
+        raise ValueError(f"For '{owner}', 'gradients' must hold {count} entries, one for each parameter, but got "
+                         f"{len(gradients)}.")
+    return tuple(gradients)
 
 
 def _clone(param, slot):
@@ -159,6 +174,8 @@ class ParamGroup(Mapping):
         if any(slot.when == name and bool(value) != bool(self[name]) for slot in self._optimizer.slots):
             raise ValueError(f"For '{owner}', '{name}' must stay zero or stay nonzero, because it decides which state "
                              f"there is, but got {value} after {self[name]}.")
+        if name == "dampening" and value and self["nesterov"]:
+            raise ValueError(f"For '{owner}', 'dampening' must be 0 with 'nesterov', but got {value}.")
         for (parameter, at), number in zip(self._places(name), value if name in PAIRS else (value,)):
             values = parameter.asnumpy().copy()
             values[at] = number
@@ -301,10 +318,7 @@ class Optimizer(nn.Optimizer):
 
     def __call__(self, gradients):
         """Run one compiled step in both modes; `@jit` would cost four times as much in PYNATIVE."""
-        gradients = tuple(gradients)
-        if len(gradients) != len(self.parameters):
-            raise ValueError(f"For '{type(self).__name__}', 'gradients' must hold {len(self.parameters)} entries, one "
-                             f"for each parameter, but got {len(gradients)}.")
+        gradients = _check_gradients(type(self).__name__, gradients, len(self.parameters))
         present = tuple(grad is not None for grad in gradients)
         if all(present):
             return self.compile_and_run(ms.mutable(gradients))

@@ -218,6 +218,13 @@ class EMA(nn.Optimizer):
             return getattr(self.optimizer, name)
 
     @property
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """The state of the optimizer, where it tells it, and the average as slot "ema", by parameter."""
+        inner = getattr(self.optimizer, "state", {})
+        return {param.name: {**inner.get(param.name, {}), "ema": average}
+                for param, average in zip(self.tracked, self.averages)}
+
+    @property
     def state_bytes(self) -> int:
         """The memory of the optimizer's state, of the averages and of two numbers."""
         return self.optimizer.state_bytes + sum(state.nbytes for state in (*self.averages, self._decay, self._step))

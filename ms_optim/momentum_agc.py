@@ -4,10 +4,10 @@ The networks are normalizer-free; the clipping takes the place of batch normaliz
 """
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 
 from mindspore import Parameter
 
+from ms_optim._arguments import NamePatterns
 from ms_optim._math import clip_adaptively
 from ms_optim._optimizer import LearningRate, Optimizer, Params, Slot
 from ms_optim.sgd import sgd, sgd_scalars
@@ -88,14 +88,10 @@ class MomentumAGC(Optimizer):
                  weight_decay: float = 0.0, nesterov: bool = False, *, clipping: float = 0.01,
                  clip_eps: float = 1e-3, exempt: Exempt = (), unit: str = "output", maximize: bool = False,
                  fused: bool | None = None, loss_scale: float = 1.0):
-        patterns, predicate = _exemption(exempt)
         defaults = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
-                        clipping=clipping, clip_eps=clip_eps, exempt=predicate, unit=unit, maximize=maximize)
+                        clipping=clipping, clip_eps=clip_eps, exempt=exempt, unit=unit, maximize=maximize)
         super().__init__(params, defaults, loss_scale, fused)
-        names = [param.name for param in self.parameters]
-        idle = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
-        if idle:
-            raise ValueError(f"For 'MomentumAGC', each pattern of 'exempt' must match one of {names}, but got {idle}.")
+        self._refuse_idle_patterns()
 
     @property
     def group_clipping_tuple(self) -> tuple[float, ...]:
@@ -104,13 +100,13 @@ class MomentumAGC(Optimizer):
         return tuple(0.0 if groups[i]["exempt"](param) else groups[i]["clipping"]
                      for param, i in zip(self.parameters, self.group_of))
 
-
-def _exemption(exempt: Exempt) -> tuple[tuple[str, ...], Callable[[Parameter], bool]]:
-    """The patterns to check against the names, and the predicate on parameters."""
-    if callable(exempt):
-        return (), exempt
-    patterns = (exempt,) if isinstance(exempt, str) else exempt
-    if not isinstance(patterns, (tuple, list)) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise TypeError("For 'MomentumAGC', 'exempt' must be name patterns or a function of a Parameter, but got "
-                        f"{exempt!r}.")
-    return tuple(patterns), lambda param: any(fnmatchcase(param.name, pattern) for pattern in patterns)
+    def _refuse_idle_patterns(self):
+        """A pattern that matches nothing exempts nothing, and whoever wrote it believes that it does."""
+        members = {}
+        for group in self.options:
+            for pattern in group["exempt"] if isinstance(group["exempt"], NamePatterns) else ():
+                members.setdefault(pattern, []).extend(group["params"])
+        for pattern, params in members.items():
+            if not any(map(NamePatterns([pattern]), params)):
+                raise ValueError("For 'MomentumAGC', each pattern of 'exempt' must match one of "
+                                 f"{[param.name for param in params]}, but got {pattern!r}.")

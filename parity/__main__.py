@@ -3,14 +3,16 @@
 import argparse
 import difflib
 import sys
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
-from parity.cases import CASES
+from parity.cases import CASES, RECIPES
 from parity.problems import STEPS, synthetic
 
+FREE_STEPS = 200
 MODES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
 
 
@@ -43,35 +45,43 @@ def main(argv: list[str] | None = None) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    cases = [case for name in options.names for case in CASES[name]]
     if options.list:
-        for case in cases:
-            console.print(str(case), highlight=False, markup=False, soft_wrap=True)
+        for name in options.names:
+            for case in CASES[name]:
+                console.print(str(case), highlight=False, markup=False, soft_wrap=True)
         return 0
-    if options.mutants:
-        return _mutants(options, console)
-    return _verify(options, cases, console)
+    return _mutants(options, console) if options.mutants else _verify(options, console)
 
 
-def _verify(options, cases, console):
+def _verify(options, console):
     from parity import report, suite  # here, because they import both frameworks, and --list and --help need neither
 
-    outcomes = []
+    modes = MODES[options.mode]
     problem = synthetic(options.steps)
+    recipes = [(network, case) for network, case in RECIPES if case.optimizer in options.names]
+    runs = [(str(case), partial(suite.verify, case, problem, modes)) for name in options.names for case in CASES[name]]
+    runs += [(f"{case.optimizer}, gradients of {network}",
+              partial(suite.teacher_forced, case, network, options.steps, modes)) for network, case in recipes]
+    runs += [(f"{case.optimizer} trains {network}", partial(suite.free_run, case, network, FREE_STEPS, modes))
+             for network, case in recipes]
+    outcomes = []
     with Progress(console=console) as progress:
-        task = progress.add_task("parity", total=len(cases))
-        for case in cases:
-            progress.update(task, description=str(case)[:60])
-            outcomes.append(suite.verify(case, problem, MODES[options.mode]))
+        task = progress.add_task("parity", total=len(runs))
+        for description, run in runs:
+            progress.update(task, description=description[:60])
+            outcomes.append(run())
             progress.advance(task)
-    console.print(report.table(outcomes))
+    free = [outcome for outcome in outcomes if isinstance(outcome, suite.FreeRun)]
+    console.print(report.table(outcome for outcome in outcomes if outcome not in free))
+    console.print(report.free_table(free))
     for failure in report.failures(outcomes):
         console.print(failure, style="red", highlight=False, markup=False, soft_wrap=True)
     if options.report:
         written = report.write(outcomes, options.report)
         console.print(f"wrote {len(written)} files into {options.report}")
     passed = sum(outcome.passed for outcome in outcomes)
-    console.print(f"{passed} of {len(outcomes)} cases equal PyTorch in mode {options.mode}, {options.steps} steps")
+    console.print(f"{passed} of {len(outcomes)} comparisons equal PyTorch, mode {options.mode}, {options.steps} steps, "
+                  f"{FREE_STEPS} where a network trains freely")
     return 0 if passed == len(outcomes) else 1
 
 

@@ -96,3 +96,17 @@ CASES: dict[str, tuple[Case, ...]] = {
              groups=(("*.weight", {"momentum": 0.0}), ("*.b*", {"lr": 0.01, "nesterov": True}))),
     ),
 }
+
+# How each optimizer trains a real network: the network in `parity.models` and the case.
+RECIPES: tuple[tuple[str, Case], ...] = (
+    ("transformer", Case("Adam", "torch.optim.Adam", {"lr": 2e-3})),
+    ("transformer", Case("AdamW", "torch.optim.AdamW", {"lr": 2e-3, "betas": (0.9, 0.95), "weight_decay": 0.05},
+                         groups=(("*.bias", {"weight_decay": 0.0}), ("*norm*", {"weight_decay": 0.0})))),
+    ("nfnet", Case("EMA", "parity.references.EMA", {"decay": 0.99, "schedule": "timm"},
+                   inner=Case("AdamW", "torch.optim.AdamW", {"lr": 2e-3}))),
+    ("nfnet", Case("MomentumAGC", "parity.references.SGDAGC",
+                   {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 2e-5, "clipping": 0.1,
+                    "exempt": ("head.weight",)},
+                   groups=(("*.gain", {"weight_decay": 0.0}), ("*.bias", {"weight_decay": 0.0})))),
+    ("nfnet", Case("SGD", "torch.optim.SGD", {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4})),
+)

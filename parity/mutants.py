@@ -7,16 +7,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from mindspore import nn
+
 import ms_optim
-from ms_optim._optimizer import Optimizer
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One edit of the source of an optimizer's rule.
+    """One edit of the module that holds an optimizer's rule.
 
     Args:
-        optimizer: The name in `ms_optim.OPTIMIZERS`.
+        optimizer: The name in `ms_optim`.
         mistake: What the edit gets wrong, in words.
         right: Text that occurs once in the module of the rule.
         wrong: What takes its place.
@@ -92,20 +93,41 @@ _CLIPPING_MISTAKES = (
     ("everything exempt", "if not exempt:", "if exempt and not exempt:"),
     ("gradient and weight swapped", "clip_adaptively(grad, param,", "clip_adaptively(param, grad,"),
 )
+_EMA_STEP = """        done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
+"""
+_EMA_AVERAGE = """        step = self._step + 1
+        weight, due = ema_weight(step, self._decay, self.warmup, self.schedule, self.update_after_step,
+                                 self.update_every)
+        self.hyper_map(ops.partial(_average, weight, due), self.averages, self.tracked, self.copied)
+"""
+_AVERAGE_MISTAKES = (
+    ("averages before the step", _EMA_STEP + _EMA_AVERAGE, _EMA_AVERAGE + _EMA_STEP),
+    ("1 - decay in float32", "schedule(n, steps, decay, warmup)).where",
+     "schedule(n, steps, decay, warmup).float().double()).where"),
+    ("no copy at first", "decay.where(n > 1, 0)", "decay.where(n > 0, 0)"),
+    ("timm's warm-up one step ahead", "(steps - 1) / gamma", "steps / gamma"),
+    ("timm's floor ignored", ".maximum(min_decay)", ".maximum(min_decay * 0)"),
+    ("torch_ema one step ahead", "((1 + n) / (10 + n))", "((2 + n) / (11 + n))"),
+    ("yolov5 one step behind", "(-n / 2000)", "((1 - n) / 2000)"),
+    ("no bias correction of the zero start", "1 - ((1 - decay) / (1 - decay**n)).where(decay < 1, 1 / n)",
+     "decay.where(n > 0, 0)"),
+    ("update_every ignored", "due = (step - 1) % update_every == 0", "due = step > 0"),
+    ("update_after_step ignored", "steps = step - update_after_step", "steps = step - 0 * update_after_step"),
+)
 
 
 def _of(optimizer, mistakes):
     return tuple(Mutant(optimizer, *mistake) for mistake in mistakes)
 
 
-MUTANTS = (*_of("Adam", _ADAM_MISTAKES), *_of("AdamW", _DECOUPLED_MISTAKES), *_of("SGD", _MOMENTUM_MISTAKES),
-           *_of("MomentumAGC", _CLIPPING_MISTAKES))
+MUTANTS = (*_of("Adam", _ADAM_MISTAKES), *_of("AdamW", _DECOUPLED_MISTAKES), *_of("EMA", _AVERAGE_MISTAKES),
+           *_of("MomentumAGC", _CLIPPING_MISTAKES), *_of("SGD", _MOMENTUM_MISTAKES))
 
 
-def breed(mutant: Mutant, folder: Path) -> type[Optimizer]:
+def breed(mutant: Mutant, folder: Path) -> type[nn.Optimizer]:
     """The optimizer with the mistake, its edited source in a file of `folder` because the compiler reads sources."""
-    right = ms_optim.OPTIMIZERS[mutant.optimizer]
-    source = Path(inspect.getsourcefile(right.update)).read_text()
+    right = getattr(ms_optim, mutant.optimizer)
+    source = Path(inspect.getsourcefile(getattr(right, "update", right))).read_text()
     if source.count(mutant.right) != 1:
         raise ValueError(f"For '{mutant}', 'right' must occur once in the source, but got {source.count(mutant.right)} "
                          f"occurrences of {mutant.right!r}.")
@@ -116,5 +138,7 @@ def breed(mutant: Mutant, folder: Path) -> type[Optimizer]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+    if hasattr(module, mutant.optimizer):
+        return getattr(module, mutant.optimizer)
     rules = {role: getattr(module, getattr(right, role).__name__) for role in ("scalars", "update")}
     return type(mutant.optimizer, (right,), rules)

@@ -14,7 +14,7 @@ from torch import Tensor
 def unit_dims(shape: Sequence[int], unit: str) -> tuple[int, ...]:
     """The dimensions over which one unit of a weight in torch's layout is summed.
 
-    "output": `unitwise_norm` of timm. "squeezed": `unitwise_norm` of DeepMind's nfnets and of optax, whose (in, out) and
+    "output": `unitwise_norm` of timm. "squeezed": `unitwise_norm` of DeepMind and of optax, whose (in, out) and
     HWIO layouts put the summed axes first; they raise on 5-d weights, which are read here as 3-d convolutions.
     """
     match unit, len(shape), len([size for size in shape if size != 1]):
@@ -104,8 +104,9 @@ def ema_decay(schedule: str, step: int, decay: float, gamma: float = 1.0, power:
     """The decay of an average at its `step`-th update, the first being 1.
 
     Args:
-        schedule: "constant" and "zero_start" (with bias correction): `decay`; "timm": the warm-up of `ModelEmaV3`;
-            "torch_ema": `ExponentialMovingAverage` of torch-ema and TensorFlow; "yolov5": `ModelEMA`.
+        schedule: "constant" and "zero_start" (with bias correction): `decay`; "averaged_model": `AveragedModel` of
+            torch; "timm": the warm-up of `ModelEmaV3`; "torch_ema": `ExponentialMovingAverage` of torch-ema and
+            TensorFlow; "yolov5": `ModelEMA`.
         step: The number of this update.
         decay: The decay in the limit.
         gamma: `warmup_gamma` of timm.
@@ -116,6 +117,8 @@ def ema_decay(schedule: str, step: int, decay: float, gamma: float = 1.0, power:
     match schedule:
         case "constant" | "zero_start":
             return decay
+        case "averaged_model":
+            return decay if step > 1 else 0.0
         case "timm":
             warm = max(0, step - update_after_step - 1)
             return max(min(1 - (1 + warm / gamma) ** -power, decay), min_decay) if warm else 0.0
@@ -123,7 +126,7 @@ def ema_decay(schedule: str, step: int, decay: float, gamma: float = 1.0, power:
             return min(decay, (1 + step) / (10 + step))
         case "yolov5":
             return decay * (1 - math.exp(-step / 2000))
-    raise ValueError(f"'schedule' must be constant, timm, torch_ema, yolov5 or zero_start, but got {schedule!r}.")
+    raise ValueError(f"'schedule' must be a schedule named in this function, but got {schedule!r}.")
 
 
 class EMA:
@@ -137,12 +140,16 @@ class EMA:
         power: See there.
         min_decay: See there.
         update_after_step: See there.
+        update_every: Take in the parameters at steps 1, 1 + update_every, ...; timm's warm-up counts all steps, the
+            other schedules those.
     """
 
     def __init__(self, params: Iterable[Tensor], decay: float = 0.9999, schedule: str = "constant", *,
-                 gamma: float = 1.0, power: float = 2 / 3, min_decay: float = 0.0, update_after_step: int = 0):
+                 gamma: float = 1.0, power: float = 2 / 3, min_decay: float = 0.0, update_after_step: int = 0,
+                 update_every: int = 1):
         self.params = list(params)
-        self.decay, self.schedule, self.step = decay, schedule, 0
+        self.decay, self.schedule, self.update_every = decay, schedule, update_every
+        self.step = self.updates = 0
         self.warmup = dict(gamma=gamma, power=power, min_decay=min_decay, update_after_step=update_after_step)
         self.shadow = [param.detach().clone() for param in self.params]
         if schedule == "zero_start":
@@ -152,12 +159,16 @@ class EMA:
     def update(self):
         """Take in the parameters as they are now: call it after each step of the optimizer."""
         self.step += 1
-        weight = 1 - ema_decay(self.schedule, self.step, self.decay, **self.warmup)
+        if (self.step - 1) % self.update_every:
+            return
+        self.updates += 1
+        count = self.step if self.schedule == "timm" else self.updates
+        weight = 1 - ema_decay(self.schedule, count, self.decay, **self.warmup)
         torch._foreach_lerp_(self.shadow, self.params, weight)
 
     @property
     def average(self) -> list[Tensor]:
-        """The averaged parameters; of a zero start, the shadow divided by 1 - decay**step (Kingma and Ba 2015)."""
+        """The averaged parameters; of a zero start, the shadow divided by 1 - decay**n (Kingma and Ba 2015)."""
         if self.schedule == "zero_start":
-            return [shadow / (1 - self.decay**self.step) for shadow in self.shadow]
+            return [shadow / (1 - self.decay**self.updates) for shadow in self.shadow]
         return [shadow.clone() for shadow in self.shadow]

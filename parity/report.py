@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from parity.compare import RELATIVE, Verdict
-from parity.suite import Fate, Outcome
+from parity.suite import FREE_RATIO, Fate, FreeRun, Outcome
 from parity.trace import PARAMETER
 
 matplotlib.use("Agg")
@@ -37,6 +37,23 @@ def table(outcomes: Iterable[Outcome]) -> Table:
     return result
 
 
+def free_table(runs: Iterable[FreeRun]) -> Table:
+    """One row for each network that was trained by both frameworks, and mode."""
+    result = Table(title=f"trained freely: the weights part by at most {FREE_RATIO:g} times what torch float32 parts "
+                         "from float64", title_justify="left")
+    for heading in ("case", "network"):
+        result.add_column(heading, overflow="fold")
+    for heading in ("mode", "divergence ratio", "worst ulps", "accuracy", "torch's accuracy", "verdict"):
+        result.add_column(heading, justify="right", no_wrap=True)
+    for run in runs:
+        first = str(run.case), run.problem
+        for mode, verdict in run.modes.items():
+            result.add_row(*first, mode, _pair(verdict, "ratio", "{:.2f}"), _pair(verdict, "ulps", "{:.3g}"),
+                           f"{run.accuracy[mode]:.1%}", f"{run.accuracy['torch']:.1%}", VERDICT[verdict.passed])
+            first = "", ""
+    return result
+
+
 def _worst(scores, field, pick=max):
     return pick((getattr(score, field) for score in scores), default=float("nan"))
 
@@ -48,7 +65,7 @@ def _pair(verdict, field, form, pick=max):
     return " / ".join(form.format(_worst(part, field, pick)) if part else "-" for part in parts)
 
 
-def failures(outcomes: Iterable[Outcome]) -> list[str]:
+def failures(outcomes: Iterable[Outcome | FreeRun]) -> list[str]:
     """A sentence for each leg that failed: what is missing, or where it first leaves the reference."""
     return [f"{outcome.case} on {outcome.problem}, {leg}: {verdict}" for outcome in outcomes
             for leg, verdict in outcome.verdicts.items() if not verdict.passed]
@@ -66,7 +83,7 @@ def mutant_table(fates: Iterable[Fate]) -> Table:
     return result
 
 
-def write(outcomes: Iterable[Outcome], folder: Path) -> list[Path]:
+def write(outcomes: Iterable[Outcome | FreeRun], folder: Path) -> list[Path]:
     """Write `parity.json`, and one figure for each case, problem and mode, into a folder that is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "parity.json"]
@@ -76,14 +93,16 @@ def write(outcomes: Iterable[Outcome], folder: Path) -> list[Path]:
         for mode, verdict in outcome.modes.items():
             if verdict.ours:
                 name = re.sub(r"\W+", "-", f"{outcome.case}")[:60].strip("-")
-                written.append(folder / f"{i:03d}-{name}-{outcome.problem}-{mode}.png")
-                plot(verdict, f"{outcome.case}\n{outcome.problem}, {mode}", written[-1])
+                how = f"{outcome.problem}-free" if isinstance(outcome, FreeRun) else outcome.problem
+                written.append(folder / f"{i:03d}-{name}-{how}-{mode}.png")
+                plot(verdict, f"{outcome.case}\n{how}, {mode}", written[-1])
     return written
 
 
-def _plain(outcome: Outcome) -> dict:
-    return {"case": str(outcome.case), "problem": outcome.problem, "passed": outcome.passed,
-            "legs": {leg: _plain_verdict(verdict) for leg, verdict in outcome.verdicts.items()}}
+def _plain(outcome: Outcome | FreeRun) -> dict:
+    result = {"case": str(outcome.case), "problem": outcome.problem, "passed": outcome.passed,
+              "legs": {leg: _plain_verdict(verdict) for leg, verdict in outcome.verdicts.items()}}
+    return result | ({"accuracy": outcome.accuracy} if isinstance(outcome, FreeRun) else {})
 
 
 def _plain_verdict(verdict: Verdict) -> dict:

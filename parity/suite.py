@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from parity import maths, mindspore_side, torch_side
+from parity import maths, mindspore_side, models_mindspore, models_torch, torch_side
 from parity.cases import CASES, Case
 from parity.compare import Verdict, compare, compare_exactly
+from parity.models import initial_weights
 from parity.mutants import Mutant, breed
 from parity.problems import Problem, synthetic
-from parity.trace import PARAMETER
+from parity.trace import PARAMETER, Recorder
+
+# Two trainings part exponentially, so ours may part from the truth by this many times what torch in float32 does.
+FREE_RATIO = 10.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,53 @@ def verify(case: Case, problem: Problem, modes: Iterable[str], ours: type | None
     exact = compare_exactly(maths.run(build, problem), double)
     verdicts = {mode: compare(mindspore_side.run(build, problem, mode), single, double) for mode in modes}
     return Outcome(case, problem.name, exact, verdicts)
+
+
+def teacher_forced(case: Case, model: str, steps: int, modes: Iterable[str]) -> Outcome:
+    """Run the legs on the gradients of a real network: torch trains it with the case, and its gradients drive all."""
+    gradients, _ = models_torch.record(model, torch_side.factory(case), steps)
+    return verify(case, Problem(model, initial_weights(model), gradients), modes)
+
+
+@dataclass(frozen=True)
+class FreeRun:
+    """A network trained by each framework on its own: how far the weights part, and what the network has learned."""
+
+    case: Case
+    problem: str
+    modes: dict[str, Verdict]
+    accuracy: dict[str, float]
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """Each verdict, by its mode."""
+        return self.modes
+
+    @property
+    def passed(self) -> bool:
+        """Whether no mode parts from torch in float64 by more than FREE_RATIO times what torch in float32 does."""
+        return all(verdict.passed for verdict in self.modes.values())
+
+
+def free_run(case: Case, model: str, steps: int, modes: Iterable[str]) -> FreeRun:
+    """Train a real network in torch, float32 and float64, and in MindSpore, each with its own gradients."""
+    single, learned = _trained(lambda watch: models_torch.train(model, torch_side.factory(case), steps, watch))
+    double, _ = _trained(
+        lambda watch: models_torch.train(model, torch_side.factory(case), steps, watch, dtype="float64"))
+    accuracy, verdicts = {"torch": learned}, {}
+    for mode in modes:
+        mindspore_side.set_mode(mode)
+        ours, accuracy[mode] = _trained(
+            lambda watch: models_mindspore.train(model, mindspore_side.factory(case), steps, watch))
+        verdicts[mode] = compare(ours, single, double, FREE_RATIO)
+    return FreeRun(case, model, verdicts, accuracy)
+
+
+def _trained(train):
+    """The trace of the weights, and the accuracy, of a training run."""
+    recorder = Recorder()
+    run = train(lambda step, weights, gradients: recorder.add(weights, {}))
+    return recorder.trace(), run.accuracy
 
 
 def check(optimizer: Callable, reference: Callable, problem: Problem | None = None, mode: str = "graph") -> Verdict:

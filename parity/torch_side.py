@@ -34,6 +34,7 @@ class _Averaged:
 
     def __init__(self, optimizer, average):
         self._optimizer, self._average = optimizer, average
+        self.zero_grad = optimizer.zero_grad
 
     def step(self):
         self._optimizer.step()
