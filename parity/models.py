@@ -56,7 +56,7 @@ def batches(steps: int, batch_size: int = 64, seed: int = 0) -> list[tuple[np.nd
     """The batches of a run: the training images in a new order each epoch, whose remainder is dropped."""
     (x, y), _ = digits()
     rng, per_epoch = np.random.default_rng(seed), len(x) // batch_size
-    orders = [rng.permutation(len(x))[: per_epoch * batch_size] for _ in range(-(-steps // per_epoch))]
+    orders = [rng.permutation(len(x))[: per_epoch * batch_size] for _ in range(steps // per_epoch + 1)]
     chosen = np.concatenate(orders).reshape(-1, batch_size)[:steps]
     return [(x[index], y[index]) for index in chosen]
 

@@ -22,6 +22,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def parameters(name: str, dtype: str = "float32") -> dict[str, torch.nn.Parameter]:
+    """The weights of a network, as drawn."""
+    return {key: torch.nn.Parameter(torch.tensor(value).to(DTYPES[dtype]))
+            for key, value in initial_weights(name).items()}
+
+
 def train(name: str, make_optimizer: Callable[[list], torch.optim.Optimizer], steps: int,
           callback: Callable[[int, dict, dict], None] | None = None, *, dtype: str = "float32",
           batch_size: int = 64) -> Run:
@@ -37,8 +43,7 @@ def train(name: str, make_optimizer: Callable[[list], torch.optim.Optimizer], st
     """
     forward = MODELS[name].forward
     with default_dtype(DTYPES[dtype]), one_thread():
-        weights = {key: torch.nn.Parameter(torch.tensor(value, dtype=DTYPES[dtype]))
-                   for key, value in initial_weights(name).items()}
+        weights = parameters(name, dtype)
         optimizer = make_optimizer(list(weights.items()))
         losses = []
         for step, (x, y) in enumerate(batches(steps, batch_size)):
