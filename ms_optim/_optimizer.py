@@ -8,59 +8,12 @@ from dataclasses import dataclass
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
-from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 from mindspore.ops import MultitypeFuncGraph
 
-from ms_optim._arguments import PAIRS, RANGES, check, flag_of, is_flag, number_in, number_of, parse_groups
+from ms_optim._arguments import PAIRS, check, flag_of, is_flag, number_of, parse_groups
+from ms_optim._learning_rate import Constant, float64_parameter, learning_rate_source
 
 Params = Iterable[Parameter] | Iterable[dict]
-LearningRate = float | Iterable[float] | Tensor | LearningRateSchedule
-
-
-def learning_rate_source(owner: str, value: LearningRate, name: str) -> Parameter | LearningRateSchedule:
-    """A float64 Parameter for a number, a schedule for a table of numbers; a schedule is kept as it is."""
-    if isinstance(value, LearningRateSchedule):
-        return value
-    if isinstance(value, (Tensor, np.ndarray)):
-        if value.ndim > 1:
-            raise ValueError(f"For '{owner}', 'lr' must have at most 1 dimension, but got {value.ndim} dimensions.")
-        value = value.tolist() if isinstance(value, np.ndarray) else value.asnumpy().tolist()
-    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping, set)) and not hasattr(value, "__float__"):
-        table = [number_in(owner, f"lr[{i}]", item, RANGES["lr"]) for i, item in enumerate(value)]
-        if not table:
-            raise ValueError(f"For '{owner}', 'lr' must hold a number for each step, but got an empty list.")
-        return _Table(_float64(table, name))
-    if isinstance(value, nn.Cell) or callable(value):
-        raise TypeError(f"For '{owner}', 'lr' must be a number in {RANGES['lr']}, a list or 1-d Tensor of them or a "
-                        f"LearningRateSchedule, but got {value!r}.")
-    return _float64(check(owner, "lr", value), name)
-
-
-def _float64(value, name):
-    return Parameter(Tensor(np.array(value, np.float64)), name=name, requires_grad=False)
-
-
-class _Table(LearningRateSchedule):
-    """One learning rate per step; the last one holds."""
-
-    def __init__(self, table):
-        super().__init__()
-        self.learning_rate = table
-        self.last = table.shape[0] - 1
-
-    def construct(self, global_step):
-        return self.learning_rate.gather(global_step.clip(None, self.last), 0)
-
-
-class _Constant(LearningRateSchedule):
-    """A learning rate that only `ops.assign` changes, among groups that follow a schedule."""
-
-    def __init__(self, learning_rate):
-        super().__init__()
-        self.learning_rate = learning_rate
-
-    def construct(self, global_step):
-        return self.learning_rate
 
 
 def _short(value):
@@ -183,13 +136,13 @@ class ParamGroup(Mapping):
 
     @property
     def _scheduled(self):
-        return not isinstance(self._optimizer.group_learning_rates[self._index], (Parameter, _Constant))
+        return not isinstance(self._optimizer.group_learning_rates[self._index], (Parameter, Constant))
 
     def _places(self, name):
         """Where each number of an argument is kept: a Parameter and the index in it."""
         if name == "lr":
             source = self._optimizer.group_learning_rates[self._index]
-            return [(source.learning_rate if isinstance(source, _Constant) else source, ())]
+            return [(source.learning_rate if isinstance(source, Constant) else source, ())]
         kept = {parameter.name: parameter for parameter in self._optimizer.hyperparameters}
         return [(kept[f"optimizer.{member}"], self._index) for member in PAIRS.get(name, (name,))]
 
@@ -257,7 +210,7 @@ class Optimizer(nn.Optimizer):
             sources.append(learning_rate_source(type(self).__name__, group["lr"], name))
         self.dynamic_lr = any(isinstance(source, nn.Cell) for source in sources)
         if self.dynamic_lr:
-            sources = [source if isinstance(source, nn.Cell) else _Constant(source) for source in sources]
+            sources = [source if isinstance(source, nn.Cell) else Constant(source) for source in sources]
         collect = functools.partial(nn.CellList, auto_prefix=False) if self.dynamic_lr else ParameterTuple
         self.group_learning_rates = collect(sources)
         del self.learning_rate  # the base's; a Cell does not replace a Parameter by a list of cells
@@ -266,15 +219,16 @@ class Optimizer(nn.Optimizer):
     def _set_hyperparameters(self):
         """Every number is a float64 Parameter with one entry per group, every flag a constant of each parameter."""
         names = list(inspect.signature(type(self).scalars).parameters)[2:]
-        self.hyperparameters = ParameterTuple(
-            [_float64([number_of(group, name) for group in self.options], f"optimizer.{name}") for name in names])
+        columns = {name: [number_of(group, name) for group in self.options] for name in names}
+        self.hyperparameters = ParameterTuple([float64_parameter(column, f"optimizer.{name}")
+                                               for name, column in columns.items()])
         flags = [name for name in inspect.signature(type(self).update).parameters if is_flag(name)]
         self.flags = tuple(tuple(flag_of(self.options[i], name, param) for name in flags)
                            for param, i in zip(self.parameters, self.group_of))
 
     def _set_slots(self):
         """Allocate the state: Parameters, else it would train and never reach a checkpoint."""
-        self.step = _float64(np.zeros(len(self.parameters)), "optimizer.step")
+        self.step = float64_parameter(np.zeros(len(self.parameters)), "optimizer.step")
         self.tensor_slots = tuple(slot for slot in self.slots if not slot.scalar)
         columns = []
         for slot in self.tensor_slots:

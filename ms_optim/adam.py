@@ -1,7 +1,10 @@
 """Adam (Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization")."""
 
+from ms_optim._learning_rate import LearningRate
 from ms_optim._math import lerp
-from ms_optim._optimizer import LearningRate, Optimizer, Params, Slot
+from ms_optim._optimizer import Optimizer, Params, Slot
+
+adam_slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", when="amsgrad"))
 
 
 def adam_scalars(step, lr, beta1, beta2, eps, weight_decay):
@@ -71,8 +74,7 @@ class Adam(Optimizer):
         >>> optimizer = ms_optim.Adam(net.trainable_params(), lr=1e-3, betas=(0.9, 0.99))
     """
 
-    scalars, update = adam_scalars, adam
-    slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", when="amsgrad"))
+    scalars, update, slots = adam_scalars, adam, adam_slots
 
     def __init__(self, params: Params, lr: LearningRate = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 0.0, amsgrad: bool = False, *, maximize: bool = False,

@@ -1,7 +1,8 @@
 """AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization")."""
 
-from ms_optim._optimizer import LearningRate, Optimizer, Params, Slot
-from ms_optim.adam import adam, adam_scalars
+from ms_optim._learning_rate import LearningRate
+from ms_optim._optimizer import Optimizer, Params
+from ms_optim.adam import adam, adam_scalars, adam_slots
 
 
 class AdamW(Optimizer):
@@ -46,8 +47,7 @@ class AdamW(Optimizer):
         >>> optimizer = ms_optim.AdamW([decayed, {"params": [net.bias]}], lr=1e-3, weight_decay=0.0)
     """
 
-    scalars, update = adam_scalars, adam
-    slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", when="amsgrad"))
+    scalars, update, slots = adam_scalars, adam, adam_slots
 
     def __init__(self, params: Params, lr: LearningRate = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
                  eps: float = 1e-8, weight_decay: float = 1e-2, amsgrad: bool = False, *, maximize: bool = False,

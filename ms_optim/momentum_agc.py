@@ -8,8 +8,9 @@ from collections.abc import Callable
 from mindspore import Parameter
 
 from ms_optim._arguments import NamePatterns
+from ms_optim._learning_rate import LearningRate
 from ms_optim._math import clip_adaptively
-from ms_optim._optimizer import LearningRate, Optimizer, Params, Slot
+from ms_optim._optimizer import Optimizer, Params, Slot
 from ms_optim.sgd import sgd, sgd_scalars
 
 Exempt = str | tuple[str, ...] | list[str] | Callable[[Parameter], bool]

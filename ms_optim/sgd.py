@@ -1,6 +1,7 @@
 """SGD with momentum (Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning")."""
 
-from ms_optim._optimizer import LearningRate, Optimizer, Params, Slot
+from ms_optim._learning_rate import LearningRate
+from ms_optim._optimizer import Optimizer, Params, Slot
 
 
 def sgd_scalars(step, lr, momentum, dampening, weight_decay):
