@@ -206,6 +206,8 @@ DECAYS = [
     ("constant", 1, {}, 0.75),
     ("constant", 1000, {}, 0.75),
     ("zero_start", 1, {}, 0.75),
+    ("averaged_model", 1, {}, 0.0),
+    ("averaged_model", 2, {}, 0.75),
     ("timm", 1, dict(power=1.0), 0.0),
     ("timm", 2, dict(power=1.0), 0.5),
     ("timm", 3, dict(power=1.0), 1 - 1 / 3),
@@ -239,12 +241,16 @@ def test_an_unknown_schedule_raises():
         ema_decay("linear", 1, 0.9)
 
 
-# The weight starts at 8 and becomes 16, then 32: the averages after each, by hand.
+# The weight starts at 8 and becomes 16, 32, 64: the averages after each, by hand.
 AVERAGES = [
     ("constant", {}, [8 * 0.75 + 16 * 0.25, 10 * 0.75 + 32 * 0.25]),
     ("timm", dict(power=1.0), [16, 16 * 0.5 + 32 * 0.5]),
     ("torch_ema", {}, [8 * 2 / 11 + 16 * 9 / 11, (8 * 2 / 11 + 16 * 9 / 11) / 4 + 32 * 3 / 4]),
     ("zero_start", {}, [16, (16 * 0.25 * 0.75 + 32 * 0.25) / (1 - 0.75**2)]),
+    ("constant", dict(update_every=2), [10, 10, 10 * 0.75 + 64 * 0.25]),
+    ("averaged_model", dict(update_every=2), [16, 16, 16 * 0.75 + 64 * 0.25]),
+    ("zero_start", dict(update_every=2), [16, 16, (16 * 0.25 * 0.75 + 64 * 0.25) / (1 - 0.75**2)]),
+    ("timm", dict(power=1.0, update_every=2), [16, 16, 16 * 2 / 3 + 64 / 3]),
 ]
 
 
@@ -254,7 +260,7 @@ def test_averages_by_hand(schedule, kwargs, expected, dtype):
     """The weight changes in place, as an optimizer changes it."""
     weight = param(8.0, dtype)
     ema = EMA([weight], 0.75, schedule, **kwargs)
-    for value, average in zip((16.0, 32.0), expected, strict=True):
+    for value, average in zip((16.0, 32.0, 64.0), expected, strict=False):
         with torch.no_grad():
             weight.fill_(value)
         ema.update()
@@ -264,17 +270,21 @@ def test_averages_by_hand(schedule, kwargs, expected, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.999, 1.0])
 def test_constant_ema_is_that_of_torch(decay, dtype):
-    """`AveragedModel` copies at its first update, so ours starts from there."""
+    """`AveragedModel` copies at its first update: a schedule of ours, and our constant one if it starts from there."""
     torch.manual_seed(0)
     model = torch.nn.Linear(5, 3, dtype=dtype)
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
-    averaged.update_parameters(model)
-    ema = EMA(model.parameters(), decay)
-    for _ in range(10):
+    copying = EMA(model.parameters(), decay, "averaged_model")
+    for step in range(10):
         with torch.no_grad():
             for weight in model.parameters():
                 weight.add_(torch.randn_like(weight))
+        if step == 0:
+            constant = EMA(model.parameters(), decay)
+        else:
+            constant.update()
+        copying.update()
         averaged.update_parameters(model)
-        ema.update()
-    for ours, theirs in zip(ema.average, averaged.module.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+        for ema in (constant, copying):
+            for ours, theirs in zip(ema.average, averaged.module.parameters(), strict=True):
+                assert torch.equal(ours, theirs)
