@@ -19,11 +19,10 @@ def train(module, name, steps=STEPS, callback=None, **kwargs):
     return module.train(name, lambda params: optimizer(params, lr=2e-3), steps, callback, **kwargs)
 
 
-def first_gradients(module, name, **kwargs):
-    """The gradients of the first step, by name."""
-    found = []
-    train(module, name, 1, lambda step, weights, gradients: found.append(gradients), **kwargs)
-    return found[0]
+def watch(module, name, **kwargs):
+    """A run, and what its callback saw at each step."""
+    seen = []
+    return train(module, name, STEPS, lambda *now: seen.append(now), **kwargs), seen
 
 
 def error(ours, truth):
@@ -35,6 +34,13 @@ def equal(one, other):
     """Whether two runs left the same bits."""
     return (one.losses, one.accuracy) == (other.losses, other.accuracy) and all(
         np.array_equal(one.weights[name], other.weights[name]) for name in one.weights)
+
+
+def check_seen(run, seen):
+    """Each step in turn, each with weights of its own, the last with those of the run."""
+    assert [step for step, _, _ in seen] == list(range(STEPS))
+    assert all(np.array_equal(seen[-1][1][key], run.weights[key]) for key in run.weights)
+    assert not np.array_equal(seen[0][1]["head.weight"], seen[1][1]["head.weight"])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -52,36 +58,33 @@ def test_weights_are_alike(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_gradients_agree(mode, name):
-    """To float32 rounding of their largest element, for every weight, and none is zero by symmetry."""
-    truth = first_gradients(models_torch, name, dtype="float64")
-    assert all(grad.dtype == np.float64 for grad in truth.values())
-    assert all(np.abs(grad).max() > 1e-4 for grad in truth.values())
-    assert error(first_gradients(models_torch, name), truth) < 1e-5
-    ours = first_gradients(models_mindspore, name)
-    assert list(ours) == list(truth)
-    assert error(ours, truth) < 1e-5
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_losses_agree(mode, name):
-    """Over the first steps of training, whose weights differ by rounding alone."""
-    truth = train(models_torch, name, dtype="float64").losses
-    np.testing.assert_allclose(train(models_torch, name).losses, truth, rtol=1e-6)
-    np.testing.assert_allclose(train(models_mindspore, name).losses, truth, rtol=1e-6)
+def test_sides_agree(mode, name):
+    """To float32 rounding: the first gradients, none of them zero by symmetry, and the losses of the first steps."""
+    truth, seen = watch(models_torch, name, dtype="float64")
+    _, _, oracle = seen[0]
+    assert all(grad.dtype == np.float64 and np.abs(grad).max() > 1e-4 for grad in oracle.values())
+    for module in (models_torch, models_mindspore):
+        run, seen = watch(module, name)
+        _, _, gradients = seen[0]
+        assert list(gradients) == list(oracle)
+        assert error(gradients, oracle) < 1e-5
+        np.testing.assert_allclose(run.losses, truth.losses, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_mindspore_repeats_itself(mode, name):
-    """Bit for bit."""
-    assert equal(train(models_mindspore, name), train(models_mindspore, name))
+    """Bit for bit; the callback gets copies of the weights after each step."""
+    run, seen = watch(models_mindspore, name)
+    assert equal(run, train(models_mindspore, name))
+    check_seen(run, seen)
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_torch_repeats_itself(name, dtype):
-    """Bit for bit, and the caller's threads and default dtype do not matter and stay."""
-    run = train(models_torch, name, dtype=dtype)
+    """Bit for bit, as above; the caller's threads and default dtype do not matter and stay."""
+    run, seen = watch(models_torch, name, dtype=dtype)
+    check_seen(run, seen)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     torch.set_default_dtype(torch.float64)
@@ -113,16 +116,6 @@ def test_torch_learns(name):
     run = train(models_torch, name, 200)
     assert run.accuracy > 0.95
     assert len(run.losses) == 200
-
-
-def test_callbacks_see_each_step(mode):
-    """Copies of the weights after it, on both sides."""
-    for module in (models_torch, models_mindspore):
-        seen = []
-        run = train(module, "transformer", STEPS, lambda step, weights, _, seen=seen: seen.append((step, weights)))
-        assert [step for step, _ in seen] == list(range(STEPS))
-        assert all(np.array_equal(seen[-1][1][key], run.weights[key]) for key in run.weights)
-        assert not np.array_equal(seen[0][1]["head.weight"], seen[1][1]["head.weight"])
 
 
 def test_digits():
