@@ -16,8 +16,8 @@ setup(
     python_requires=">=3.10,<3.13",
     install_requires=["mindspore>=2.10,<2.11", "numpy<2"],
     extras_require={
-        "parity": ["jinja2", "matplotlib", "rich", "safetensors", "scikit-learn", "torch>=2.6,<2.14"],
-        "test": ["expecttest", "hypothesis", "pytest", "ruff"],
+        "parity": ["matplotlib", "rich", "scikit-learn", "torch>=2.6,<2.14"],
+        "test": ["pytest", "pytest-xdist", "ruff", "safetensors"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -174,6 +174,7 @@ class EMA(nn.Optimizer):
         ['ema.weight', 'ema.bias']
     """
 
+    weight = staticmethod(ema_weight)
     decay = _DECAY
 
     def __init__(self, optimizer, decay=0.9999, *, schedule="constant", min_decay=0.0, gamma=1.0, power=2 / 3,
@@ -241,8 +242,8 @@ class EMA(nn.Optimizer):
         """One step of the optimizer, then one of the average."""
         done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
         step = self._step + 1
-        weight, due = ema_weight(step, self._decay, self.warmup, self.schedule, self.update_after_step,
-                                 self.update_every)
+        weight, due = self.weight(step, self._decay, self.warmup, self.schedule, self.update_after_step,
+                                  self.update_every)
         self.hyper_map(ops.partial(_average, weight, due), self.averages, self.tracked, self.copied)
         ops.assign(self._step, step)
         return done

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import gc
 import sys
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 def _verify(options, console):
     from parity import report, suite  # here, because they import both frameworks, and --list and --help need neither
 
+    gc.freeze()  # MindSpore collects garbage whenever it compiles; what is loaded by now need not be looked through
     modes = MODES[options.mode]
     problem = synthetic(options.steps)
     recipes = [(network, case) for network, case in RECIPES if case.optimizer in options.names]
@@ -89,6 +91,7 @@ def _mutants(options, console):
     from parity import report, suite
     from parity.mutants import MUTANTS
 
+    gc.freeze()
     mutants = [mutant for mutant in MUTANTS if mutant.optimizer in options.names]
     with Progress(console=console) as progress:
         hunted = suite.hunt(mutants, synthetic(options.steps))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One optimizer with one set of arguments.
 
@@ -105,7 +105,7 @@ RECIPES: tuple[tuple[str, Case], ...] = (
     ("nfnet", Case("EMA", "parity.references.EMA", {"decay": 0.99, "schedule": "timm"},
                    inner=Case("AdamW", "torch.optim.AdamW", {"lr": 2e-3}))),
     ("nfnet", Case("MomentumAGC", "parity.references.SGDAGC",
-                   {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 2e-5, "clipping": 0.1,
+                   {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 2e-5, "clipping": 0.05,
                     "exempt": ("head.weight",)},
                    groups=(("*.gain", {"weight_decay": 0.0}), ("*.bias", {"weight_decay": 0.0})))),
     ("nfnet", Case("SGD", "torch.optim.SGD", {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4})),

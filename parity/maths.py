@@ -3,9 +3,7 @@
 import torch
 from mindspore import Parameter, Tensor
 
-import ms_optim
 from ms_optim._math import lerp
-from ms_optim.ema import ema_weight
 from parity.problems import Problem
 from parity.torch_side import default_dtype
 from parity.trace import Recorder, Trace
@@ -15,7 +13,7 @@ def run(build, problem: Problem) -> Trace:
     """The trace of the functions of the optimizer that `build` makes, applied to torch float64 tensors."""
     optimizer = build([Parameter(Tensor(value), name=name) for name, value in problem.initial.items()])
     with default_dtype(torch.float64):
-        rule = _Average(optimizer, problem) if isinstance(optimizer, ms_optim.EMA) else _Rule(optimizer, problem)
+        rule = _Average(optimizer, problem) if hasattr(optimizer, "averages") else _Rule(optimizer, problem)
         recorder = Recorder()
         for gradients in problem.gradients:
             rule.step(gradients)
@@ -69,8 +67,8 @@ class _Average:
     def step(self, gradients):
         self.inner.step(gradients)
         self.steps = self.steps + 1
-        weight, _ = ema_weight(self.steps, self.decay, self.warmup, self.ema.schedule, self.ema.update_after_step,
-                               self.ema.update_every)
+        weight, _ = self.ema.weight(self.steps, self.decay, self.warmup, self.ema.schedule, self.ema.update_after_step,
+                                    self.ema.update_every)
         self.averages = {name: lerp(self.averages[name], param, weight) for name, param in self.params.items()}
 
     @property

@@ -96,8 +96,8 @@ _CLIPPING_MISTAKES = (
 _EMA_STEP = """        done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
 """
 _EMA_AVERAGE = """        step = self._step + 1
-        weight, due = ema_weight(step, self._decay, self.warmup, self.schedule, self.update_after_step,
-                                 self.update_every)
+        weight, due = self.weight(step, self._decay, self.warmup, self.schedule, self.update_after_step,
+                                  self.update_every)
         self.hyper_map(ops.partial(_average, weight, due), self.averages, self.tracked, self.copied)
 """
 _AVERAGE_MISTAKES = (

@@ -74,10 +74,10 @@ def synthetic(steps: int = STEPS, seed: int = 0, absent: bool = True) -> Problem
     """Parameters from 0-d to 4-d, each under one regime of gradients, which may be absent at some steps."""
     plan = {name: row for name, row in SYNTHETIC.items() if absent or row[2] is not _late}
     rng = np.random.default_rng(seed)
-    initial = {name: np.float32(scale * rng.standard_normal(shape)).reshape(shape)
+    initial = {name: np.asarray(scale * rng.standard_normal(shape), np.float32)
                for name, (shape, scale, _) in plan.items()}
     gradients = []
     for step in range(steps):
         drawn = {name: regime(rng, shape, step) for name, (shape, _, regime) in plan.items()}
-        gradients.append({name: None if grad is None else np.float32(grad) for name, grad in drawn.items()})
+        gradients.append({name: None if grad is None else np.asarray(grad, np.float32) for name, grad in drawn.items()})
     return Problem("synthetic", initial, gradients)

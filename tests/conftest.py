@@ -1,7 +1,12 @@
 """What the tests share."""
 
+import gc
+
 import mindspore as ms
 import pytest
+
+# MindSpore collects garbage whenever it compiles; what is loaded by now need not be looked through each time.
+gc.freeze()
 
 MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
 

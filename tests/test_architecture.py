@@ -46,7 +46,8 @@ FORBIDDEN = {
     "ms_optim._math": {"mindspore", "ms_optim", "numpy", "parity", "torch"},
     **{name: {"mindspore", "ms_optim"} for name in ("parity.models_torch", "parity.references", "parity.torch_side")},
     **{name: {"torch"} for name in ("parity.mindspore_side", "parity.models_mindspore")},
-    **{name: {"mindspore", "ms_optim", "torch"} for name in ("parity.cases", "parity.compare", "parity.problems")},
+    **{name: {"mindspore", "ms_optim", "torch"} for name in ("parity.cases", "parity.compare",
+                                                                "parity.models", "parity.problems")},
 }
 
 

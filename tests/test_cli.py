@@ -39,15 +39,16 @@ def test_report_must_be_a_folder(tmp_path, capsys):
     assert "is a file" in capsys.readouterr().err
 
 
-def test_runs_and_reports(tmp_path, capsys):
+def test_runs_and_reports(tmp_path, monkeypatch, capsys):
     """The table names the case, the JSON holds the scores, and each mode has a plot."""
+    monkeypatch.setattr("parity.__main__.FREE_STEPS", 40)
     assert main(["SGD", "--mode", "graph", "--steps", "3", "--report", str(tmp_path / "new" / "report")]) == 0
     count = len(CASES["SGD"]) + 2
     assert f"{count} of {count} comparisons equal PyTorch, mode graph, 3 steps" in capsys.readouterr().out
     outcomes = json.loads((tmp_path / "new" / "report" / "parity.json").read_text())
     assert [outcome["case"] for outcome in outcomes[:-2]] == [str(case) for case in CASES["SGD"]]
     assert [outcome["problem"] for outcome in outcomes[-2:]] == ["nfnet", "nfnet"]
-    assert all(accuracy > 0.9 for accuracy in outcomes[-1]["accuracy"].values())
+    assert all(accuracy > 0.5 for accuracy in outcomes[-1]["accuracy"].values())
     assert all(outcome["legs"]["graph"]["scores"]["parameter"]["ratio"] <= 3 for outcome in outcomes)
     assert len(list((tmp_path / "new" / "report").glob("*.png"))) == count
 

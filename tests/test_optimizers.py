@@ -347,7 +347,7 @@ DECAYED = [float(EXPONENTIAL(Tensor(step, ms.int32)).asnumpy()) for step in rang
     ((0.3, 0.1), [0.3, 0.1, 0.1]),
     (np.array([0.3]), [0.3, 0.3, 0.3]),
     (Tensor([0.3, 0.1], ms.float64), [0.3, 0.1, 0.1]),
-    (iter([0.3, 0.1]), [0.3, 0.1, 0.1]),
+    ({0.3: 0, 0.1: 0}.keys(), [0.3, 0.1, 0.1]),
     (EXPONENTIAL, DECAYED),
 ], ids=repr)
 def test_forms_of_the_learning_rate(mode, lr, expected):
