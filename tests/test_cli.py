@@ -48,7 +48,8 @@ def test_runs_and_reports(tmp_path, monkeypatch, capsys):
     outcomes = json.loads((tmp_path / "new" / "report" / "parity.json").read_text())
     assert [outcome["case"] for outcome in outcomes[:-2]] == [str(case) for case in CASES["SGD"]]
     assert [outcome["problem"] for outcome in outcomes[-2:]] == ["nfnet", "nfnet"]
-    assert all(accuracy > 0.5 for accuracy in outcomes[-1]["accuracy"].values())
+    accuracy = outcomes[-1]["accuracy"]
+    assert accuracy["graph"] == pytest.approx(accuracy["torch"], abs=0.01) and accuracy["torch"] > 0.1
     assert all(outcome["legs"]["graph"]["scores"]["parameter"]["ratio"] <= 3 for outcome in outcomes)
     assert len(list((tmp_path / "new" / "report").glob("*.png"))) == count
 
