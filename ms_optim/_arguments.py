@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from numbers import Real
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter
 
 # What each argument may be, for defaults and groups alike: an interval of numbers, a tuple of choices, or a predicate
@@ -98,7 +99,12 @@ def is_flag(name: str) -> bool:
 def flag_of(options: dict, name: str, param: Parameter):
     """What a parameter of a group gets for a flag."""
     value = options[name]
-    return bool(value(param)) if RANGES[name] == "predicate" else value
+    if RANGES[name] != "predicate":
+        return value
+    answer = value(param)
+    if not isinstance(answer, (bool, np.bool_)):
+        raise TypeError(f"For '{name}', the function must return a bool, but got {answer!r} for '{param.name}'.")
+    return bool(answer)
 
 
 def number_of(options: dict, name: str) -> float:
@@ -155,6 +161,9 @@ def _parse_group(owner, group, defaults):
         if not isinstance(param, Parameter):
             raise TypeError(f"For '{owner}', 'params' of a group must be a list of Parameters, but got an element of "
                             f"{type(param).__name__}.")
+        if 0 in param.shape:
+            raise ValueError(f"For '{owner}', 'params' must hold no empty parameter, but got '{param.name}' of shape "
+                             f"{param.shape}.")
         if param.dtype not in FLOATS:
             raise TypeError(f"For '{owner}', the dtype of '{param.name}' must be in {FLOATS}, but got {param.dtype}.")
     options = {"params": params}

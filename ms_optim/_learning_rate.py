@@ -6,28 +6,34 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
-from ms_optim._arguments import RANGES, check, number_in
+from ms_optim._arguments import RANGES, number_in
 
 LearningRate = float | Iterable[float] | Tensor | LearningRateSchedule
 
 
-def learning_rate_source(owner: str, value: LearningRate, name: str) -> Parameter | LearningRateSchedule:
-    """A float64 Parameter for a number, a schedule for a table of numbers; a schedule is kept as it is."""
+def learning_rate_source(owner: str, value: LearningRate, name: str,
+                         argument: str = "lr") -> Parameter | LearningRateSchedule:
+    """A float64 Parameter for a number, a schedule for a table of numbers; a schedule is kept as it is.
+
+    Raises:
+        TypeError, ValueError: If the value of `argument` is none of these, or a number is out of range.
+    """
     if isinstance(value, LearningRateSchedule):
         return value
+    kind = f"a number in {RANGES['lr']}, a list or 1-d Tensor of them or a LearningRateSchedule"
     if isinstance(value, (Tensor, np.ndarray)):
         if value.ndim > 1:
-            raise ValueError(f"For '{owner}', 'lr' must have at most 1 dimension, but got {value.ndim} dimensions.")
+            raise ValueError(f"For '{owner}', '{argument}' must be {kind}, but got {value.ndim} dimensions.")
         value = value.tolist() if isinstance(value, np.ndarray) else value.asnumpy().tolist()
-    if isinstance(value, Iterable) and not isinstance(value, (str, Mapping, set)) and not hasattr(value, "__float__"):
-        table = [number_in(owner, f"lr[{i}]", item, RANGES["lr"]) for i, item in enumerate(value)]
+    listed = isinstance(value, Iterable) and not hasattr(value, "__float__")
+    if listed and not isinstance(value, (str, bytes, Mapping, set, frozenset)):
+        table = [number_in(owner, f"{argument}[{i}]", item, RANGES["lr"]) for i, item in enumerate(value)]
         if not table:
-            raise ValueError(f"For '{owner}', 'lr' must hold a number for each step, but got an empty list.")
+            raise ValueError(f"For '{owner}', '{argument}' must be {kind}, but got an empty list.")
         return Table(float64_parameter(table, name))
     if isinstance(value, nn.Cell) or callable(value):
-        raise TypeError(f"For '{owner}', 'lr' must be a number in {RANGES['lr']}, a list or 1-d Tensor of them or a "
-                        f"LearningRateSchedule, but got {value!r}.")
-    return float64_parameter(check(owner, "lr", value), name)
+        raise TypeError(f"For '{owner}', '{argument}' must be {kind}, but got {value!r}.")
+    return float64_parameter(number_in(owner, argument, value, RANGES["lr"]), name)
 
 
 def float64_parameter(value: float | list | np.ndarray, name: str) -> Parameter:

@@ -7,6 +7,11 @@ def lerp(start, end, weight):
     return start.where(near, end) + (end - start) * weight.where(near, weight - 1)
 
 
+def decay_gradient(grad, param, weight_decay):
+    """Add weight_decay*param, and nothing where weight_decay is 0: there torch leaves an infinite param out of it."""
+    return grad + (weight_decay * param).where(weight_decay != 0, 0)
+
+
 def unit_axes(shape, unit):
     """The axes that one unit of a weight spans; None is the whole tensor.
 
@@ -32,10 +37,10 @@ def unitwise_norm(x, unit):
 def clip_adaptively(grad, param, clipping, eps, unit):
     """Compute grad * min(1, clipping * max(|param|, eps) / max(|grad|, 1e-6)) by units; clipping 0 is none.
 
-    A unit that holds a NaN becomes NaN: comparisons are written so that NaN takes the clipped branch.
+    A unit whose weight or gradient holds a NaN becomes NaN: every choice is written so that NaN is not swallowed.
     """
-    max_norm = unitwise_norm(param, unit).maximum(eps.double()) * clipping
-    grad_norm = unitwise_norm(grad, unit)
+    floor, param_norm, grad_norm = eps.double(), unitwise_norm(param, unit), unitwise_norm(grad, unit)
+    max_norm = floor.where(param_norm < floor, param_norm) * clipping
     factor = (max_norm * 1_000_000).where(grad_norm * 1_000_000 < 1, max_norm / grad_norm)
     clipped = (grad_norm < max_norm).logical_not() & (clipping != 0)
-    return grad * factor.where(clipped, 1).to(grad.dtype)
+    return (grad.double() * factor.where(clipped, 1)).to(grad.dtype)

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
 
-from ms_optim._arguments import PAIRS, check, flag_of, is_flag, number_of, parse_groups
+from ms_optim._arguments import FLOATS, PAIRS, check, flag_of, is_flag, number_of, parse_groups
 from ms_optim._learning_rate import Constant, float64_parameter, learning_rate_source
 
 Params = Iterable[Parameter] | Iterable[dict]
@@ -23,18 +23,28 @@ def _short(value):
     return f"{value:g}" if isinstance(value, float) else getattr(value, "cls_name", None) or str(value)
 
 
-def _check_gradients(owner, gradients, count):
-    """The gradients as a tuple, if there are `count` and each is a Tensor or None."""
+def check_gradients(owner: str, gradients, parameters: Iterable[Parameter]) -> tuple[Tensor | None, ...]:
+    """The gradients as a tuple, if there is for each parameter one of its shape, or None.
+
+    Raises:
+        TypeError, ValueError: As `Optimizer` says, naming what does not fit.
+    """
     if not isinstance(gradients, (tuple, list)):
-        raise TypeError(f"For '{owner}', 'gradients' must be a tuple of Tensors or None, but got "
+        raise TypeError(f"For '{owner}', 'gradients' must be a tuple of float Tensors or None, but got "
                         f"{type(gradients).__name__}.")
-    for grad in gradients:
-        if not (grad is None or isinstance(grad, Tensor)):
-            raise TypeError(f"For '{owner}', 'gradients' must be a tuple of Tensors or None, but got an element of "
-                            f"{type(grad).__name__}.")
-    if len(gradients) != count:
-        raise ValueError(f"For '{owner}', 'gradients' must hold {count} entries, one for each parameter, but got "
-                         f"{len(gradients)}.")
+    if len(gradients) != len(parameters):
+        raise ValueError(f"For '{owner}', 'gradients' must hold {len(parameters)} entries, one for each parameter, but "
+                         f"got {len(gradients)}.")
+    for grad, param in zip(gradients, parameters):
+        if grad is None:
+            continue
+        if not isinstance(grad, Tensor) or grad.dtype not in FLOATS:
+            kind = str(grad.dtype) if isinstance(grad, Tensor) else type(grad).__name__
+            raise TypeError(f"For '{owner}', 'gradients' must be a tuple of float Tensors or None, but got {kind} for "
+                            f"'{param.name}'.")
+        if grad.shape != param.shape:
+            raise ValueError(f"For '{owner}', 'gradients' must have the shapes of the parameters, but got {grad.shape} "
+                             f"for '{param.name}' of shape {param.shape}.")
     return tuple(gradients)
 
 
@@ -73,8 +83,8 @@ def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
     def apply(param, grad, numbers, slots, flags, present):
         if not present:
             return True
-        if grad.shape != param.shape:
-            raise ValueError("For 'Optimizer', each gradient must have the shape of its parameter.")
+        if grad.shape != param.shape or grad.dtype not in FLOATS:
+            raise ValueError("For 'Optimizer', 'gradients' must have the shapes of the parameters and be floats.")
         dtype = ms.float64 if param.dtype == ms.float64 else ms.float32
         numbers = numbers.to(dtype).unbind()
         grad = grad.to(dtype)
@@ -143,8 +153,9 @@ class ParamGroup(Mapping):
         if name == "lr":
             source = self._optimizer.group_learning_rates[self._index]
             return [(source.learning_rate if isinstance(source, Constant) else source, ())]
-        kept = {parameter.name: parameter for parameter in self._optimizer.hyperparameters}
-        return [(kept[f"optimizer.{member}"], self._index) for member in PAIRS.get(name, (name,))]
+        optimizer = self._optimizer
+        kept = dict(zip(optimizer.hyperparameter_names, optimizer.hyperparameters))
+        return [(kept[member], self._index) for member in PAIRS.get(name, (name,))]
 
 
 class Optimizer(nn.Optimizer):
@@ -218,10 +229,11 @@ class Optimizer(nn.Optimizer):
 
     def _set_hyperparameters(self):
         """Every number is a float64 Parameter with one entry per group, every flag a constant of each parameter."""
-        names = list(inspect.signature(type(self).scalars).parameters)[2:]
-        columns = {name: [number_of(group, name) for group in self.options] for name in names}
+        names = tuple(inspect.signature(type(self).scalars).parameters)[2:]
+        self.hyperparameter_names = names  # not those of the Parameters, which a Cell around this one may rename
+        columns = [[number_of(group, name) for group in self.options] for name in names]
         self.hyperparameters = ParameterTuple([float64_parameter(column, f"optimizer.{name}")
-                                               for name, column in columns.items()])
+                                               for name, column in zip(names, columns)])
         flags = [name for name in inspect.signature(type(self).update).parameters if is_flag(name)]
         self.flags = tuple(tuple(flag_of(self.options[i], name, param) for name in flags)
                            for param, i in zip(self.parameters, self.group_of))
@@ -247,9 +259,9 @@ class Optimizer(nn.Optimizer):
                 for i, param in enumerate(self.parameters)}
 
     @property
-    def param_groups(self) -> list[ParamGroup]:
+    def param_groups(self) -> tuple[ParamGroup, ...]:
         """The groups: read their arguments, or set a number of theirs between steps, as in torch."""
-        return [ParamGroup(self, i) for i in range(len(self.options))]
+        return tuple(ParamGroup(self, i) for i in range(len(self.options)))
 
     @property
     def state_bytes(self) -> int:
@@ -272,7 +284,7 @@ class Optimizer(nn.Optimizer):
 
     def __call__(self, gradients):
         """Run one compiled step in both modes; `@jit` would cost four times as much in PYNATIVE."""
-        gradients = _check_gradients(type(self).__name__, gradients, len(self.parameters))
+        gradients = check_gradients(type(self).__name__, gradients, self.parameters)
         present = tuple(grad is not None for grad in gradients)
         if all(present):
             return self.compile_and_run(ms.mutable(gradients))
@@ -281,6 +293,8 @@ class Optimizer(nn.Optimizer):
 
     def construct(self, gradients, present=None):
         """One step: the numbers of all parameters first, then the rule on each."""
+        if len(gradients) != len(self.parameters):
+            raise ValueError("For 'Optimizer', 'gradients' must hold one entry for each parameter.")
         if present is None:
             present = self.everyone
         step = self.step + Tensor(present)
@@ -291,7 +305,7 @@ class Optimizer(nn.Optimizer):
         if self.need_scale:
             numbers = (*numbers, self.reciprocal)
         rows = ops.unbind(ops.stack(numbers, 1))
-        done = self.hyper_map(self.rule, self.parameters, gradients, rows, self.slot_table, self.flags, present)
+        done = self.hyper_map(self.rule, self.parameters, tuple(gradients), rows, self.slot_table, self.flags, present)
         ops.assign(self.step, step)
         ops.assign_add(self.global_step, self.global_step_increase_tensor)
         return done

@@ -1,7 +1,7 @@
 """Adam (Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization")."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import lerp
+from ms_optim._math import decay_gradient, lerp
 from ms_optim._optimizer import Optimizer, Params, Slot
 
 adam_slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", when="amsgrad"))
@@ -21,7 +21,7 @@ def adam(param, grad, slots, keep, weight_decay, take1, beta2, take2, step_size,
     if decoupled_weight_decay:
         param = param * keep
     else:
-        grad = grad + weight_decay * param
+        grad = decay_gradient(grad, param, weight_decay)
     exp_avg = lerp(exp_avg, grad, take1)
     exp_avg_sq = beta2 * exp_avg_sq + take2 * grad * grad
     if max_exp_avg_sq is None:

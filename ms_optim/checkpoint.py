@@ -20,7 +20,7 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor]) -> list[str]:
         list[str], the names that the cell does not have.
 
     Raises:
-        TypeError: If `cell` is not a Cell or `parameters` not a mapping.
+        TypeError: If `cell` is not a Cell, `parameters` not a mapping or a value not a Tensor.
         ValueError: If a Parameter has no value, or one of another shape or dtype. Nothing is written then.
 
     Examples:
@@ -43,6 +43,8 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor]) -> list[str]:
         raise ValueError(f"For 'restore', 'parameters' must hold a value for each Parameter, but lacks {missing}.")
     for name, param in wanted.items():
         value = parameters[name]
+        if not isinstance(value, Tensor):
+            raise TypeError(f"For 'restore', '{name}' must be a Tensor, but got {type(value).__name__}.")
         if (value.shape, value.dtype) != (param.shape, param.dtype):
             raise ValueError(f"For 'restore', '{name}' must be {param.dtype} of shape {param.shape}, but got "
                              f"{value.dtype} of shape {value.shape}.")

@@ -10,7 +10,7 @@ from mindspore.ops import MultitypeFuncGraph
 
 from ms_optim._arguments import FLOATS, check
 from ms_optim._math import lerp
-from ms_optim._optimizer import Optimizer
+from ms_optim._optimizer import Optimizer, check_gradients
 
 
 def constant(n, steps, decay, warmup):
@@ -154,8 +154,9 @@ class EMA(nn.Optimizer):
         What `optimizer` returns.
 
     Note:
-        Averages are float32, those of float64 parameters float64. MindSpore's CPU backend reads float64 parameters as
-        float32, however, once a graph both assigns and reads them.
+        Averages are float32, those of float64 parameters float64. MindSpore's CPU backend, however, passes a float64
+        Parameter through float32 where one graph both assigns and reads it: averaged float64 parameters, and their
+        averages, are no more exact than float32.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or `optimizer` is itself an EMA.
@@ -174,7 +175,7 @@ class EMA(nn.Optimizer):
         ['ema.weight', 'ema.bias']
     """
 
-    weight = staticmethod(ema_weight)
+    ema_weight = staticmethod(ema_weight)
     decay = _DECAY
 
     def __init__(self, optimizer, decay=0.9999, *, schedule="constant", min_decay=0.0, gamma=1.0, power=2 / 3,
@@ -233,7 +234,7 @@ class EMA(nn.Optimizer):
     def __call__(self, gradients):
         """Run one compiled step in both modes."""
         self._refuse_inside("no step can be taken")
-        gradients = tuple(gradients)
+        gradients = check_gradients("EMA", gradients, self.parameters)
         if not isinstance(self.optimizer, Optimizer) and any(grad is None for grad in gradients):
             raise ValueError(f"For 'EMA' of '{type(self.optimizer).__name__}', no gradient must be None.")
         return Optimizer.__call__(self, gradients)
@@ -242,8 +243,8 @@ class EMA(nn.Optimizer):
         """One step of the optimizer, then one of the average."""
         done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
         step = self._step + 1
-        weight, due = self.weight(step, self._decay, self.warmup, self.schedule, self.update_after_step,
-                                  self.update_every)
+        weight, due = self.ema_weight(step, self._decay, self.warmup, self.schedule, self.update_after_step,
+                                      self.update_every)
         self.hyper_map(ops.partial(_average, weight, due), self.averages, self.tracked, self.copied)
         ops.assign(self._step, step)
         return done

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
 from mindspore import Parameter, mint, nn
 
-from ms_optim._arguments import RANGES, check, number_in
+from ms_optim._arguments import check, number_in
+from ms_optim._learning_rate import Table, learning_rate_source
 
 NORMS = tuple(cell for library in (nn, mint.nn) for name, cell in vars(library).items()
               if "Norm" in name and isinstance(cell, type))
@@ -87,10 +87,10 @@ def param_groups_layer_decay(params: Iterable[Parameter], layers: Sequence[str],
     params = _trained(owner, params)
     weight_decay = check(owner, "weight_decay", weight_decay)
     layer_decay = number_in(owner, "layer_decay", layer_decay, "(0, 1]")
-    if isinstance(lr, (Sequence, np.ndarray)) and not isinstance(lr, str) and np.ndim(lr):
-        rates = np.array([number_in(owner, f"lr[{i}]", rate, RANGES["lr"]) for i, rate in enumerate(lr)])
-    else:
-        rates = np.array(check(owner, "lr", lr))
+    source = learning_rate_source(owner, lr, "lr")
+    if not isinstance(source, (Parameter, Table)):
+        raise TypeError(f"For '{owner}', 'lr' must be a number or one for each step, but got {lr!r}.")
+    rates = (source.learning_rate if isinstance(source, Table) else source).asnumpy()
     layer_of = [next(iter(matches), None) for matches in _matches(params, _patterns(owner, "layers", layers))]
     lost = [param.name for param, layer in zip(params, layer_of) if layer is None]
     if lost:
@@ -137,6 +137,8 @@ def param_groups_norm_bias(net: nn.Cell, weight_decay: float, bias_lr=None,
         raise TypeError(f"For '{owner}', 'norms' must be classes of cells, but got {norms!r}.")
     params = _trained(owner, net.get_parameters())
     weight_decay = check(owner, "weight_decay", weight_decay)
+    if bias_lr is not None:
+        learning_rate_source(owner, bias_lr, "bias_lr", "bias_lr")  # for the errors alone
     kind_of = {}
     for _, cell in net.cells_and_names():
         is_norm = isinstance(cell, (*NORMS, *norms))

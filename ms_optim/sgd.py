@@ -1,6 +1,7 @@
 """SGD with momentum (Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning")."""
 
 from ms_optim._learning_rate import LearningRate
+from ms_optim._math import decay_gradient
 from ms_optim._optimizer import Optimizer, Params, Slot
 
 
@@ -13,7 +14,7 @@ def sgd(param, grad, slots, lr, momentum, take, weight_decay, nesterov, maximize
     """Compute buf <- momentum*buf + take*(grad + weight_decay*param); param <- param - lr*buf."""
     (momentum_buffer,) = slots
     grad = -grad if maximize else grad
-    grad = grad + weight_decay * param
+    grad = decay_gradient(grad, param, weight_decay)
     if momentum_buffer is not None:
         momentum_buffer = momentum * momentum_buffer + take * grad
         grad = grad + momentum * momentum_buffer if nesterov else momentum_buffer

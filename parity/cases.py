@@ -74,6 +74,7 @@ CASES: dict[str, tuple[Case, ...]] = {
         Case("EMA", "parity.references.EMA",
              {"decay": 0.9, "schedule": "timm", "gamma": 3.0, "power": 0.8, "min_decay": 0.3, "update_after_step": 4},
              inner=_SGD),
+        Case("EMA", "parity.references.EMA", {"decay": 0.7, "update_after_step": 3}, inner=_SGD),
         Case("EMA", "parity.references.EMA", {"decay": 0.6, "schedule": "torch_ema", "update_every": 3}, inner=_SGD),
         Case("EMA", "parity.references.EMA", {"decay": 0.9999, "schedule": "yolov5"}, inner=_ADAMW),
         Case("EMA", "parity.references.EMA", {"decay": 0.95, "schedule": "zero_start"}, inner=_ADAMW),

@@ -123,6 +123,10 @@ def compare(ours: Trace, single: Trace, double: Trace, ratio: float = RATIO) -> 
     truth = {key: _truth(single[key], double[key]) for key in single}
     reference = {key: errors(single[key], truth[key], np.float32) for key in single}
     budget = {kind: max(1.0, _worst(reference[key] for key in keys)) for kind, keys in _by_kind(single).items()}
+    problems = [f"{kind}: the reference is finite in float32 and not in float64" for kind, allowed in budget.items()
+                if not np.isfinite(allowed)]
+    if problems:
+        return Verdict(problems=tuple(problems))
     return _judge(ours, single, {key: errors(ours[key], truth[key], np.float32) for key in single}, reference, budget,
                   ratio)
 

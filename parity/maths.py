@@ -67,8 +67,8 @@ class _Average:
     def step(self, gradients):
         self.inner.step(gradients)
         self.steps = self.steps + 1
-        weight, _ = self.ema.weight(self.steps, self.decay, self.warmup, self.ema.schedule, self.ema.update_after_step,
-                                    self.ema.update_every)
+        weight, _ = self.ema.ema_weight(self.steps, self.decay, self.warmup, self.ema.schedule,
+                                        self.ema.update_after_step, self.ema.update_every)
         self.averages = {name: lerp(self.averages[name], param, weight) for name, param in self.params.items()}
 
     @property

@@ -32,6 +32,8 @@ class Mutant:
         return f"{self.optimizer}: {self.mistake}"
 
 
+_DECAY = "grad = decay_gradient(grad, param, weight_decay)"
+_NEGATE = "grad = -grad if maximize else grad"
 _DENOMINATOR = "(largest.sqrt() / root + eps)"
 _ADAM_MISTAKES = (
     ("eps inside the root", _DENOMINATOR, "((largest / (root * root) + eps).sqrt())"),
@@ -47,22 +49,22 @@ _ADAM_MISTAKES = (
     ("bias corrections in float32", "(1 - beta2**step).sqrt()", "(1 - beta2.float()**step.float()).double().sqrt()"),
     ("betas swapped", "lerp(exp_avg, grad, take1)", "lerp(exp_avg, grad, take2)"),
     ("second moment of exp_avg", "take2 * grad * grad", "take2 * exp_avg * exp_avg"),
-    ("the sign of the decay follows maximize", "grad = grad + weight_decay * param",
-     "grad = grad - weight_decay * param if maximize else grad + weight_decay * param"),
-    ("decay of the gradient dropped", "grad = grad + weight_decay * param", "grad = grad + 0 * param"),
-    ("maximize ignored", "grad = -grad if maximize else grad", "grad = grad if maximize else grad"),
+    ("the sign of the decay follows maximize", _DECAY,
+     "grad = decay_gradient(grad, param, -weight_decay if maximize else weight_decay)"),
+    ("decay of the gradient dropped", _DECAY, "grad = grad + 0"),
+    ("maximize ignored", _NEGATE, "grad = grad if maximize else grad"),
     ("amsgrad forgets the maximum", "max_exp_avg_sq.maximum(exp_avg_sq)", "exp_avg_sq"),
     ("amsgrad divides by the last maximum", "largest = max_exp_avg_sq = max_exp_avg_sq.maximum(exp_avg_sq)",
      "largest, max_exp_avg_sq = max_exp_avg_sq, max_exp_avg_sq.maximum(exp_avg_sq)"),
 )
 _DECOUPLED_MISTAKES = (
-    ("decay coupled for decoupled", "param = param * keep", "grad = grad + weight_decay * param"),
+    ("decay coupled for decoupled", "param = param * keep", _DECAY),
     ("decay after the step", "param = param - step_size * exp_avg / (largest.sqrt() / root + eps)",
      "param = (param / keep - step_size * exp_avg / (largest.sqrt() / root + eps)) * keep"),
     ("decay without the learning rate", "1 - lr * weight_decay", "1 - 0.1 * weight_decay"),
     ("decay dropped", "param = param * keep", "param = param * 1"),
 )
-_SGD_BODY = """    grad = grad + weight_decay * param
+_SGD_BODY = f"""    {_DECAY}
     if momentum_buffer is not None:
         momentum_buffer = momentum * momentum_buffer + take * grad
         grad = grad + momentum * momentum_buffer if nesterov else momentum_buffer
@@ -76,10 +78,9 @@ _MOMENTUM_MISTAKES = (
     ("nesterov without the momentum", "grad + momentum * momentum_buffer if", "grad + momentum_buffer if"),
     ("momentum averages", "1 - dampening * (step > 1)", "1 - momentum * (step > 1)"),
     ("decay after the momentum", _SGD_BODY, _SGD_BODY.partition("\n")[2] + " - lr * weight_decay * param"),
-    ("decay dropped", "grad = grad + weight_decay * param", "grad = grad + 0 * param"),
+    ("decay dropped", _DECAY, "grad = grad + 0"),
     ("maximize turns the decay around",
-     "    grad = -grad if maximize else grad\n    grad = grad + weight_decay * param",
-     "    grad = grad + weight_decay * param\n    grad = -grad if maximize else grad"),
+     f"    {_NEGATE}\n    {_DECAY}", f"    {_DECAY}\n    {_NEGATE}"),
 )
 _CLIPPING_MISTAKES = (
     ("clip after the decay", "clip_adaptively(grad, param, clipping, clip_eps, unit)",
@@ -96,8 +97,8 @@ _CLIPPING_MISTAKES = (
 _EMA_STEP = """        done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
 """
 _EMA_AVERAGE = """        step = self._step + 1
-        weight, due = self.weight(step, self._decay, self.warmup, self.schedule, self.update_after_step,
-                                  self.update_every)
+        weight, due = self.ema_weight(step, self._decay, self.warmup, self.schedule, self.update_after_step,
+                                      self.update_every)
         self.hyper_map(ops.partial(_average, weight, due), self.averages, self.tracked, self.copied)
 """
 _AVERAGE_MISTAKES = (
@@ -112,6 +113,7 @@ _AVERAGE_MISTAKES = (
     ("no bias correction of the zero start", "1 - ((1 - decay) / (1 - decay**n)).where(decay < 1, 1 / n)",
      "decay.where(n > 0, 0)"),
     ("update_every ignored", "due = (step - 1) % update_every == 0", "due = step > 0"),
+    ("one step too late after update_after_step", ".where(steps > 0, 1)", ".where(steps >= 0, 1)"),
     ("update_after_step ignored", "steps = step - update_after_step", "steps = step - 0 * update_after_step"),
 )
 

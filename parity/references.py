@@ -139,7 +139,7 @@ class EMA:
         gamma: See there.
         power: See there.
         min_decay: See there.
-        update_after_step: See there.
+        update_after_step: See there; the other schedules copy up to this step and count from it.
         update_every: Take in the parameters at steps 1, 1 + update_every, ...; timm's warm-up counts all steps, the
             other schedules those.
     """
@@ -161,9 +161,11 @@ class EMA:
         self.step += 1
         if (self.step - 1) % self.update_every:
             return
-        self.updates += 1
-        count = self.step if self.schedule == "timm" else self.updates
-        weight = 1 - ema_decay(self.schedule, count, self.decay, **self.warmup)
+        weight = 1.0
+        if self.step > self.warmup["update_after_step"]:
+            self.updates += 1
+            count = self.step if self.schedule == "timm" else self.updates
+            weight = 1 - ema_decay(self.schedule, count, self.decay, **self.warmup)
         torch._foreach_lerp_(self.shadow, self.params, weight)
 
     @property
