@@ -84,6 +84,23 @@ def test_own_norms_and_bias_lr():
     assert [group.get("lr") for group in (norm, weight, bias)] == [None, None, [0.1, 0.01]]
 
 
+def test_gamma_and_beta_are_of_a_norm_only_in_a_norm():
+    """In any other cell they are weights, whatever their shapes."""
+    class Affine(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.gamma = Parameter(np.ones(3, np.float32))
+            self.beta = Parameter(np.ones((3, 3), np.float32))
+            self.bias = Parameter(np.ones(3, np.float32))
+
+    for net, prefix in ((Affine(), ""), (nn.SequentialCell(Affine(), nn.LayerNorm((3,))), "0.")):
+        *norms, weight, bias = names_of(param_groups_norm_bias(net, 0.1))
+        assert weight == {f"{prefix}gamma", f"{prefix}beta"}
+        assert bias == {f"{prefix}bias"} | ({"1.beta"} if prefix else set())
+        assert norms == ([{"1.gamma"}] if prefix else [])
+    assert param_groups_norm_bias(Affine(), 0.1)[0]["weight_decay"] == 0.1
+
+
 def test_layers_are_matched_first_to_last():
     """Each layer's rate is layer_decay times that of the next; a list of rates is scaled item by item."""
     net = nn.SequentialCell(*(nn.Dense(3, 3) for _ in range(11)))
@@ -185,10 +202,21 @@ PARAMS = NET.trainable_params()
     (lambda: param_groups_layer_decay(PARAMS, ("*",), -0.1, 0.1), ValueError, r"'lr' must be in \[0, inf\), but got"),
     (lambda: param_groups_layer_decay(PARAMS, ("*",), [0.1, -0.1], 0.1), ValueError, r"'lr\[1\]' must be in"),
     (lambda: param_groups_layer_decay(PARAMS, ("*",), "0.1", 0.1), TypeError, "'lr' must be a number"),
+    (lambda: param_groups_layer_decay(PARAMS, ("*",), [], 0.1), ValueError, "'lr' must be .*, but got an empty list"),
+    (lambda: param_groups_layer_decay(PARAMS, ("*",), np.zeros(0), 0.1), ValueError, "'lr' must be .*, but got an"),
+    (lambda: param_groups_layer_decay(PARAMS, ("*",), nn.ExponentialDecayLR(0.1, 0.9, 4), 0.1), TypeError,
+     "'lr' must be a number or one for each step, but got ExponentialDecayLR"),
     (lambda: param_groups_layer_decay(PARAMS, ("*",), 0.1, float("nan")), ValueError, "'weight_decay' must be in"),
     (lambda: param_groups_layer_decay(PARAMS, ("*",), 0.1, 0.1, 0.0), ValueError, r"'layer_decay' must be in \(0, 1\]"),
     (lambda: param_groups_norm_bias(PARAMS, 0.1), TypeError, "'net' must be a Cell, but got list"),
     (lambda: param_groups_norm_bias(NET, True), TypeError, "'weight_decay' must be a number"),
+    (lambda: param_groups_norm_bias(NET, 0.1, bias_lr=-1), ValueError, r"'bias_lr' must be in \[0, inf\), but got -1"),
+    (lambda: param_groups_norm_bias(NET, 0.1, bias_lr=float("nan")), ValueError, "'bias_lr' must be .*, but got nan"),
+    (lambda: param_groups_norm_bias(NET, 0.1, bias_lr="x"), TypeError, "'bias_lr' must be a number .*, but got 'x'"),
+    (lambda: param_groups_norm_bias(NET, 0.1, bias_lr=True), TypeError, "'bias_lr' must be a number .*, but got True"),
+    (lambda: param_groups_norm_bias(NET, 0.1, bias_lr={}), TypeError, r"'bias_lr' must be a number .*, but got \{\}"),
+    (lambda: param_groups_norm_bias(NET, 0.1, bias_lr=[]), ValueError, "'bias_lr' must be .*, but got an empty list"),
+    (lambda: param_groups_norm_bias(NET, 0.1, bias_lr=[0.1, -0.1]), ValueError, r"'bias_lr\[1\]' must be in"),
     (lambda: param_groups_norm_bias(NET, 0.1, norms=["RMSNorm"]), TypeError, "'norms' must be classes"),
     (lambda: param_groups_norm_bias(NET, 0.1, norms=RMSNorm), TypeError, "'norms' must be classes"),
     (lambda: param_groups_norm_bias(nn.ReLU(), 0.1), ValueError, "'params' must hold a parameter"),
