@@ -54,8 +54,7 @@ def ema_weight(step, decay, warmup, schedule, update_after_step, update_every):
     steps = step - update_after_step
     n = (step - 1) // update_every - (update_after_step - 1) // update_every
     weight = (1 - schedule(n, steps, decay, warmup)).where(steps > 0, 1)
-    due = (step - 1) % update_every == 0
-    return weight.where(due, 0), due
+    return weight, (step - 1) % update_every == 0
 
 
 _average = MultitypeFuncGraph("average")
@@ -63,13 +62,16 @@ _average = MultitypeFuncGraph("average")
 
 @_average.register("Tensor", "Tensor", "Tensor", "Tensor", "Bool")
 def _average_or_copy(weight, due, average, value, copied):
-    """Compute average <- average + weight*(value - average), in float32 unless it is float64; or average <- value."""
+    """Compute average <- average + weight*(value - average), in float32 unless it is float64; or average <- value.
+
+    Where it is not due, the average is not what weight 0 gives: that would be NaN for an infinite value.
+    """
     if copied:
-        new = value.to(average.dtype).where(due, average)
+        new = value.to(average.dtype)
     else:
         dtype = ms.float64 if average.dtype == ms.float64 else ms.float32
         new = lerp(average.to(dtype), value.to(dtype), weight.to(dtype)).to(average.dtype)
-    ops.assign(average, new)
+    ops.assign(average, new.where(due, average))
     return True
 
 

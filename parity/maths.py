@@ -67,9 +67,10 @@ class _Average:
     def step(self, gradients):
         self.inner.step(gradients)
         self.steps = self.steps + 1
-        weight, _ = self.ema.ema_weight(self.steps, self.decay, self.warmup, self.ema.schedule,
-                                        self.ema.update_after_step, self.ema.update_every)
-        self.averages = {name: lerp(self.averages[name], param, weight) for name, param in self.params.items()}
+        weight, due = self.ema.ema_weight(self.steps, self.decay, self.warmup, self.ema.schedule,
+                                          self.ema.update_after_step, self.ema.update_every)
+        self.averages = {name: lerp(average, self.params[name], weight).where(due, average)
+                         for name, average in self.averages.items()}
 
     @property
     def state(self):

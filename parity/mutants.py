@@ -112,7 +112,7 @@ _AVERAGE_MISTAKES = (
     ("yolov5 one step behind", "(-n / 2000)", "((1 - n) / 2000)"),
     ("no bias correction of the zero start", "1 - ((1 - decay) / (1 - decay**n)).where(decay < 1, 1 / n)",
      "decay.where(n > 0, 0)"),
-    ("update_every ignored", "due = (step - 1) % update_every == 0", "due = step > 0"),
+    ("update_every ignored", "return weight, (step - 1) % update_every == 0", "return weight, step > 0"),
     ("one step too late after update_after_step", ".where(steps > 0, 1)", ".where(steps >= 0, 1)"),
     ("update_after_step ignored", "steps = step - update_after_step", "steps = step - 0 * update_after_step"),
 )

@@ -46,6 +46,14 @@ def _zero(rng, shape, step):
     return np.zeros(shape)
 
 
+def _breaking(rng, shape, step):
+    """One infinite element after a while, then a NaN in another unit."""
+    grad = rng.standard_normal(shape)
+    grad[1, 2] = np.inf if step == 20 else grad[1, 2]
+    grad[0, 1] = np.nan if step == 24 else grad[0, 1]
+    return grad
+
+
 def _late(rng, shape, step):
     """Absent from the first step and again later."""
     return None if step in (0, 7) else rng.standard_normal(shape)
@@ -66,6 +74,7 @@ SYNTHETIC: dict[str, tuple[tuple[int, ...], float, Callable]] = {
     "offset": ((1,), 1e-4, _normal),
     "zero.weight": ((5, 7), 0.0, _normal),
     "idle.weight": ((3, 3), 1.0, _zero),
+    "breaking.weight": ((3, 4), 1.0, _breaking),
     "late.bias": ((6,), 1.0, _late),
 }
 
