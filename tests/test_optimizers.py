@@ -5,6 +5,7 @@ import re
 import mindspore as ms
 import numpy as np
 import pytest
+import torch
 from conftest import MODES
 from helpers import (
     GRADS,
@@ -22,7 +23,7 @@ from helpers import (
 )
 from mindspore import Parameter, Tensor, nn
 
-from ms_optim import OPTIMIZERS, SGD
+from ms_optim import OPTIMIZERS, SGD, MomentumAGC
 
 each = pytest.mark.parametrize("name", OPTIMIZERS)
 nan, inf = float("nan"), float("inf")
@@ -265,6 +266,7 @@ INTEGER = Parameter(Tensor(np.zeros(2, np.int32)), name="integer")
     ([*PARAMS, TWIN], "'params' must .* but got .*scale.* more than once"),
     ([*PARAMS, PARAMS[0]], "'params' must .* but got .*a.weight.* more than once"),
     ([{"params": PARAMS}, {"params": PARAMS[:1]}], "'params' must .* but got .*a.weight.* more than once"),
+    ([Parameter(Tensor(np.zeros((0, 2), np.float32)), name="empty")], "'params' must hold no empty .* 'empty'"),
     ([INTEGER], "the dtype of 'integer' must be in .*, but got Int32"),
     ([{"params": [INTEGER]}], "the dtype of 'integer' must be in .*, but got Int32"),
     ([{"params": "scale"}], "'params' of a group must be .*, but got 'scale'"),
@@ -296,16 +298,106 @@ def test_parameters_may_come_from_an_iterator(name, mode):
 
 @each
 def test_gradients_must_fit(name, mode):
-    """A wrong count or shape raises, though the shape could be broadcast, and nothing has moved."""
+    """A wrong count, kind or shape raises, though it could be cast or broadcast, and nothing has moved."""
     optimizer = OPTIMIZERS[name](make_params(), **loud(OPTIMIZERS[name]))
     before = everything(optimizer)
-    with pytest.raises(ValueError, match=f"^For '{name}', 'gradients' must hold 7 .*, but got 6"):
-        optimizer(GRADS[0][1:])
-    with pytest.raises(ValueError, match="each gradient must have the shape of its parameter"):
-        optimizer((GRADS[0][0][:1], *GRADS[0][1:]))
-    with pytest.raises(ValueError, match="each gradient must have the shape of its parameter"):
-        optimizer((*GRADS[0][:3], GRADS[0][2], *GRADS[0][4:]))
+    first, *others = GRADS[0]
+    for wrong, kind, message in [
+        (others, ValueError, "must hold 7 entries.*, but got 6"),
+        ([*GRADS[0], first], ValueError, "must hold 7 entries.*, but got 8"),
+        (first, TypeError, "must be a tuple of .*, but got Tensor"),
+        ([first.asnumpy(), *others], TypeError, "must be a tuple of .*, but got ndarray for 'a.weight'"),
+        ([first.to(ms.complex64), *others], TypeError, "must be a tuple of float .*, but got Complex64 for 'a.weight'"),
+        ([first.to(ms.int32), *others], TypeError, "must be a tuple of float .*, but got Int32 for 'a.weight'"),
+        ([first, others[0].to(ms.bool_), *others[1:]], TypeError, "must be .*, but got Bool for 'b.gamma'"),
+        ([first[:1], *others], ValueError, r"but got \(1, 4\) for 'a.weight' of shape \(3, 4\)"),
+        ([*GRADS[0][:3], others[1], *GRADS[0][4:]], ValueError, r"but got \(\) for 'ema.one' of shape \(1,\)"),
+    ]:
+        with pytest.raises(kind, match=f"^For '{name}', 'gradients' {'' if kind is TypeError else '.*'}{message}"):
+            optimizer(wrong)
     assert_same(everything(optimizer), before)
+
+
+class Step(nn.Cell):
+    """A compiled step of the user's; the Parameters of the optimizer are renamed after the attribute that holds it."""
+
+    def __init__(self, optimizer):
+        super().__init__()
+        self.optimizer = optimizer
+
+    def construct(self, *gradients):
+        """The gradients in a list."""
+        return self.optimizer(list(gradients))
+
+
+@each
+def test_a_cell_may_hold_the_optimizer(name, mode):
+    """It renames the Parameters, and the groups, the state and the table are still theirs; gradients may be a list."""
+    cls = OPTIMIZERS[name]
+    bare, held = (cls(make_params(), **loud(cls)) for _ in range(2))
+    cell = Step(held)
+    assert "optimizer.optimizer.weight_decay" in cell.parameters_dict()
+    numbers = {key: LOUD[key][1] for key in held.param_groups[0] if isinstance(LOUD.get(key, ("",))[0], (float, tuple))
+               and key != "exempt"}
+    assert {"lr", "weight_decay"} < numbers.keys()
+    for grads in GRADS[:2]:
+        bare(grads)
+        cell(*grads)
+        for key, value in numbers.items():
+            for optimizer in (bare, held):
+                optimizer.param_groups[0][key] = value
+                assert optimizer.param_groups[0][key] == value
+    assert [list(row) for row in held.state.values()] == [list(row) for row in bare.state.values()]
+    for mine, expected in zip(outcome(held).values(), outcome(bare).values(), strict=True):
+        np.testing.assert_array_equal(mine, expected, strict=True)
+    told, expected = ([row.split() for row in optimizer.describe().splitlines()] for optimizer in (held, bare))
+    assert [row[0] for row in told[1:]] == [param.name for param in held.parameters]
+    assert [row[1:] for row in told] == [row[1:] for row in expected]
+    if cls is MomentumAGC:
+        assert held.group_clipping_tuple == bare.group_clipping_tuple
+
+
+@each
+@pytest.mark.parametrize("grads", [GRADS[0][1:], (*GRADS[0], GRADS[0][0])], ids=["too few", "too many"])
+def test_the_count_of_gradients_must_fit_in_a_cell(name, mode, grads):
+    """Where no direct call can tell."""
+    cell = Step(OPTIMIZERS[name](make_params(), **loud(OPTIMIZERS[name])))
+    before = everything(cell)
+    with pytest.raises(ValueError, match="'gradients' must hold"):
+        cell(*grads)
+    assert_same(everything(cell), before)
+
+
+TORCHS = [
+    ("SGD", dict(momentum=0.0)),
+    ("SGD", dict(momentum=0.9, maximize=True)),
+    ("SGD", dict(momentum=0.9, nesterov=True)),
+    ("Adam", dict(betas=(0.8, 0.95))),
+    ("Adam", dict(betas=(0.2, 0.95), amsgrad=True)),
+    ("Adam", dict(betas=(0.0, 0.0))),
+    ("AdamW", dict(betas=(0.8, 0.95))),
+    ("AdamW", dict(betas=(0.2, 0.95), amsgrad=True)),
+]
+
+
+@pytest.mark.parametrize(("name", "kwargs"), TORCHS, ids=str)
+def test_after_an_infinite_gradient_it_goes_on_as_torch(name, kwargs, mode):
+    """Whose weight decay of zero leaves an infinite parameter out of it: what is infinite, NaN or neither stays so."""
+    values = np.array([inf, -inf, nan, 1.0, -2.0, 3.0, 0.0], np.float32)
+    start, first = np.full((7, 7), values), np.full((7, 7), values).T
+    grads = [first, *(np.random.default_rng(0).standard_normal((4, 7, 7)).astype(np.float32))]
+    ours, torchs = Parameter(Tensor(start), name="weight"), torch.nn.Parameter(torch.tensor(start))
+    kwargs = {"lr": 0.1, "weight_decay": 0.0, **kwargs}
+    optimizer, reference = OPTIMIZERS[name]([ours], **kwargs), getattr(torch.optim, name)([torchs], **kwargs)
+    for grad in grads:
+        optimizer((Tensor(grad),))
+        torchs.grad = torch.tensor(grad)
+        reference.step()
+        np.testing.assert_allclose(ours.asnumpy(), torchs.detach().numpy(), rtol=1e-5, atol=1e-6)
+        for slot, value in reference.state[torchs].items():
+            if slot != "step":
+                np.testing.assert_allclose(optimizer.state["weight"][slot].asnumpy(), value.numpy(), rtol=1e-5,
+                                           atol=1e-6, err_msg=slot)
 
 
 @pytest.mark.parametrize("name", [name for name, cls in OPTIMIZERS.items() if "nesterov" in arguments_of(cls)])

@@ -7,7 +7,7 @@ import mindspore.dataset as ds
 import numpy as np
 import pytest
 from helpers import assert_same, everything, loud, outcome
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.train import FixedLossScaleManager, LearningRateScheduler, Model
 
 from ms_optim import OPTIMIZERS, restore
@@ -150,9 +150,10 @@ def test_groups_in_a_train_cell(name, mode):
 
 
 @each
-def test_restore_into_a_step_that_has_compiled(name, mode):
-    """`load_param_into_net` would not reach the step; the optimizer goes on from where it was saved."""
-    net, loss, optimizer = make(name)
+@pytest.mark.parametrize("rates", [None, tuple(RATES)], ids=["constant", "listed"])
+def test_restore_into_a_step_that_has_compiled(name, mode, rates):
+    """`load_param_into_net` would not reach the step; every Parameter, whatever it is now, goes on from the saved."""
+    net, loss, optimizer = make(name, **({"lr": list(rates)} if rates else {}))
     gradient = gradient_of(net, loss, optimizer)
 
     @ms.jit
@@ -163,9 +164,25 @@ def test_restore_into_a_step_that_has_compiled(name, mode):
 
     for i, batch in enumerate(batches()):
         if i == 2:
-            saved = {key: Tensor(value) for key, value in everything(optimizer).items()}
+            before = everything(optimizer)
         step(*batch)
-    restore(optimizer, saved)
+    for param in optimizer.get_parameters():
+        ops.assign(param, param + 1)
+    assert all(np.all(value != before[key]) for key, value in everything(optimizer).items())
+    assert restore(optimizer, {key: Tensor(value) for key, value in before.items()}) == []
+    assert_same(everything(optimizer), before)
     for batch in batches()[2:]:
         step(*batch)
-    assert_same(outcome(optimizer), direct(name, mode))
+    assert_same(outcome(optimizer), direct(name, mode, rates))
+
+
+@each
+@pytest.mark.parametrize("value", [None, 1.0, "x", np.zeros(4, np.float32)], ids=repr)
+def test_restore_refuses_what_is_no_tensor(name, value):
+    """And names the parameter; nothing has been written."""
+    optimizer = make(name)[-1]
+    before = everything(optimizer)
+    other = {key: Tensor(kept + 1) for key, kept in before.items()}
+    with pytest.raises(TypeError, match=f"^For 'restore', 'gamma' must be a Tensor, but got {type(value).__name__}"):
+        restore(optimizer, {**other, "gamma": value})
+    assert_same(everything(optimizer), before)
