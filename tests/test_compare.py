@@ -61,6 +61,14 @@ def test_a_reference_that_is_not_finite_must_be_met(traces):
     assert not compare(*traces).passed
 
 
+def test_a_truth_that_is_not_finite_excuses_nothing(traces):
+    """Else it would set a tolerance without end."""
+    ours, single, double = traces
+    double[PARAMETER, "bias"][1][0] = np.nan
+    ours[PARAMETER, "bias"][1][1] += 1
+    assert "finite in float32 and not in float64" in str(compare(ours, single, double))
+
+
 def test_a_missing_key_fails(traces):
     """Ours lacks a slot, or has one too many, or the float64 run lacks one."""
     ours, single, double = traces
