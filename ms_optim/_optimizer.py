@@ -234,8 +234,8 @@ class Optimizer(nn.Optimizer):
         columns = [[number_of(group, name) for group in self.options] for name in names]
         self.hyperparameters = ParameterTuple([float64_parameter(column, f"optimizer.{name}")
                                                for name, column in zip(names, columns)])
-        flags = [name for name in inspect.signature(type(self).update).parameters if is_flag(name)]
-        self.flags = tuple(tuple(flag_of(self.options[i], name, param) for name in flags)
+        self.flag_names = tuple(name for name in inspect.signature(type(self).update).parameters if is_flag(name))
+        self.flags = tuple(tuple(flag_of(self.options[i], name, param) for name in self.flag_names)
                            for param, i in zip(self.parameters, self.group_of))
 
     def _set_slots(self):
@@ -277,7 +277,8 @@ class Optimizer(nn.Optimizer):
         for i, param in enumerate(self.parameters):
             group = groups[self.group_of[i]]
             state = [slot.name for slot, kept in zip(self.tensor_slots, self.slot_table[i]) if kept is not None]
-            values = [flag_of(group, name, param) if is_flag(name) else group[name] for name in arguments]
+            decided = dict(zip(self.flag_names, self.flags[i]))
+            values = [decided[name] if name in decided else group[name] for name in arguments]
             rows.append((param.name, str(self.group_of[i]), str(param.shape), " ".join(state), *map(_short, values)))
         widths = [max(map(len, column)) for column in zip(*rows)]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -97,9 +97,8 @@ class MomentumAGC(Optimizer):
     @property
     def group_clipping_tuple(self) -> tuple[float, ...]:
         """The clipping of each parameter, in the order of `parameters`; 0.0 is none."""
-        groups = self.param_groups
-        return tuple(0.0 if groups[i]["exempt"](param) else groups[i]["clipping"]
-                     for param, i in zip(self.parameters, self.group_of))
+        groups, exempt = self.param_groups, self.flag_names.index("exempt")
+        return tuple(0.0 if flags[exempt] else groups[i]["clipping"] for flags, i in zip(self.flags, self.group_of))
 
     def _refuse_idle_patterns(self):
         """A pattern that matches nothing exempts nothing, and whoever wrote it believes that it does."""
