@@ -211,6 +211,11 @@ class Optimizer(nn.Optimizer):
         self.absent = Tensor(0.0, ms.float32)
         self.reciprocal = Tensor(np.full(len(parameters), 1.0 / loss_scale))
         self.rule = lift(type(self).update, self.need_scale)
+        kept = {id(param) for param in self.get_parameters()}
+        lost = [param.name for param in parameters if id(param) not in kept]
+        if lost:
+            raise ValueError(f"For '{owner}', 'params' must have other names than the optimizer's own Parameters, but got "
+                             f"{lost}.")
 
     def _set_learning_rate(self):
         """Lay out `learning_rate` as the base class does, so that its methods and MindSpore's callbacks find it."""

@@ -289,6 +289,13 @@ def test_bad_parameters_raise(name, params, message):
 
 
 @each
+def test_a_parameter_that_would_be_lost_raises(name):
+    """A Cell keeps its Parameters by name, and "step" is the optimizer's own."""
+    with pytest.raises(ValueError, match=f"For '{name}', 'params' must have other names .*, but got \\['step'\\]"):
+        OPTIMIZERS[name]([Parameter(Tensor(np.ones(3, np.float32)), name="step")])
+
+
+@each
 def test_parameters_may_come_from_an_iterator(name, mode):
     """It is read once, at the top and in a group."""
     cls = OPTIMIZERS[name]
