@@ -1,4 +1,4 @@
-"""The arguments of an optimizer: what each may be, and parameter groups with every argument filled in."""
+"""The arguments of an optimizer: what each may be, parameter groups with every argument filled in, gradients."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -6,7 +6,7 @@ from numbers import Real
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter
+from mindspore import Parameter, Tensor
 
 # What each argument may be, for defaults and groups alike: an interval of numbers, a tuple of choices, or a predicate
 # on parameters, which may be given as patterns of their names.
@@ -190,3 +190,28 @@ def _ordered(owner, order, parameters):
         raise ValueError(f"For '{owner}', 'order_params' must hold each parameter of the groups once, but they differ "
                          f"in {difference}.")
     return ordered
+
+
+def check_gradients(owner: str, gradients, parameters: Iterable[Parameter]) -> tuple[Tensor | None, ...]:
+    """The gradients as a tuple, if there is for each parameter one of its shape, or None.
+
+    Raises:
+        TypeError, ValueError: As `Optimizer` says, naming what does not fit.
+    """
+    if not isinstance(gradients, (tuple, list)):
+        raise TypeError(f"For '{owner}', 'gradients' must be a tuple of float Tensors or None, but got "
+                        f"{type(gradients).__name__}.")
+    if len(gradients) != len(parameters):
+        raise ValueError(f"For '{owner}', 'gradients' must hold {len(parameters)} entries, one for each parameter, but "
+                         f"got {len(gradients)}.")
+    for grad, param in zip(gradients, parameters):
+        if grad is None:
+            continue
+        if not isinstance(grad, Tensor) or grad.dtype not in FLOATS:
+            kind = str(grad.dtype) if isinstance(grad, Tensor) else type(grad).__name__
+            raise TypeError(f"For '{owner}', 'gradients' must be a tuple of float Tensors or None, but got {kind} for "
+                            f"'{param.name}'.")
+        if grad.shape != param.shape:
+            raise ValueError(f"For '{owner}', 'gradients' must have the shapes of the parameters, but got {grad.shape} "
+                             f"for '{param.name}' of shape {param.shape}.")
+    return tuple(gradients)

@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
 
-from ms_optim._arguments import FLOATS, PAIRS, check, flag_of, is_flag, number_of, parse_groups
+from ms_optim._arguments import FLOATS, PAIRS, check, check_gradients, flag_of, is_flag, number_of, parse_groups
 from ms_optim._learning_rate import Constant, float64_parameter, learning_rate_source
 
 Params = Iterable[Parameter] | Iterable[dict]
@@ -21,31 +21,6 @@ def _short(value):
     if isinstance(value, tuple):
         return f"({', '.join(map(_short, value))})"
     return f"{value:g}" if isinstance(value, float) else getattr(value, "cls_name", None) or str(value)
-
-
-def check_gradients(owner: str, gradients, parameters: Iterable[Parameter]) -> tuple[Tensor | None, ...]:
-    """The gradients as a tuple, if there is for each parameter one of its shape, or None.
-
-    Raises:
-        TypeError, ValueError: As `Optimizer` says, naming what does not fit.
-    """
-    if not isinstance(gradients, (tuple, list)):
-        raise TypeError(f"For '{owner}', 'gradients' must be a tuple of float Tensors or None, but got "
-                        f"{type(gradients).__name__}.")
-    if len(gradients) != len(parameters):
-        raise ValueError(f"For '{owner}', 'gradients' must hold {len(parameters)} entries, one for each parameter, but "
-                         f"got {len(gradients)}.")
-    for grad, param in zip(gradients, parameters):
-        if grad is None:
-            continue
-        if not isinstance(grad, Tensor) or grad.dtype not in FLOATS:
-            kind = str(grad.dtype) if isinstance(grad, Tensor) else type(grad).__name__
-            raise TypeError(f"For '{owner}', 'gradients' must be a tuple of float Tensors or None, but got {kind} for "
-                            f"'{param.name}'.")
-        if grad.shape != param.shape:
-            raise ValueError(f"For '{owner}', 'gradients' must have the shapes of the parameters, but got {grad.shape} "
-                             f"for '{param.name}' of shape {param.shape}.")
-    return tuple(gradients)
 
 
 def _clone(param, slot):
@@ -214,7 +189,7 @@ class Optimizer(nn.Optimizer):
         kept = {id(param) for param in self.get_parameters()}
         lost = [param.name for param in parameters if id(param) not in kept]
         if lost:
-            raise ValueError(f"For '{owner}', 'params' must have other names than the optimizer's own Parameters, but got "
+            raise ValueError(f"For '{owner}', 'params' must have other names than what the optimizer keeps, but got "
                              f"{lost}.")
 
     def _set_learning_rate(self):

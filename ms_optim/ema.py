@@ -8,9 +8,9 @@ import mindspore as ms
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
 
-from ms_optim._arguments import FLOATS, check
+from ms_optim._arguments import FLOATS, check, check_gradients
 from ms_optim._math import lerp
-from ms_optim._optimizer import Optimizer, check_gradients
+from ms_optim._optimizer import Optimizer
 
 
 def constant(n, steps, decay, warmup):
