@@ -37,9 +37,9 @@ class Outcome:
         return all(verdict.passed for verdict in self.verdicts.values())
 
 
-def verify(case: Case, problem: Problem, modes: Iterable[str], ours: type | None = None) -> Outcome:
-    """Run the legs on a case, with our optimizer of that name or with the class `ours`."""
-    reference, build = torch_side.factory(case), mindspore_side.factory(case, ours)
+def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
+    """Run the legs on a case."""
+    reference, build = torch_side.factory(case), mindspore_side.factory(case)
     single = torch_side.run(reference, problem, "float32")
     double = torch_side.run(reference, problem, "float64")
     exact = compare_exactly(maths.run(build, problem), double)
