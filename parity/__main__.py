@@ -32,8 +32,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
             near = difflib.get_close_matches(name.lower(), [known.lower() for known in CASES], 1, 0.0)
             nearest = next(known for known in CASES if known.lower() == near[0])
             parser.error(f"unknown optimizer {name!r}; did you mean {nearest!r}? There are {', '.join(CASES)}.")
-    if options.steps < 1:
-        parser.error(f"--steps must be at least 1, but got {options.steps}")
+    if options.steps < 2:  # a gradient is absent from the first step, and without one torch makes no state
+        parser.error(f"--steps must be at least 2, but got {options.steps}")
     if options.report and options.report.exists() and not options.report.is_dir():
         parser.error(f"--report must be a folder, but {str(options.report)!r} is a file")
     options.names = options.names or list(CASES)

@@ -19,7 +19,7 @@ def test_lists_cases(capsys):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["AdmW"], "unknown optimizer 'AdmW'; did you mean 'AdamW'?"),
     (["sgd"], "did you mean 'SGD'?"),
-    (["--steps", "0"], "--steps must be at least 1, but got 0"),
+    (["--steps", "1"], "--steps must be at least 2, but got 1"),
     (["--steps", "many"], "invalid int value: 'many'"),
     (["--mode", "eager"], "invalid choice: 'eager'"),
 ])
