@@ -23,6 +23,15 @@ def _short(value):
     return f"{value:g}" if isinstance(value, float) else getattr(value, "cls_name", None) or str(value)
 
 
+def run_compiled(optimizer: nn.Optimizer, gradients: tuple[Tensor | None, ...]):
+    """Run one compiled step; each pattern of absent gradients compiles once, for which are present is a constant."""
+    present = tuple(grad is not None for grad in gradients)
+    if all(present):
+        return optimizer.compile_and_run(ms.mutable(gradients))
+    absent = Tensor(0.0, ms.float32)
+    return optimizer.compile_and_run(ms.mutable(tuple(absent if grad is None else grad for grad in gradients)), present)
+
+
 def _clone(param, slot):
     state = param.clone(init="zeros")
     state.name = f"{slot}.{param.name}"
@@ -183,7 +192,6 @@ class Optimizer(nn.Optimizer):
         self._set_hyperparameters()
         self._set_slots()
         self.everyone = (True,) * len(parameters)
-        self.absent = Tensor(0.0, ms.float32)
         self.reciprocal = Tensor(np.full(len(parameters), 1.0 / loss_scale))
         self.rule = lift(type(self).update, self.need_scale)
         kept = {id(param) for param in self.get_parameters()}
@@ -265,12 +273,7 @@ class Optimizer(nn.Optimizer):
 
     def __call__(self, gradients):
         """Run one compiled step in both modes; `@jit` would cost four times as much in PYNATIVE."""
-        gradients = check_gradients(type(self).__name__, gradients, self.parameters)
-        present = tuple(grad is not None for grad in gradients)
-        if all(present):
-            return self.compile_and_run(ms.mutable(gradients))
-        gradients = tuple(self.absent if grad is None else grad for grad in gradients)
-        return self.compile_and_run(ms.mutable(gradients), present)
+        return run_compiled(self, check_gradients(type(self).__name__, gradients, self.parameters))
 
     def construct(self, gradients, present=None):
         """One step: the numbers of all parameters first, then the rule on each."""

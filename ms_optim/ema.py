@@ -10,7 +10,7 @@ from mindspore.ops import MultitypeFuncGraph
 
 from ms_optim._arguments import FLOATS, check, check_gradients
 from ms_optim._math import lerp
-from ms_optim._optimizer import Optimizer
+from ms_optim._optimizer import Optimizer, run_compiled
 
 
 def constant(n, steps, decay, warmup):
@@ -239,7 +239,7 @@ class EMA(nn.Optimizer):
         gradients = check_gradients("EMA", gradients, self.parameters)
         if not isinstance(self.optimizer, Optimizer) and any(grad is None for grad in gradients):
             raise ValueError(f"For 'EMA' of '{type(self.optimizer).__name__}', no gradient must be None.")
-        return Optimizer.__call__(self, gradients)
+        return run_compiled(self, gradients)
 
     def construct(self, gradients, present=None):
         """One step of the optimizer, then one of the average."""

@@ -2,17 +2,16 @@
 
 import gc
 
-import mindspore as ms
 import pytest
+
+from parity.mindspore_side import MODES, set_mode
 
 # MindSpore collects garbage whenever it compiles; what is loaded by now need not be looked through each time.
 gc.freeze()
-
-MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
 
 
 @pytest.fixture(params=MODES)
 def mode(request):
     """Run the test in both modes, with the strict syntax that every backend compiles."""
-    ms.set_context(mode=MODES[request.param], jit_syntax_level=ms.STRICT)
+    set_mode(request.param)
     return request.param

@@ -6,7 +6,6 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from conftest import MODES
 from helpers import (
     GRADS,
     LOUD,
@@ -24,6 +23,7 @@ from helpers import (
 from mindspore import Parameter, Tensor, nn
 
 from ms_optim import OPTIMIZERS, SGD, MomentumAGC
+from parity.mindspore_side import MODES, set_mode
 
 each = pytest.mark.parametrize("name", OPTIMIZERS)
 nan, inf = float("nan"), float("inf")
@@ -45,9 +45,9 @@ def stepped(optimizer, grads):
 def test_modes_agree(name):
     """PYNATIVE_MODE gives what GRAPH_MODE gives, and every parameter has moved."""
     runs = []
-    for key, mode in MODES.items():
-        ms.set_context(mode=mode, jit_syntax_level=ms.STRICT)
-        runs.append(baseline(name, key))
+    for mode in MODES:
+        set_mode(mode)
+        runs.append(baseline(name, mode))
     for graph, pynative in zip(*runs):
         assert_same(graph, pynative)
     for param in make_params():
