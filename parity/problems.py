@@ -16,11 +16,6 @@ class Problem:
     initial: dict[str, np.ndarray]
     gradients: list[dict[str, np.ndarray | None]]
 
-    @property
-    def steps(self) -> int:
-        """How many steps there are gradients for."""
-        return len(self.gradients)
-
 
 def _normal(rng, shape, step):
     return rng.standard_normal(shape)
