@@ -2,41 +2,66 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from numbers import Real
+from numbers import Integral, Real
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
-# What each argument may be, for defaults and groups alike: an interval of numbers, a tuple of choices, or a predicate
-# on parameters, which may be given as patterns of their names.
+# What each argument may be, for defaults and groups alike: an interval of numbers, a list of one interval for each of
+# several numbers, a range of ints, a tuple of choices, or a predicate on parameters, which may be given as patterns of
+# their names. Where one optimizer means something else by a name, its own comes before it.
 RANGES = {
+    "Adafactor.eps": ["[0, inf) or None", "[0, inf)"],
+    "adjust_lr_fn": (None, "original", "match_rms_adamw"),
+    "alpha": "[0, inf)",
     "amsgrad": (False, True),
-    "betas": "[0, 1)",
+    "beta2_decay": "(-inf, 0]",
+    "betas": ["[0, 1)", "[0, 1)"],
     "buffer_update": ("average", "copy", "skip"),
+    "centered": (False, True),
     "clip_eps": "[0, inf)",
     "clipping": "[0, inf)",
+    "d": "[1, inf)",
     "dampening": "(-inf, inf)",
     "decay": "[0, 1]",
     "decoupled_weight_decay": (False, True),
     "eps": "[0, inf)",
+    "etas": ["(0, 1)", "(1, inf)"],
     "exempt": "predicate",
     "fused": (None, False),
     "gamma": "(0, inf)",
+    "initial_accumulator_value": "[0, inf)",
+    "lambd": "[0, inf)",
     "loss_scale": "(0, inf)",
     "lr": "[0, inf)",
+    "lr_decay": "[0, inf)",
     "maximize": (False, True),
     "min_decay": "[0, 1]",
     "momentum": "[0, inf)",
+    "momentum_decay": "[0, inf)",
     "nesterov": (False, True),
+    "ns_coefficients": ["(-inf, inf)", "(-inf, inf)", "(-inf, inf)"],
+    "ns_steps": range(100),
     "power": "(0, inf)",
+    "rho": "[0, 1]",
     "schedule": ("averaged_model", "constant", "timm", "torch_ema", "yolov5", "zero_start"),
+    "step_sizes": ["[0, inf)", "[0, inf)"],
+    "t0": "(-inf, inf)",
     "unit": ("output", "squeezed"),
     "weight_decay": "[0, inf)",
 }
-# Arguments that hold several numbers, and the names of these in the signature of `scalars`.
-PAIRS = {"betas": ("beta1", "beta2")}
+# What `scalars` calls the numbers of an argument that holds several.
+MEMBERS = {
+    "betas": ("beta1", "beta2"),
+    "eps": ("eps1", "eps2"),
+    "etas": ("etaminus", "etaplus"),
+    "ns_coefficients": ("ns_a", "ns_b", "ns_c"),
+    "step_sizes": ("step_size_min", "step_size_max"),
+}
 FLOATS = (ms.float16, ms.bfloat16, ms.float32, ms.float64)
+# The gap between 1 and the next number of each of these.
+EPSILONS = dict(zip(FLOATS, (2.0**-10, 2.0**-7, 2.0**-23, 2.0**-52)))
 
 
 class NamePatterns(tuple):
@@ -49,13 +74,13 @@ class NamePatterns(tuple):
 
 
 def check(owner: str, name: str, value):
-    """The value of argument `name` as a float, a tuple of floats, one of its choices or a predicate.
+    """The value of argument `name` as a float, a tuple of floats, an int, one of its choices or a predicate.
 
     Raises:
         TypeError: If the value is of the wrong kind.
-        ValueError: If it is outside RANGES[name].
+        ValueError: If it is outside what RANGES allows.
     """
-    allowed = RANGES[name]
+    allowed = RANGES.get(f"{owner}.{name}") or RANGES[name]
     if isinstance(allowed, tuple):
         if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in allowed):
             kind = ValueError if isinstance(value, type(allowed[-1])) else TypeError
@@ -69,23 +94,32 @@ def check(owner: str, name: str, value):
             raise TypeError(f"For '{owner}', '{name}' must be name patterns or a function of a Parameter, but got "
                             f"{value!r}.")
         return NamePatterns(patterns)
-    if name in PAIRS:
-        length = len(PAIRS[name])
-        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != length:
-            raise TypeError(f"For '{owner}', '{name}' must be {length} numbers in {allowed}, but got {value!r}.")
-        return tuple(number_in(owner, f"{name}[{i}]", item, allowed) for i, item in enumerate(value))
+    if isinstance(allowed, range):
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise TypeError(f"For '{owner}', '{name}' must be an int in [0, {len(allowed)}), but got {value!r}.")
+        if value not in allowed:
+            raise ValueError(f"For '{owner}', '{name}' must be in [0, {len(allowed)}), but got {value!r}.")
+        return int(value)
+    if isinstance(allowed, list):
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != len(allowed):
+            raise TypeError(f"For '{owner}', '{name}' must be {len(allowed)} numbers in {' and '.join(allowed)}, but "
+                            f"got {value!r}.")
+        return tuple(number_in(owner, f"{name}[{i}]", *item) for i, item in enumerate(zip(value, allowed)))
     return number_in(owner, name, value, allowed)
 
 
-def number_in(owner: str, name: str, value, allowed: str) -> float:
-    """The value of argument `name` as a float, if it lies in an interval such as "[0, 1)"."""
+def number_in(owner: str, name: str, value, allowed: str) -> float | None:
+    """The value of argument `name` as a float, if it lies in an interval such as "[0, 1)", or "[0, 1) or None"."""
+    interval, _, optional = allowed.partition(" or ")
+    if optional and value is None:
+        return None
     item = value.item() if getattr(value, "shape", None) == () else value
     if not isinstance(item, Real) or isinstance(item, bool):
         raise TypeError(f"For '{owner}', '{name}' must be a number in {allowed}, but got {value!r}.")
-    low, high = map(float, allowed[1:-1].split(","))
+    low, high = map(float, interval[1:-1].split(","))
     number = float(item)
-    above = number >= low if allowed[0] == "[" else number > low
-    below = number <= high if allowed[-1] == "]" else number < high
+    above = number >= low if interval[0] == "[" else number > low
+    below = number <= high if interval[-1] == "]" else number < high
     if not (above and below):
         raise ValueError(f"For '{owner}', '{name}' must be in {allowed}, but got {value!r}.")
     return number
@@ -93,7 +127,7 @@ def number_in(owner: str, name: str, value, allowed: str) -> float:
 
 def is_flag(name: str) -> bool:
     """Whether an argument is decided at construction, once for each parameter, and not a number that may change."""
-    return name in RANGES and (isinstance(RANGES[name], tuple) or RANGES[name] == "predicate")
+    return isinstance(RANGES.get(name), (range, tuple)) or RANGES.get(name) == "predicate"
 
 
 def flag_of(options: dict, name: str, param: Parameter):
@@ -107,11 +141,20 @@ def flag_of(options: dict, name: str, param: Parameter):
     return bool(answer)
 
 
+def members_of(options: dict, name: str) -> tuple[str, ...]:
+    """What `scalars` calls the numbers of an argument."""
+    return MEMBERS[name] if isinstance(options[name], tuple) else (name,)
+
+
 def number_of(options: dict, name: str) -> float:
-    """The number that `scalars` calls `name`, from the arguments of a group."""
-    for pair, members in PAIRS.items():
+    """The number that `scalars` calls `name`, from the arguments of a group.
+
+    None is the gap of the floats that the group's first parameter holds, as in torch.
+    """
+    for argument, members in MEMBERS.items():
         if name in members:
-            return options[pair][members.index(name)]
+            value = options[argument][members.index(name)]
+            return EPSILONS[options["params"][0].dtype] if value is None else value
     return options[name]
 
 
@@ -170,7 +213,7 @@ def _parse_group(owner, group, defaults):
     for name, default in defaults.items():
         value = group.get(name, default)
         options[name] = value if name == "lr" else check(owner, name, value)
-    if options.get("nesterov") and not (options["momentum"] > 0 and options["dampening"] == 0):
+    if options.get("nesterov") and "dampening" in options and (options["momentum"] == 0 or options["dampening"] != 0):
         raise ValueError(f"For '{owner}', 'nesterov' must be False unless 'momentum' > 0 and 'dampening' is 0, but got "
                          f"'momentum' {options['momentum']} and 'dampening' {options['dampening']}.")
     return options

@@ -10,7 +10,16 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
 
-from ms_optim._arguments import FLOATS, PAIRS, check, check_gradients, flag_of, is_flag, number_of, parse_groups
+from ms_optim._arguments import (
+    FLOATS,
+    check,
+    check_gradients,
+    flag_of,
+    is_flag,
+    members_of,
+    number_of,
+    parse_groups,
+)
 from ms_optim._learning_rate import Constant, float64_parameter, learning_rate_source
 
 Params = Iterable[Parameter] | Iterable[dict]
@@ -32,26 +41,32 @@ def run_compiled(optimizer: nn.Optimizer, gradients: tuple[Tensor | None, ...]):
     return optimizer.compile_and_run(ms.mutable(tuple(absent if grad is None else grad for grad in gradients)), present)
 
 
-def _clone(param, slot):
-    state = param.clone(init="zeros")
-    state.name = f"{slot}.{param.name}"
-    state.requires_grad = False
-    return state
-
-
 @dataclass(frozen=True)
 class Slot:
-    """One kind of state, zero at first: a tensor like each parameter, or one float64 number for each.
+    """One kind of state: a tensor for each parameter, or one float64 number for each.
 
     Args:
         name: torch's key for it in `state_dict()["state"]`.
         when: The argument that must be nonzero or true for a parameter to have this slot; None is always.
-        scalar: Whether it is a number: an entry of a vector over parameters, and not an argument of `update`.
+        scalar: Whether it is a number: an entry of a vector over parameters, which `scalars` reads and writes.
+        init: The argument that the tensor is filled with at first; None is zero.
+        shape: A function from the shape of a parameter to that of its tensor, or to None if it has none.
     """
 
     name: str
     when: str | None = None
     scalar: bool = False
+    init: str | None = None
+    shape: Callable[[tuple[int, ...]], tuple[int, ...] | None] = tuple
+
+    def allocate(self, param: Parameter, options: dict) -> Parameter | None:
+        """The state of a parameter of a group with these arguments, if it has this slot."""
+        shape = self.shape(param.shape)
+        if shape is None or (self.when and not options[self.when]):
+            return None
+        first = options[self.init] if self.init else 0.0
+        return Parameter(Tensor(np.full(shape, first), param.dtype), name=f"{self.name}.{param.name}",
+                         requires_grad=False)
 
 
 @functools.cache
@@ -105,16 +120,15 @@ class ParamGroup(Mapping):
         return len(self._options)
 
     def __getitem__(self, name: str):
-        if name == "params" or is_flag(name) or (name == "lr" and self._scheduled):
+        if name not in self._numbers or (name == "lr" and self._scheduled):
             return self._options[name]
         numbers = [float(parameter.asnumpy()[at]) for parameter, at in self._places(name)]
-        return tuple(numbers) if name in PAIRS else numbers[0]
+        return tuple(numbers) if isinstance(self._options[name], tuple) else numbers[0]
 
     def __setitem__(self, name: str, value):
         owner = type(self._optimizer).__name__
-        live = [key for key in self if key != "params" and not is_flag(key)]
-        if name not in live:
-            raise KeyError(f"For '{owner}', what can be set in a group must be in {live}, but got {name!r}.")
+        if name not in self._numbers:
+            raise KeyError(f"For '{owner}', what can be set in a group must be in {self._numbers}, but got {name!r}.")
         if name == "lr" and self._scheduled:
             raise ValueError(f"For '{owner}', 'lr' of a group on a schedule must not be set, but got {value}.")
         value = check(owner, name, value)
@@ -123,10 +137,17 @@ class ParamGroup(Mapping):
                              f"there is, but got {value} after {self[name]}.")
         if name == "dampening" and value and self["nesterov"]:
             raise ValueError(f"For '{owner}', 'dampening' must be 0 with 'nesterov', but got {value}.")
-        for (parameter, at), number in zip(self._places(name), value if name in PAIRS else (value,)):
+        options = {**self._options, name: value}
+        for (parameter, at), member in zip(self._places(name), members_of(options, name)):
             values = parameter.asnumpy().copy()
-            values[at] = number
+            values[at] = number_of(options, member)
             ops.assign(parameter, Tensor(values))
+
+    @property
+    def _numbers(self):
+        """The arguments that a step reads and that may change."""
+        read = ("lr", *self._optimizer.hyperparameter_names)
+        return [name for name in self if set(members_of(self._options, name)) <= set(read)]
 
     @property
     def _scheduled(self):
@@ -139,14 +160,15 @@ class ParamGroup(Mapping):
             return [(source.learning_rate if isinstance(source, Constant) else source, ())]
         optimizer = self._optimizer
         kept = dict(zip(optimizer.hyperparameter_names, optimizer.hyperparameters))
-        return [(kept[member], self._index) for member in PAIRS.get(name, (name,))]
+        return [(kept[member], self._index) for member in members_of(self._options, name)]
 
 
 class Optimizer(nn.Optimizer):
     """An optimizer made of two pure functions and the state that a subclass declares.
 
-    A subclass sets `scalars` (the numbers of the step, in float64, from `step` and the hyperparameters that its
-    signature names), `update` (the rule for one tensor: parameter, gradient, slots, these numbers, flags) and `slots`.
+    A subclass sets `scalars` (the numbers of the step, in float64, from `step`, the scalar slots, `lr` and the
+    hyperparameters that its signature names; the new scalar slots come first), `update` (the rule for one tensor:
+    parameter, gradient, slots, these numbers, flags) and `slots`.
     Every number is a vector with one entry per parameter, so groups, schedules and live changes never recompile.
 
     Args:
@@ -189,8 +211,8 @@ class Optimizer(nn.Optimizer):
         self.group_index = Tensor(np.array(group_of, np.int32))
         self.is_group = len(groups) > 1
         self._set_learning_rate()
-        self._set_hyperparameters()
         self._set_slots()
+        self._set_hyperparameters()
         self.everyone = (True,) * len(parameters)
         self.reciprocal = Tensor(np.full(len(parameters), 1.0 / loss_scale))
         self.rule = lift(type(self).update, self.need_scale)
@@ -217,7 +239,7 @@ class Optimizer(nn.Optimizer):
 
     def _set_hyperparameters(self):
         """Every number is a float64 Parameter with one entry per group, every flag a constant of each parameter."""
-        names = tuple(inspect.signature(type(self).scalars).parameters)[2:]
+        names = tuple(inspect.signature(type(self).scalars).parameters)[2 + len(self.scalar_state):]
         self.hyperparameter_names = names  # not those of the Parameters, which a Cell around this one may rename
         columns = [[number_of(group, name) for group in self.options] for name in names]
         self.hyperparameters = ParameterTuple([float64_parameter(column, f"optimizer.{name}")
@@ -228,20 +250,28 @@ class Optimizer(nn.Optimizer):
 
     def _set_slots(self):
         """Allocate the state: Parameters, else it would train and never reach a checkpoint."""
-        self.step = float64_parameter(np.zeros(len(self.parameters)), "optimizer.step")
+        count = len(self.parameters)
+        self.step = float64_parameter(np.zeros(count), "optimizer.step")
+        self.scalar_state = ParameterTuple([float64_parameter(np.zeros(count), f"optimizer.{slot.name}")
+                                            for slot in self.slots if slot.scalar and slot.name != "step"])
         self.tensor_slots = tuple(slot for slot in self.slots if not slot.scalar)
         columns = []
         for slot in self.tensor_slots:
-            column = [_clone(param, slot.name) if slot.when is None or self.options[i][slot.when] else None
-                      for param, i in zip(self.parameters, self.group_of)]
+            column = [slot.allocate(param, self.options[i]) for param, i in zip(self.parameters, self.group_of)]
             columns.append(column)
             setattr(self, slot.name, ParameterTuple([state for state in column if state is not None]))
-        self.slot_table = tuple(zip(*columns)) if columns else ((),) * len(self.parameters)
+        self.slot_table = tuple(zip(*columns)) if columns else ((),) * count
+
+    @property
+    def scalar_slots(self) -> dict[str, Parameter]:
+        """The float64 vectors over parameters that torch has as numbers, by name."""
+        kept = iter(self.scalar_state)
+        return {slot.name: self.step if slot.name == "step" else next(kept) for slot in self.slots if slot.scalar}
 
     @property
     def state(self) -> dict[str, dict[str, Tensor]]:
         """The state as torch keys it: by parameter (its name), then by slot."""
-        numbers = {slot.name: getattr(self, slot.name).asnumpy() for slot in self.slots if slot.scalar}
+        numbers = {name: vector.asnumpy() for name, vector in self.scalar_slots.items()}
         return {param.name: {name: Tensor(vector[i]) for name, vector in numbers.items()}
                 | {slot.name: kept for slot, kept in zip(self.tensor_slots, self.slot_table[i]) if kept is not None}
                 for i, param in enumerate(self.parameters)}
@@ -253,9 +283,9 @@ class Optimizer(nn.Optimizer):
 
     @property
     def state_bytes(self) -> int:
-        """The memory of the state: every slot of every parameter, and 8 bytes for each step count."""
+        """The memory of the state: every tensor, and 8 bytes for each number and step count."""
         tensors = [kept for states in self.slot_table for kept in states if kept is not None]
-        return sum(kept.nbytes for kept in [*tensors, self.step])
+        return sum(kept.nbytes for kept in [*tensors, *self.scalar_state, self.step])
 
     def describe(self) -> str:
         """What each parameter got, as a table: its group, shape, state and arguments."""
@@ -281,11 +311,15 @@ class Optimizer(nn.Optimizer):
             raise ValueError("For 'Optimizer', 'gradients' must hold one entry for each parameter.")
         if present is None:
             present = self.everyone
-        step = self.step + Tensor(present)
+        present_now = Tensor(present)
+        step = self.step + present_now
         hyper = ()
         for parameter in self.hyperparameters:
             hyper = (*hyper, parameter.gather(self.group_index, 0))
-        numbers = self.scalars(step, self._learning_rates(), *hyper)
+        numbers = self.scalars(step, *self.scalar_state, self._learning_rates(), *hyper)
+        for kept, new in zip(self.scalar_state, numbers):
+            ops.assign(kept, new.where(present_now, kept))
+        numbers = numbers[len(self.scalar_state):]
         if self.need_scale:
             numbers = (*numbers, self.reciprocal)
         rows = ops.unbind(ops.stack(numbers, 1))
