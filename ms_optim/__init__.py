@@ -1,18 +1,41 @@
 """The optimizers of torch.optim, and those of NFNet, for MindSpore."""
 
+from ms_optim.adadelta import Adadelta
+from ms_optim.adafactor import Adafactor
+from ms_optim.adagrad import Adagrad
 from ms_optim.adam import Adam
+from ms_optim.adamax import Adamax
 from ms_optim.adamw import AdamW
+from ms_optim.asgd import ASGD
 from ms_optim.checkpoint import restore
 from ms_optim.ema import EMA, ParameterEMA
 from ms_optim.momentum_agc import MomentumAGC
+from ms_optim.muon import Muon
+from ms_optim.nadam import NAdam
+from ms_optim.radam import RAdam
+from ms_optim.rmsprop import RMSprop
+from ms_optim.rprop import Rprop
 from ms_optim.sgd import SGD
 
 OPTIMIZERS = {
+    "ASGD": ASGD,
+    "Adadelta": Adadelta,
+    "Adafactor": Adafactor,
+    "Adagrad": Adagrad,
     "Adam": Adam,
     "AdamW": AdamW,
+    "Adamax": Adamax,
     "MomentumAGC": MomentumAGC,
+    "Muon": Muon,
+    "NAdam": NAdam,
+    "RAdam": RAdam,
+    "RMSprop": RMSprop,
+    "Rprop": Rprop,
     "SGD": SGD,
 }
 
-__all__ = ["EMA", "OPTIMIZERS", "SGD", "Adam", "AdamW", "MomentumAGC", "ParameterEMA", "restore"]
+__all__ = [
+    "ASGD", "EMA", "OPTIMIZERS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax",
+    "MomentumAGC", "Muon", "NAdam", "ParameterEMA", "RAdam", "RMSprop", "Rprop", "restore",
+]
 __version__ = "0.1.0"

@@ -12,6 +12,27 @@ def decay_gradient(grad, param, weight_decay):
     return grad + (weight_decay * param).where(weight_decay != 0, 0)
 
 
+def exact(numerator, denominator, like):
+    """A quotient of two ints in the precision of `like`; a Python float would be a float32 in a compiled graph."""
+    return (0 * like + numerator) / denominator
+
+
+def maximum(x, y):
+    """The larger of two numbers, or NaN if one is: MindSpore's own drops a NaN of the first on CPU."""
+    return x.where((x > y) | (x != x), y)
+
+
+def larger(x, y):
+    """The larger of two numbers, or y if x is NaN, as Python's max(y, x) has it."""
+    return x.where(x > y, y)
+
+
+def mean_square(x, axis):
+    """The float64 mean of squares along an axis, which stays, or of all. A float32 sum is off at many elements."""
+    square = x.double() * x.double()
+    return square.mean() if axis is None else square.mean(axis, True)
+
+
 def unit_axes(shape, unit):
     """The axes that one unit of a weight spans; None is the whole tensor.
 

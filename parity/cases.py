@@ -18,6 +18,8 @@ class Case:
         kwargs: The arguments of both.
         groups: fnmatch patterns on parameter names and what the group overrides; the rest is the first group.
         inner: The case whose optimizer this one wraps.
+        rank: How many axes the parameters have that it takes; None is any.
+        noise: What the rule's own rounding may do to the parameters, relative to the largest magnitude.
     """
 
     optimizer: str
@@ -25,6 +27,8 @@ class Case:
     kwargs: dict
     groups: tuple[tuple[str, dict], ...] = ()
     inner: "Case | None" = None
+    rank: int | None = None
+    noise: float = 0.0
 
     def __str__(self) -> str:
         arguments = [str(self.inner)] if self.inner else []
@@ -57,11 +61,40 @@ _MOMENTUM_GRID = (
 )
 _SGD = Case("SGD", "torch.optim.SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True})
 _ADAMW = Case("AdamW", "torch.optim.AdamW", {"lr": 0.05, "betas": (0.8, 0.99), "weight_decay": 0.3})
+def _cases(optimizer, *grid, **options):
+    """The cases of an optimizer that torch has."""
+    return tuple(Case(optimizer, f"torch.optim.{optimizer}", kwargs, **options) for kwargs in grid)
+
+
 CASES: dict[str, tuple[Case, ...]] = {
+    "ASGD": _cases(
+        "ASGD", {},
+        {"lr": 0.1, "lambd": 0.2, "alpha": 0.6, "t0": 8, "weight_decay": 0.1},
+        {"lr": 0.05, "lambd": 0.5, "alpha": 1.5, "t0": 0, "weight_decay": 0.3, "maximize": True},
+    ),
+    "Adadelta": _cases(
+        "Adadelta", {},
+        {"lr": 0.5, "rho": 0.5, "eps": 1e-3, "weight_decay": 0.3},
+        {"lr": 2.0, "rho": 0.99999, "eps": 1e-8, "weight_decay": 0.1, "maximize": True},
+        {"lr": 0.1, "rho": 0.0, "eps": 1e-2},
+    ),
+    "Adafactor": _cases(
+        "Adafactor",
+        {"eps": (1e-7, 1e-3)},  # None is 2**-23 in float32 and 2**-52 in float64: no truth to judge by
+        {"lr": 0.3, "beta2_decay": -0.3, "eps": (1e-2, 0.3), "d": 1.5, "weight_decay": 0.2},
+        {"lr": 0.1, "beta2_decay": -1.0, "eps": (1e-5, 1e-2), "d": 4.0, "weight_decay": 0.6, "maximize": True},
+        {"lr": 0.05, "beta2_decay": 0.0, "eps": (0.0, 0.0), "d": 1.0},
+    ),
+    "Adagrad": _cases(
+        "Adagrad", {},
+        {"lr": 0.1, "lr_decay": 0.2, "initial_accumulator_value": 0.5, "eps": 1e-3, "weight_decay": 0.3},
+        {"lr": 0.5, "lr_decay": 0.01, "eps": 1e-2, "weight_decay": 0.1, "maximize": True},
+    ),
     "Adam": (
         *(Case("Adam", "torch.optim.Adam", kwargs) for kwargs in _ADAM_GRID),
         Case("Adam", "torch.optim.Adam", {"lr": 0.03, "weight_decay": 0.6, "decoupled_weight_decay": True}),
     ),
+    "Adamax": _cases("Adamax", *_ADAM_GRID[:4]),
     "AdamW": (
         *(Case("AdamW", "torch.optim.AdamW", kwargs) for kwargs in _ADAM_GRID),
         Case("AdamW", "torch.optim.AdamW", {"lr": 0.03, "weight_decay": 0.6},
@@ -89,6 +122,36 @@ CASES: dict[str, tuple[Case, ...]] = {
         Case("MomentumAGC", "parity.references.SGDAGC",
              {"lr": 0.1, "momentum": 0.0, "clipping": 2.0, "weight_decay": 0.3, "maximize": True, "unit": "squeezed"},
              groups=(("*.weight", {"clipping": 0.1, "unit": "output"}), ("*.b*", {"clipping": 0.0, "lr": 0.02}))),
+    ),
+    # torch rounds to bfloat16 after each product, in an order of summation that depends on the processor, and a rounding
+    # that falls the other way changes what follows.
+    "Muon": _cases(
+        "Muon", {},
+        {"lr": 0.2, "weight_decay": 0.5, "momentum": 0.8, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"},
+        {"lr": 1.0, "momentum": 0.5, "ns_coefficients": (2.0, -1.5, 0.5), "eps": 1e-3, "ns_steps": 2,
+         "adjust_lr_fn": "original"},
+        rank=2, noise=1e-3,
+    ),
+    "NAdam": _cases(
+        "NAdam", *_ADAM_GRID[:3],
+        # With Adam's lr of 0.1 and beta1 of 0.999 here, torch's float64 run itself multiplies a change of 1e-15 by 500.
+        {"lr": 0.02, "betas": (0.9, 0.95), "eps": 1e-12, "weight_decay": 0.3, "maximize": True},
+        {"lr": 0.03, "momentum_decay": 0.3, "weight_decay": 0.6, "decoupled_weight_decay": True},
+    ),
+    "RAdam": _cases(
+        "RAdam", *_ADAM_GRID[:4],
+        {"lr": 0.03, "betas": (0.5, 0.9), "weight_decay": 0.6, "decoupled_weight_decay": True},
+    ),
+    "RMSprop": _cases(
+        "RMSprop", {},
+        {"lr": 0.05, "alpha": 0.5, "eps": 1e-3, "weight_decay": 0.3, "momentum": 0.9},
+        {"lr": 0.02, "alpha": 0.9, "eps": 1e-2, "weight_decay": 0.1, "centered": True, "maximize": True},
+        {"lr": 0.01, "alpha": 0.99999, "eps": 1e-4, "momentum": 0.5, "centered": True},
+    ),
+    "Rprop": _cases(
+        "Rprop", {},
+        {"lr": 0.5, "etas": (0.3, 1.7), "step_sizes": (1e-2, 2.0)},
+        {"lr": 0.1, "etas": (0.9, 1.1), "step_sizes": (0.05, 0.3), "maximize": True},
     ),
     "SGD": (
         Case("SGD", "torch.optim.SGD", {}),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from parity.trace import Trace
+from parity.trace import PARAMETER, Trace
 
 # A run may be this many times as far from the truth as the reference is. Correct rules score about 1, up to 2; rules
 # that are wrong in meaning score 50 and more.
@@ -107,7 +107,7 @@ def structure(ours: Trace, reference: Trace, dtypes: bool = True) -> list[str]:
     return found
 
 
-def compare(ours: Trace, single: Trace, double: Trace, ratio: float = RATIO) -> Verdict:
+def compare(ours: Trace, single: Trace, double: Trace, ratio: float = RATIO, noise: float = 0.0) -> Verdict:
     """Judge a run by the reference's own error.
 
     Args:
@@ -116,13 +116,16 @@ def compare(ours: Trace, single: Trace, double: Trace, ratio: float = RATIO) -> 
             ours is measured by.
         double: The reference in float64.
         ratio: How many times that error is still correct.
+        noise: What a rule that rounds on its own may do to the parameters, relative to the largest magnitude.
     """
     problems = [*structure(ours, single), *structure(double, single, dtypes=False)]
     if problems:
         return Verdict(problems=tuple(problems))
     truth = {key: _truth(single[key], double[key]) for key in single}
     reference = {key: errors(single[key], truth[key], np.float32) for key in single}
-    budget = {kind: max(1.0, _worst(reference[key] for key in keys)) for kind, keys in _by_kind(single).items()}
+    least = {PARAMETER: max(1.0, noise / np.finfo(np.float32).eps)}
+    budget = {kind: max(least.get(kind, 1.0), _worst(reference[key] for key in keys))
+              for kind, keys in _by_kind(single).items()}
     problems = [f"{kind}: the reference is finite in float32 and not in float64" for kind, allowed in budget.items()
                 if not np.isfinite(allowed)]
     if problems:
@@ -131,13 +134,17 @@ def compare(ours: Trace, single: Trace, double: Trace, ratio: float = RATIO) -> 
                   ratio)
 
 
-def compare_exactly(ours: Trace, reference: Trace, relative: float = RELATIVE) -> Verdict:
-    """Judge a float64 run by another: equal to `relative` of the largest magnitude that a tensor has had."""
+def compare_exactly(ours: Trace, reference: Trace, noise: float = 0.0) -> Verdict:
+    """Judge a float64 run by another: equal to RELATIVE of the largest magnitude that a tensor has had.
+
+    Where that is more, the parameters of a rule that rounds on its own are equal to `noise`.
+    """
     problems = structure(ours, reference)
     if problems:
         return Verdict(problems=tuple(problems))
     off = {key: errors(ours[key], reference[key], np.float64) for key in reference}
-    budget = dict.fromkeys(_by_kind(reference), relative / np.finfo(np.float64).eps)
+    budget = {kind: (max(RELATIVE, noise) if kind == PARAMETER else RELATIVE) / np.finfo(np.float64).eps
+              for kind in _by_kind(reference)}
     return _judge(ours, reference, off, {}, budget, 1.0)
 
 

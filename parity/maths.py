@@ -28,16 +28,20 @@ class _Rule:
         self.optimizer = optimizer
         self.names = [param.name for param in optimizer.parameters]
         self.params = {name: torch.tensor(problem.initial[name], dtype=torch.float64) for name in self.names}
-        self.slots = {name: tuple(None if kept is None else torch.zeros(kept.shape) for kept in row)
-                      for name, row in zip(self.names, optimizer.slot_table)}
+        self.slots = {name: tuple(None if kept is None else torch.tensor(kept.asnumpy(), dtype=torch.float64)
+                                  for kept in row) for name, row in zip(self.names, optimizer.slot_table)}
+        self.numbers = {name: torch.zeros(len(self.names)) for name in optimizer.scalar_slots if name != "step"}
         self.hyper = [torch.tensor(values.asnumpy()[optimizer.group_of]) for values in optimizer.hyperparameters]
         self.rates = torch.tensor([optimizer.param_groups[i]["lr"] for i in optimizer.group_of])
         self.steps = torch.zeros(len(self.names))
 
     def step(self, gradients):
-        self.steps = self.steps + torch.tensor([float(gradients[name] is not None) for name in self.names])
-        numbers = torch.stack(self.optimizer.scalars(self.steps, self.rates, *self.hyper), 1)
-        for name, row, flags in zip(self.names, numbers, self.optimizer.flags):
+        present = torch.tensor([gradients[name] is not None for name in self.names])
+        self.steps = self.steps + present
+        numbers = self.optimizer.scalars(self.steps, *self.numbers.values(), self.rates, *self.hyper)
+        self.numbers = {name: new.where(present, old) for (name, old), new in zip(self.numbers.items(), numbers)}
+        rows = torch.stack(numbers[len(self.numbers):], 1)
+        for name, row, flags in zip(self.names, rows, self.optimizer.flags):
             if gradients[name] is not None:
                 grad = torch.tensor(gradients[name], dtype=torch.float64)
                 self.params[name], self.slots[name] = self.optimizer.update(self.params[name], grad, self.slots[name],
@@ -45,10 +49,10 @@ class _Rule:
 
     @property
     def state(self):
-        numbers = [slot.name for slot in self.optimizer.slots if slot.scalar]
+        numbers = {"step": self.steps, **self.numbers}
         return {name: {slot.name: kept for slot, kept in zip(self.optimizer.tensor_slots, self.slots[name])
-                       if kept is not None} | dict.fromkeys(numbers, step)
-                for name, step in zip(self.names, self.steps)}
+                       if kept is not None} | {number: numbers[number][i] for number in self.optimizer.scalar_slots}
+                for i, name in enumerate(self.names)}
 
 
 class _Average:

@@ -16,6 +16,12 @@ class Problem:
     initial: dict[str, np.ndarray]
     gradients: list[dict[str, np.ndarray | None]]
 
+    def of_rank(self, rank: int | None) -> "Problem":
+        """The problem without the parameters that have not this many axes; None is all."""
+        names = [name for name, value in self.initial.items() if rank in (None, value.ndim)]
+        return Problem(self.name, {name: self.initial[name] for name in names},
+                       [{name: gradients[name] for name in names} for gradients in self.gradients])
+
 
 def _normal(rng, shape, step):
     return rng.standard_normal(shape)

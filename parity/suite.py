@@ -39,11 +39,13 @@ class Outcome:
 
 def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
     """Run the legs on a case."""
+    problem = problem.of_rank(case.rank)
     reference, build = torch_side.factory(case), mindspore_side.factory(case)
     single = torch_side.run(reference, problem, "float32")
     double = torch_side.run(reference, problem, "float64")
-    exact = compare_exactly(maths.run(build, problem), double)
-    verdicts = {mode: compare(mindspore_side.run(build, problem, mode), single, double) for mode in modes}
+    exact = compare_exactly(maths.run(build, problem), double, case.noise)
+    verdicts = {mode: compare(mindspore_side.run(build, problem, mode), single, double, noise=case.noise)
+                for mode in modes}
     return Outcome(case, problem.name, exact, verdicts)
 
 

@@ -1,0 +1,72 @@
+"""Adadelta (Zeiler 2012, "ADADELTA: An Adaptive Learning Rate Method")."""
+
+from ms_optim._learning_rate import LearningRate
+from ms_optim._math import decay_gradient
+from ms_optim._optimizer import Optimizer, Params, Slot
+
+
+def adadelta_scalars(step, lr, rho, eps, weight_decay):
+    """The step's numbers."""
+    return lr, rho, 1 - rho, eps, weight_decay
+
+
+def adadelta(param, grad, slots, lr, rho, take, eps, weight_decay, maximize):
+    """Compute delta <- sqrt(acc_delta + eps) / sqrt(square_avg + eps) * grad; param <- param - lr*delta."""
+    square_avg, acc_delta = slots
+    grad = -grad if maximize else grad
+    grad = decay_gradient(grad, param, weight_decay)
+    square_avg = rho * square_avg + take * grad * grad
+    delta = (acc_delta + eps).sqrt() / (square_avg + eps).sqrt() * grad
+    acc_delta = rho * acc_delta + take * delta * delta
+    return param - lr * delta, (square_avg, acc_delta)
+
+
+class Adadelta(Optimizer):
+    """Adadelta, as `torch.optim.Adadelta` (2.13) computes it.
+
+    State: `square_avg` and `acc_delta`, twice the parameters.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
+            order in which the gradients come.
+        lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
+            Tensor has one for each step and holds its last. Default: ``1.0`` .
+        rho (float): The decay of both averages, of squared gradients and of squared steps, in [0, 1].
+            Default: ``0.9`` .
+        eps (float): Added to both averages inside their roots, in [0, inf). Default: ``1e-6`` .
+        weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
+        maximize (bool): Ascend instead of descend. Default: ``False`` .
+        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
+          In a direct call an entry may be None: that parameter, its state and its step stand still.
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of its range, a group has a key that is not an argument, a
+            parameter occurs twice, or the gradients do not fit the parameters.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import ms_optim
+        >>> from mindspore import nn
+        >>> net = nn.Dense(2, 3)
+        >>> optimizer = ms_optim.Adadelta(net.trainable_params(), rho=0.95)
+    """
+
+    scalars, update = adadelta_scalars, adadelta
+    slots = (Slot("step", scalar=True), Slot("square_avg"), Slot("acc_delta"))
+
+    def __init__(self, params: Params, lr: LearningRate = 1.0, rho: float = 0.9, eps: float = 1e-6,
+                 weight_decay: float = 0.0, *, maximize: bool = False, fused: bool | None = None,
+                 loss_scale: float = 1.0):
+        defaults = dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, maximize=maximize)
+        super().__init__(params, defaults, loss_scale, fused)

@@ -1,0 +1,104 @@
+"""Adafactor (Shazeer and Stern 2018, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost")."""
+
+from ms_optim._learning_rate import LearningRate
+from ms_optim._math import larger, lerp, mean_square
+from ms_optim._optimizer import Optimizer, Params, Slot
+
+
+def row_shape(shape):
+    """The shape of a matrix, or a stack of them, without its columns; of a vector None."""
+    return (*shape[:-1], 1) if len(shape) > 1 else None
+
+
+def column_shape(shape):
+    """The shape of a matrix, or a stack of them, without its rows; of a vector None."""
+    return (*shape[:-2], 1, shape[-1]) if len(shape) > 1 else None
+
+
+def vector_shape(shape):
+    """The shape of a vector or scalar; of a matrix None."""
+    return shape if len(shape) < 2 else None
+
+
+def adafactor_scalars(step, lr, beta2_decay, eps1, eps2, d, weight_decay):
+    """The step's numbers."""
+    limit = 1 / step.sqrt()
+    return 1 - lr * weight_decay, step**beta2_decay, lr.where(lr < limit, limit), eps1, eps1 * eps1, eps2, d
+
+
+def adafactor(param, grad, slots, keep, take, rho, eps1, eps1_square, eps2, d, maximize):
+    """Compute u <- grad/sqrt(v); param <- (1 - lr*weight_decay)*param - max(eps2, rms(param))*rho*u / max(1, rms(u)/d).
+
+    v is the mean square of the gradient: of a matrix, the product of those of its rows and of its columns over their
+    mean. Means are taken in float64.
+    """
+    row_var, col_var, variance = slots
+    grad = -grad if maximize else grad
+    alpha = larger(mean_square(param, None).sqrt().to(param.dtype), eps2) * rho
+    if variance is None:
+        row_var = lerp(row_var, mean_square(grad, -1).to(grad.dtype), take)
+        col_var = lerp(col_var, mean_square(grad, -2).to(grad.dtype), take)
+        mean = row_var.double().mean(-2, True).to(grad.dtype)
+        estimate = row_var * col_var / eps1.where(mean < eps1, mean)
+    else:
+        estimate = variance = lerp(variance, grad * grad, take)
+    update = grad / eps1_square.where(estimate < eps1_square, estimate).sqrt()
+    rms = mean_square(update, None).sqrt().to(grad.dtype)
+    param = param * keep - alpha / larger(rms / d, 1 + 0 * d) * update
+    return param, (row_var, col_var, variance)
+
+
+class Adafactor(Optimizer):
+    """Adafactor, whose second moments cost next to nothing, as `torch.optim.Adafactor` (2.13) computes it.
+
+    State: of a matrix its rows and columns, `row_var` and `col_var` (the last two axes; any others are a stack of
+    matrices); of a vector or scalar `variance`, once the parameter.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
+            order in which the gradients come.
+        lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
+            Tensor has one for each step and holds its last. Default: ``1e-2`` .
+        beta2_decay (float): The second moments take step ** beta2_decay of the new gradient, in (-inf, 0].
+            Default: ``-0.8`` .
+        eps (tuple[Union[None, float], float]): The floor of the root of the second moment, and that of the parameter's
+            root mean square, in [0, inf). None is the machine epsilon of the group's first parameter.
+            Default: ``(None, 1e-3)`` .
+        d (float): The largest root mean square of an update, before the learning rate, in [1, inf). Default: ``1.0`` .
+        weight_decay (float): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf). Default: ``0.0`` .
+        maximize (bool): Ascend instead of descend. Default: ``False`` .
+        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
+          In a direct call an entry may be None: that parameter, its state and its step stand still.
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of its range, a group has a key that is not an argument, a
+            parameter occurs twice, or the gradients do not fit the parameters.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import ms_optim
+        >>> from mindspore import nn
+        >>> net = nn.Dense(2, 3)
+        >>> optimizer = ms_optim.Adafactor(net.trainable_params(), lr=1e-2, weight_decay=0.1)
+    """
+
+    scalars, update = adafactor_scalars, adafactor
+    slots = (Slot("step", scalar=True), Slot("row_var", shape=row_shape), Slot("col_var", shape=column_shape),
+             Slot("variance", shape=vector_shape))
+
+    def __init__(self, params: Params, lr: LearningRate = 1e-2, beta2_decay: float = -0.8,
+                 eps: tuple[float | None, float] = (None, 1e-3), d: float = 1.0, weight_decay: float = 0.0, *,
+                 maximize: bool = False, fused: bool | None = None, loss_scale: float = 1.0):
+        defaults = dict(lr=lr, beta2_decay=beta2_decay, eps=eps, d=d, weight_decay=weight_decay, maximize=maximize)
+        super().__init__(params, defaults, loss_scale, fused)

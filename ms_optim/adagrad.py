@@ -1,0 +1,71 @@
+"""Adagrad (Duchi et al. 2011, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization")."""
+
+from ms_optim._learning_rate import LearningRate
+from ms_optim._math import decay_gradient
+from ms_optim._optimizer import Optimizer, Params, Slot
+
+
+def adagrad_scalars(step, lr, lr_decay, weight_decay, eps):
+    """The step's numbers."""
+    return lr / (1 + (step - 1) * lr_decay), weight_decay, eps
+
+
+def adagrad(param, grad, slots, step_size, weight_decay, eps, maximize):
+    """Compute sum <- sum + grad^2; param <- param - lr/(1 + (t-1)*lr_decay) * grad / (sqrt(sum) + eps)."""
+    (total,) = slots
+    grad = -grad if maximize else grad
+    grad = decay_gradient(grad, param, weight_decay)
+    total = total + grad * grad
+    return param - step_size * grad / (total.sqrt() + eps), (total,)
+
+
+class Adagrad(Optimizer):
+    """Adagrad, as `torch.optim.Adagrad` (2.13) computes it.
+
+    State: `sum`, once the parameters.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
+            order in which the gradients come.
+        lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
+            Tensor has one for each step and holds its last. Default: ``1e-2`` .
+        lr_decay (float): The learning rate is divided by 1 + (step - 1) * lr_decay, in [0, inf). Default: ``0.0`` .
+        weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
+        initial_accumulator_value (float): What `sum` starts at, in [0, inf). Default: ``0.0`` .
+        eps (float): Added to the root of the sum of squares, in [0, inf). Default: ``1e-10`` .
+        maximize (bool): Ascend instead of descend. Default: ``False`` .
+        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
+          In a direct call an entry may be None: that parameter, its state and its step stand still.
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of its range, a group has a key that is not an argument, a
+            parameter occurs twice, or the gradients do not fit the parameters.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import ms_optim
+        >>> from mindspore import nn
+        >>> net = nn.Dense(2, 3)
+        >>> optimizer = ms_optim.Adagrad(net.trainable_params(), lr=1e-2, lr_decay=1e-4)
+    """
+
+    scalars, update = adagrad_scalars, adagrad
+    slots = (Slot("step", scalar=True), Slot("sum", init="initial_accumulator_value"))
+
+    def __init__(self, params: Params, lr: LearningRate = 1e-2, lr_decay: float = 0.0, weight_decay: float = 0.0,
+                 initial_accumulator_value: float = 0.0, eps: float = 1e-10, *, maximize: bool = False,
+                 fused: bool | None = None, loss_scale: float = 1.0):
+        defaults = dict(lr=lr, lr_decay=lr_decay, weight_decay=weight_decay,
+                        initial_accumulator_value=initial_accumulator_value, eps=eps, maximize=maximize)
+        super().__init__(params, defaults, loss_scale, fused)

@@ -1,0 +1,71 @@
+"""Adamax (Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization", section 7.1)."""
+
+from ms_optim._learning_rate import LearningRate
+from ms_optim._math import decay_gradient, lerp, maximum
+from ms_optim._optimizer import Optimizer, Params, Slot
+
+
+def adamax_scalars(step, lr, beta1, beta2, eps, weight_decay):
+    """The step's numbers."""
+    return lr / (1 - beta1**step), 1 - beta1, beta2, eps, weight_decay
+
+
+def adamax(param, grad, slots, step_size, take, beta2, eps, weight_decay, maximize):
+    """Compute exp_inf <- max(beta2*exp_inf, |grad| + eps); param <- param - lr*m_hat / exp_inf."""
+    exp_avg, exp_inf = slots
+    grad = -grad if maximize else grad
+    grad = decay_gradient(grad, param, weight_decay)
+    exp_avg = lerp(exp_avg, grad, take)
+    exp_inf = maximum(beta2 * exp_inf, grad.abs() + eps)
+    return param - step_size * exp_avg / exp_inf, (exp_avg, exp_inf)
+
+
+class Adamax(Optimizer):
+    """Adamax, Adam with the infinity norm, as `torch.optim.Adamax` (2.13) computes it.
+
+    State: `exp_avg` and `exp_inf`, twice the parameters.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
+            order in which the gradients come.
+        lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
+            Tensor has one for each step and holds its last. Default: ``2e-3`` .
+        betas (tuple[float, float]): The decays of the first moment and of the norm, in [0, 1).
+            Default: ``(0.9, 0.999)`` .
+        eps (float): Added to the magnitude of the gradient, in [0, inf). Default: ``1e-8`` .
+        weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
+        maximize (bool): Ascend instead of descend. Default: ``False`` .
+        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
+          In a direct call an entry may be None: that parameter, its state and its step stand still.
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of its range, a group has a key that is not an argument, a
+            parameter occurs twice, or the gradients do not fit the parameters.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import ms_optim
+        >>> from mindspore import nn
+        >>> net = nn.Dense(2, 3)
+        >>> optimizer = ms_optim.Adamax(net.trainable_params(), betas=(0.9, 0.99))
+    """
+
+    scalars, update = adamax_scalars, adamax
+    slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_inf"))
+
+    def __init__(self, params: Params, lr: LearningRate = 2e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0, *, maximize: bool = False, fused: bool | None = None,
+                 loss_scale: float = 1.0):
+        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, maximize=maximize)
+        super().__init__(params, defaults, loss_scale, fused)

@@ -1,0 +1,107 @@
+"""Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks")."""
+
+from ms_optim._learning_rate import LearningRate
+from ms_optim._math import exact, lerp
+from ms_optim._optimizer import Optimizer, Params, Slot
+
+
+def rounded(x):
+    """The nearest bfloat16 numbers, as numbers of x's own dtype: not every device multiplies bfloat16 matrices."""
+    return x.bfloat16().to(x.dtype)
+
+
+def orthogonalized(x, a, b, c, eps, steps):
+    """A matrix with the singular vectors of x and singular values near 1, by a quintic Newton-Schulz iteration.
+
+    It is rounded to bfloat16 wherever torch's is.
+    """
+    tall = x.shape[0] > x.shape[1]
+    x = rounded(x.mT if tall else x)
+    norm = rounded((x.double() * x.double()).sum().sqrt().to(x.dtype))
+    x = rounded(x / rounded(eps).where(norm < eps, norm))
+    for _ in range(steps):
+        gram = rounded(x @ x.mT)
+        x = rounded(a * x + rounded(b * gram + c * (gram @ gram)) @ x)
+    return x.mT if tall else x
+
+
+def muon_scalars(step, lr, weight_decay, momentum, ns_a, ns_b, ns_c, eps):
+    """The step's numbers."""
+    return lr, 1 - lr * weight_decay, momentum, 1 - momentum, ns_a, ns_b, ns_c, eps
+
+
+def muon(param, grad, slots, lr, keep, momentum, take, ns_a, ns_b, ns_c, eps, nesterov, ns_steps, adjust_lr_fn):
+    """Compute buf <- lerp(buf, grad, 1-momentum); param <- (1 - lr*weight_decay)*param - lr*ratio*orthogonalized."""
+    (momentum_buffer,) = slots
+    momentum_buffer = lerp(momentum_buffer, grad, take)
+    update = lerp(grad, momentum_buffer, momentum) if nesterov else momentum_buffer
+    update = orthogonalized(update, ns_a, ns_b, ns_c, eps, ns_steps)
+    rows, columns = param.shape
+    if adjust_lr_fn == "match_rms_adamw":
+        ratio = exact(max(rows, columns), 25, lr).sqrt()
+    else:
+        ratio = exact(max(rows, columns), columns, lr).sqrt()
+    return param * keep - lr * ratio * update, (momentum_buffer,)
+
+
+class Muon(Optimizer):
+    """Momentum whose matrices are orthogonalized, as `torch.optim.Muon` (2.13) computes it.
+
+    It is for the matrices of hidden layers; embeddings, the output layer, biases and gains belong to another optimizer,
+    such as AdamW. State: `momentum_buffer`, once the parameters.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
+            order in which the gradients come.
+        lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
+            Tensor has one for each step and holds its last. Default: ``1e-3`` .
+        weight_decay (float): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf). Default: ``0.1`` .
+        momentum (float): How much of the last step's buffer is kept, in [0, inf). Default: ``0.95`` .
+        nesterov (bool): Use Nesterov's momentum. Default: ``True`` .
+        ns_coefficients (tuple[float, float, float]): Those of the Newton-Schulz iteration.
+            Default: ``(3.4445, -4.775, 2.0315)`` .
+        eps (float): The floor of the norm that a matrix is divided by, in [0, inf). Default: ``1e-7`` .
+        ns_steps (int): How often the iteration is repeated, in [0, 100). Default: ``5`` .
+        adjust_lr_fn (Union[None, str]): "original" scales the learning rate by sqrt(max(1, rows/columns));
+            "match_rms_adamw" by 0.2*sqrt(max(rows, columns)), so that rates tuned for AdamW fit. None is "original".
+            Default: ``None`` .
+        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
+          In a direct call an entry may be None: that parameter, its state and its step stand still.
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of its range, a group has a key that is not an argument, a
+            parameter occurs twice, or the gradients do not fit the parameters.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import ms_optim
+        >>> from mindspore import nn
+        >>> net = nn.Dense(2, 3)
+        >>> optimizer = ms_optim.Muon([net.weight], lr=0.02)
+    """
+
+    scalars, update = muon_scalars, muon
+    slots = (Slot("momentum_buffer"),)
+
+    def __init__(self, params: Params, lr: LearningRate = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95,
+                 nesterov: bool = True, ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+                 eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None, *, fused: bool | None = None,
+                 loss_scale: float = 1.0):
+        defaults = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov,
+                        ns_coefficients=ns_coefficients, eps=eps, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn)
+        super().__init__(params, defaults, loss_scale, fused)
+        for param in self.parameters:
+            if param.ndim != 2:
+                raise ValueError(f"For 'Muon', 'params' must be matrices, but got '{param.name}' of shape "
+                                 f"{param.shape}.")

@@ -1,0 +1,86 @@
+"""NAdam (Dozat 2016, "Incorporating Nesterov Momentum into Adam")."""
+
+from ms_optim._learning_rate import LearningRate
+from ms_optim._math import decay_gradient, exact, lerp
+from ms_optim._optimizer import Optimizer, Params, Slot
+
+
+def nadam_scalars(step, mu_product, lr, beta1, beta2, eps, weight_decay, momentum_decay):
+    """The step's numbers; mu_product is the product of the momentums so far."""
+    base = exact(24, 25, step)
+    mu = beta1 * (1 - base ** (step * momentum_decay) / 2)
+    mu_next = beta1 * (1 - base ** ((step + 1) * momentum_decay) / 2)
+    mu_product = mu_product.where(step > 1, 1) * mu
+    return (mu_product, 1 - lr * weight_decay, weight_decay, 1 - beta1, beta2, 1 - beta2, 1 - beta2**step, eps,
+            lr * (1 - mu) / (1 - mu_product), lr * mu_next / (1 - mu_product * mu_next))
+
+
+def nadam(param, grad, slots, keep, weight_decay, take1, beta2, take2, correction2, eps, grad_size, momentum_size,
+          decoupled_weight_decay, maximize):
+    """Compute param <- param - lr*((1-mu)/(1-mu_product)*grad + mu_next/(1-next product)*m) / (sqrt(v_hat) + eps)."""
+    exp_avg, exp_avg_sq = slots
+    grad = -grad if maximize else grad
+    if decoupled_weight_decay:
+        param = param * keep
+    else:
+        grad = decay_gradient(grad, param, weight_decay)
+    exp_avg = lerp(exp_avg, grad, take1)
+    exp_avg_sq = beta2 * exp_avg_sq + take2 * grad * grad
+    denominator = (exp_avg_sq / correction2).sqrt() + eps
+    param = param - grad_size * grad / denominator
+    return param - momentum_size * exp_avg / denominator, (exp_avg, exp_avg_sq)
+
+
+class NAdam(Optimizer):
+    """Adam with Nesterov momentum, as `torch.optim.NAdam` (2.13) computes it.
+
+    State: `exp_avg` and `exp_avg_sq`, twice the parameters.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
+            order in which the gradients come.
+        lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
+            Tensor has one for each step and holds its last. Default: ``2e-3`` .
+        betas (tuple[float, float]): The decays of the two moments, in [0, 1). Default: ``(0.9, 0.999)`` .
+        eps (float): Added to the root of the corrected second moment, in [0, inf). Default: ``1e-8`` .
+        weight_decay (float): The L2 penalty, added to the gradient; if decoupled, each step scales the parameters by
+            1 - lr * weight_decay. In [0, inf). Default: ``0.0`` .
+        momentum_decay (float): How fast the momentum grows to betas[0], in [0, inf). Default: ``4e-3`` .
+        decoupled_weight_decay (bool): Decay the parameters, as AdamW does, and not the gradient. Default: ``False`` .
+        maximize (bool): Ascend instead of descend. Default: ``False`` .
+        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
+          In a direct call an entry may be None: that parameter, its state and its step stand still.
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of its range, a group has a key that is not an argument, a
+            parameter occurs twice, or the gradients do not fit the parameters.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import ms_optim
+        >>> from mindspore import nn
+        >>> net = nn.Dense(2, 3)
+        >>> optimizer = ms_optim.NAdam(net.trainable_params(), lr=2e-3, betas=(0.9, 0.99))
+    """
+
+    scalars, update = nadam_scalars, nadam
+    slots = (Slot("step", scalar=True), Slot("mu_product", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"))
+
+    def __init__(self, params: Params, lr: LearningRate = 2e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0, momentum_decay: float = 4e-3,
+                 decoupled_weight_decay: bool = False, *, maximize: bool = False, fused: bool | None = None,
+                 loss_scale: float = 1.0):
+        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay,
+                        decoupled_weight_decay=decoupled_weight_decay, maximize=maximize)
+        super().__init__(params, defaults, loss_scale, fused)

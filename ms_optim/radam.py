@@ -1,0 +1,85 @@
+"""RAdam (Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond")."""
+
+from ms_optim._learning_rate import LearningRate
+from ms_optim._math import decay_gradient, lerp
+from ms_optim._optimizer import Optimizer, Params, Slot
+
+
+def radam_scalars(step, lr, beta1, beta2, eps, weight_decay):
+    """The step's numbers. Where too few steps have been made, the adaptive learning rate is left out."""
+    correction2 = 1 - beta2**step
+    rho_inf = 2 / (1 - beta2) - 1
+    rho = rho_inf - 2 * step * beta2**step / correction2
+    rectified = rho > 5
+    rect = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
+    return (1 - lr * weight_decay, weight_decay, 1 - beta1, beta2, 1 - beta2, 1 - beta1**step, lr, correction2.sqrt(),
+            eps, rect.where(rectified, 1).sqrt(), rectified.double())
+
+
+def radam(param, grad, slots, keep, weight_decay, take1, beta2, take2, correction1, lr, root, eps, rect, rectified,
+          decoupled_weight_decay, maximize):
+    """Compute param <- param - lr*m_hat * (rect / (sqrt(v_hat) + eps) once rectified, 1 before)."""
+    exp_avg, exp_avg_sq = slots
+    grad = -grad if maximize else grad
+    if decoupled_weight_decay:
+        param = param * keep
+    else:
+        grad = decay_gradient(grad, param, weight_decay)
+    exp_avg = lerp(exp_avg, grad, take1)
+    exp_avg_sq = beta2 * exp_avg_sq + take2 * grad * grad
+    adaptive = (root / (exp_avg_sq.sqrt() + eps) * rect).where(rectified > 0, 1)
+    return param - exp_avg / correction1 * lr * adaptive, (exp_avg, exp_avg_sq)
+
+
+class RAdam(Optimizer):
+    """Adam whose adaptive learning rate is rectified in the first steps, as `torch.optim.RAdam` (2.13) computes it.
+
+    State: `exp_avg` and `exp_avg_sq`, twice the parameters.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
+            order in which the gradients come.
+        lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
+            Tensor has one for each step and holds its last. Default: ``1e-3`` .
+        betas (tuple[float, float]): The decays of the two moments, in [0, 1). Default: ``(0.9, 0.999)`` .
+        eps (float): Added to the root of the second moment, before its correction, in [0, inf).
+            Default: ``1e-8`` .
+        weight_decay (float): The L2 penalty, added to the gradient; if decoupled, each step scales the parameters by
+            1 - lr * weight_decay. In [0, inf). Default: ``0.0`` .
+        decoupled_weight_decay (bool): Decay the parameters, as AdamW does, and not the gradient. Default: ``False`` .
+        maximize (bool): Ascend instead of descend. Default: ``False`` .
+        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
+          In a direct call an entry may be None: that parameter, its state and its step stand still.
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of its range, a group has a key that is not an argument, a
+            parameter occurs twice, or the gradients do not fit the parameters.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import ms_optim
+        >>> from mindspore import nn
+        >>> net = nn.Dense(2, 3)
+        >>> optimizer = ms_optim.RAdam(net.trainable_params(), lr=1e-3, betas=(0.9, 0.99))
+    """
+
+    scalars, update = radam_scalars, radam
+    slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"))
+
+    def __init__(self, params: Params, lr: LearningRate = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0, decoupled_weight_decay: bool = False, *,
+                 maximize: bool = False, fused: bool | None = None, loss_scale: float = 1.0):
+        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
+                        decoupled_weight_decay=decoupled_weight_decay, maximize=maximize)
+        super().__init__(params, defaults, loss_scale, fused)

@@ -1,0 +1,81 @@
+"""RMSprop (Tieleman and Hinton 2012, "Lecture 6.5: rmsprop"; centered: Graves 2013)."""
+
+from ms_optim._learning_rate import LearningRate
+from ms_optim._math import decay_gradient, lerp
+from ms_optim._optimizer import Optimizer, Params, Slot
+
+
+def rmsprop_scalars(step, lr, alpha, eps, weight_decay, momentum):
+    """The step's numbers."""
+    return lr, alpha, 1 - alpha, eps, weight_decay, momentum
+
+
+def rmsprop(param, grad, slots, lr, alpha, take, eps, weight_decay, momentum, maximize):
+    """Compute buf <- momentum*buf + grad / (sqrt(square_avg [- grad_avg^2]) + eps); param <- param - lr*buf."""
+    square_avg, momentum_buffer, grad_avg = slots
+    grad = -grad if maximize else grad
+    grad = decay_gradient(grad, param, weight_decay)
+    square_avg = alpha * square_avg + take * grad * grad
+    variance = square_avg
+    if grad_avg is not None:
+        grad_avg = lerp(grad_avg, grad, take)
+        variance = square_avg - grad_avg * grad_avg
+    scaled = grad / (variance.sqrt() + eps)
+    if momentum_buffer is not None:
+        scaled = momentum_buffer = momentum * momentum_buffer + scaled
+    return param - lr * scaled, (square_avg, momentum_buffer, grad_avg)
+
+
+class RMSprop(Optimizer):
+    """RMSprop, as `torch.optim.RMSprop` (2.13) computes it.
+
+    State: `square_avg`, once the parameters; where momentum is not zero `momentum_buffer` and where it is centered
+    `grad_avg`, each once more.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
+            order in which the gradients come.
+        lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
+            Tensor has one for each step and holds its last. Default: ``1e-2`` .
+        alpha (float): The decay of the mean square, in [0, inf). Default: ``0.99`` .
+        eps (float): Added to the root of the mean square, in [0, inf). Default: ``1e-8`` .
+        weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
+        momentum (float): How much of the last step's buffer is kept, in [0, inf). Default: ``0.0`` .
+        centered (bool): Divide by the deviation from the mean of the gradient. Default: ``False`` .
+        maximize (bool): Ascend instead of descend. Default: ``False`` .
+        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
+          In a direct call an entry may be None: that parameter, its state and its step stand still.
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If an argument is out of its range, a group has a key that is not an argument, a
+            parameter occurs twice, or the gradients do not fit the parameters.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import ms_optim
+        >>> from mindspore import nn
+        >>> net = nn.Dense(2, 3)
+        >>> optimizer = ms_optim.RMSprop(net.trainable_params(), alpha=0.9, momentum=0.9)
+    """
+
+    scalars, update = rmsprop_scalars, rmsprop
+    slots = (Slot("step", scalar=True), Slot("square_avg"), Slot("momentum_buffer", when="momentum"),
+             Slot("grad_avg", when="centered"))
+
+    def __init__(self, params: Params, lr: LearningRate = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
+                 weight_decay: float = 0.0, momentum: float = 0.0, centered: bool = False, *, maximize: bool = False,
+                 fused: bool | None = None, loss_scale: float = 1.0):
+        defaults = dict(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum, centered=centered,
+                        maximize=maximize)
+        super().__init__(params, defaults, loss_scale, fused)
