@@ -123,8 +123,8 @@ CASES: dict[str, tuple[Case, ...]] = {
              {"lr": 0.1, "momentum": 0.0, "clipping": 2.0, "weight_decay": 0.3, "maximize": True, "unit": "squeezed"},
              groups=(("*.weight", {"clipping": 0.1, "unit": "output"}), ("*.b*", {"clipping": 0.0, "lr": 0.02}))),
     ),
-    # torch rounds to bfloat16 after each product, in an order of summation that depends on the processor, and a rounding
-    # that falls the other way changes what follows.
+    # torch rounds to bfloat16 after each product, in an order of summation that depends on the processor, and a
+    # rounding that falls the other way changes what follows.
     "Muon": _cases(
         "Muon", {},
         {"lr": 0.2, "weight_decay": 0.5, "momentum": 0.8, "nesterov": False, "adjust_lr_fn": "match_rms_adamw"},
@@ -134,8 +134,8 @@ CASES: dict[str, tuple[Case, ...]] = {
     ),
     "NAdam": _cases(
         "NAdam", *_ADAM_GRID[:3],
-        # With Adam's lr of 0.1 and beta1 of 0.999 here, torch's float64 run itself multiplies a change of 1e-15 by 500.
-        {"lr": 0.02, "betas": (0.9, 0.95), "eps": 1e-12, "weight_decay": 0.3, "maximize": True},
+        # With an eps as small as Adam's here, torch's float64 run itself multiplies a change of 1e-15 by 500.
+        {"lr": 0.1, "betas": (0.99, 0.9), "eps": 1e-2, "weight_decay": 0.3, "maximize": True},
         {"lr": 0.03, "momentum_decay": 0.3, "weight_decay": 0.6, "decoupled_weight_decay": True},
     ),
     "RAdam": _cases(
