@@ -17,7 +17,7 @@ setup(
     install_requires=["mindspore>=2.10,<2.11", "numpy<2"],
     extras_require={
         "parity": ["matplotlib", "rich", "scikit-learn", "torch>=2.6,<2.14"],
-        "test": ["pytest", "pytest-xdist", "ruff", "safetensors"],
+        "test": ["expecttest", "pytest", "pytest-xdist", "ruff", "safetensors"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",
