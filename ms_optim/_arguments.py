@@ -143,7 +143,7 @@ def flag_of(options: dict, name: str, param: Parameter):
 
 def members_of(options: dict, name: str) -> tuple[str, ...]:
     """What `scalars` calls the numbers of an argument."""
-    return MEMBERS[name] if isinstance(options[name], tuple) else (name,)
+    return MEMBERS[name] if name in MEMBERS and isinstance(options[name], tuple) else (name,)
 
 
 def number_of(options: dict, name: str) -> float:

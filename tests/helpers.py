@@ -8,6 +8,7 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from ms_optim import OPTIMIZERS
+from parity.cases import CASES
 
 # Equal shapes, all ranks that clipping tells apart, and parts of names that look like those of norms and averages.
 SHAPES = {
@@ -19,22 +20,40 @@ SHAPES = {
     "zero.beta": (5,),
     "long.weight": (1100,),
 }
+# The same for an optimizer that takes matrices only: wide, tall, and with axes of size 1.
+MATRICES = dict(zip(SHAPES, [(3, 4), (3, 4), (1, 1), (2, 1), (6, 9), (5, 2), (40, 28)]))
 # Two values of each argument, far from its default and from each other, so that a mistake in one shows.
 LOUD = {
+    "Adafactor.eps": ((1e-3, 1e-1), (1e-2, 0.5)),
+    "adjust_lr_fn": (None, "match_rms_adamw"),
+    "alpha": (0.9, 0.5),
     "amsgrad": (True, True),
+    "beta2_decay": (-0.5, -1.0),
     "betas": ((0.8, 0.95), (0.5, 0.9)),
+    "centered": (True, False),
     "clip_eps": (1e-2, 0.5),
     "clipping": (0.1, 0.02),
+    "d": (1.5, 4.0),
     "dampening": (0.1, 0.3),
     "decoupled_weight_decay": (False, True),
     "eps": (1e-3, 1e-1),
+    "etas": ((0.3, 1.7), (0.9, 1.1)),
     "exempt": (("conv.*", "scale"), lambda param: param.name == "b.gamma"),
     "fused": (None, None),
+    "initial_accumulator_value": (0.5, 0.1),
+    "lambd": (0.2, 0.5),
     "loss_scale": (1.0, 1.0),
     "lr": (0.05, 0.3),
+    "lr_decay": (0.2, 0.7),
     "maximize": (False, True),
     "momentum": (0.9, 0.5),
+    "momentum_decay": (0.3, 0.05),
     "nesterov": (False, False),
+    "ns_coefficients": ((2.0, -1.5, 0.5), (3.0, -3.0, 1.0)),
+    "ns_steps": (2, 3),
+    "rho": (0.5, 0.95),
+    "step_sizes": ((1e-2, 2.0), (0.1, 0.5)),
+    "t0": (2.0, 0.0),
     "unit": ("output", "squeezed"),
     "weight_decay": (0.3, 0.1),
 }
@@ -47,23 +66,41 @@ def arguments_of(cls):
     return [name for name in inspect.signature(cls).parameters if name != "params"]
 
 
+def own(table, cls, argument):
+    """What a table has for an argument of an optimizer: under "Class.argument", or else under the argument."""
+    return table.get(f"{cls.__name__}.{argument}", table.get(argument))
+
+
 def loud(cls, which=0):
     """Arguments for an optimizer: the first or the second value of each."""
-    return {name: LOUD[name][which] for name in arguments_of(cls)}
+    return {name: own(LOUD, cls, name)[which] for name in arguments_of(cls)}
 
 
-def make_params(dtype=ms.float32, prefix=""):
-    """A Parameter for each shape, one of them all zero."""
+def numbers_of(cls, which=0):
+    """Those of them that may change between steps."""
+    fixed = ("exempt", "initial_accumulator_value", *UNGROUPED)
+    return {name: value for name, value in loud(cls, which).items()
+            if isinstance(value, (float, tuple)) and name not in fixed}
+
+
+def shapes_of(name):
+    """The shapes that an optimizer takes, by parameter name."""
+    return MATRICES if CASES[name][0].rank == 2 else SHAPES
+
+
+def make_params(name, dtype=ms.float32, prefix=""):
+    """A Parameter for each shape that an optimizer takes, one of them all zero."""
     rng = np.random.default_rng(0)
-    values = {name: rng.standard_normal(shape) * ("zero" not in name) for name, shape in SHAPES.items()}
-    return [Parameter(Tensor(np.float16(value), dtype), name=prefix + name) for name, value in values.items()]
+    values = {key: rng.standard_normal(shape) * ("zero" not in key) for key, shape in shapes_of(name).items()}
+    return [Parameter(Tensor(np.float16(value), dtype), name=prefix + key) for key, value in values.items()]
 
 
-def make_grads(steps, seed=1):
-    """For each step, a gradient for each shape: of all magnitudes, one of them zero."""
+@functools.cache
+def make_grads(name, steps=6, seed=1):
+    """For each step, a gradient for each shape that an optimizer takes: of all magnitudes, one of them zero."""
     rng = np.random.default_rng(seed)
-    draw = [[np.float32(rng.standard_normal(shape) * np.exp(rng.uniform(-9, 3, shape))) for shape in SHAPES.values()]
-            for _ in range(steps)]
+    draw = [[np.float32(rng.standard_normal(shape) * np.exp(rng.uniform(-9, 3, shape)))
+             for shape in shapes_of(name).values()] for _ in range(steps)]
     draw[0][0] *= 0
     return [tuple(Tensor(grad) for grad in grads) for grads in draw]
 
@@ -91,15 +128,12 @@ def assert_same(got, expected):
         np.testing.assert_array_equal(got[name], value, err_msg=name, strict=True)
 
 
-GRADS = make_grads(6)
-
-
 @functools.cache
 def baseline(name, mode):
     """The outcome after each of six steps with loud arguments. `mode` is the one that is set."""
-    optimizer = OPTIMIZERS[name](make_params(), **loud(OPTIMIZERS[name]))
+    optimizer = OPTIMIZERS[name](make_params(name), **loud(OPTIMIZERS[name]))
     outcomes = []
-    for grads in GRADS:
+    for grads in make_grads(name):
         optimizer(grads)
         outcomes.append(outcome(optimizer))
     return outcomes

@@ -12,6 +12,7 @@ from mindspore.train import FixedLossScaleManager, LearningRateScheduler, Model
 
 from ms_optim import OPTIMIZERS, restore
 from ms_optim.groups import param_groups_norm_bias
+from parity.cases import CASES
 
 each = pytest.mark.parametrize("name", OPTIMIZERS)
 STEPS = 5
@@ -45,8 +46,13 @@ def arguments(name):
 
 
 def make(name, cut=nn.Cell.trainable_params, **kwargs):
-    """The parts of a training: the network, its loss and the optimizer of its parameters or groups."""
-    net = Net()
+    """The parts of a training: the network, its loss and the optimizer of its parameters or groups.
+
+    What the optimizer does not take is frozen.
+    """
+    net, rank = Net(), CASES[name][0].rank
+    for param in net.trainable_params():
+        param.requires_grad = rank in (None, param.ndim)
     return net, nn.MSELoss(), OPTIMIZERS[name](cut(net), **{**arguments(name), **kwargs})
 
 
