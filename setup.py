@@ -16,7 +16,7 @@ setup(
     python_requires=">=3.10,<3.13",
     install_requires=["mindspore>=2.10,<2.11", "numpy<2"],
     extras_require={
-        "parity": ["matplotlib", "rich", "scikit-learn", "torch>=2.6,<2.14"],
+        "parity": ["hypothesis", "matplotlib", "rich", "scikit-learn", "torch>=2.6,<2.14"],
         "test": ["expecttest", "pytest", "pytest-xdist", "ruff", "safetensors"],
     },
     classifiers=[
