@@ -151,7 +151,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "Rprop": _cases(
         "Rprop", {},
         {"lr": 0.5, "etas": (0.3, 1.7), "step_sizes": (1e-2, 2.0)},
-        {"lr": 0.1, "etas": (0.9, 1.1), "step_sizes": (0.05, 0.3), "maximize": True},
+        {"lr": 0.4, "etas": (0.9, 1.1), "step_sizes": (0.05, 0.3), "maximize": True},
     ),
     "SGD": (
         Case("SGD", "torch.optim.SGD", {}),
