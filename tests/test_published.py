@@ -1,0 +1,211 @@
+"""What torch publishes: its optimizers, their signatures, and the configurations and errors that its own tests use."""
+
+import functools
+import inspect
+import itertools
+import pkgutil
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import make_params
+from mindspore import Parameter, Tensor
+from torch.testing._internal.common_optimizers import optim_db
+
+from ms_optim import OPTIMIZERS
+from parity import mindspore_side, torch_side
+from parity.cases import CASES
+from parity.compare import compare
+from parity.problems import STEPS, Problem, synthetic
+
+each = pytest.mark.parametrize("name", OPTIMIZERS)
+TORCHS = {name: cls for name, cls in vars(torch.optim).items()
+          if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer}
+PUBLISHED = {info.optim_cls.__name__: info for info in optim_db}
+COMMON = [name for name in OPTIMIZERS if name in TORCHS]
+
+# What one side has and the other has not, and why.
+MISSING = {
+    "LBFGS": "its step calls a closure, as often as it needs the loss again",
+    "SparseAdam": "it touches only the rows that a sparse gradient has",
+}
+ADDED = {
+    "MomentumAGC": "the optimizer of NFNet, which torch lacks",
+}
+# Arguments that say how torch computes and have no meaning here, and what ours has beyond torch's.
+ABSENT = ("foreach", "capturable", "differentiable")
+OWN = ("fused", "loss_scale")
+
+
+def test_the_optimizers_are_those_of_torch():
+    """What is missing or added is named with its reason, as long as it is; and torch publishes tests of all of its."""
+    assert TORCHS.keys() - OPTIMIZERS.keys() == MISSING.keys()
+    assert OPTIMIZERS.keys() - TORCHS.keys() == ADDED.keys()
+    assert PUBLISHED.keys() == TORCHS.keys()
+
+
+def arguments(function):
+    """The parameters of a signature by name: whether one may go without its name, and its default, which has a kind."""
+    return {name: (parameter.kind is parameter.POSITIONAL_OR_KEYWORD, parameter.default,
+                   isinstance(parameter.default, bool))
+            for name, parameter in inspect.signature(function).parameters.items()}
+
+
+@each
+def test_the_signature_is_that_of_torch(name):
+    """Its order and defaults; what comes after an argument that ours lacks goes by name, as what ours adds does, last.
+
+    A position would mean one thing there and another here.
+    """
+    expected, positional = {}, True
+    for argument, (bare, default, flag) in arguments(pkgutil.resolve_name(CASES[name][0].reference)).items():
+        positional = positional and bare and argument not in ABSENT
+        if argument not in ABSENT:
+            expected[argument] = (positional, default, flag)
+    got = arguments(OPTIMIZERS[name])
+    added = [argument for argument in OWN if argument not in expected]
+    assert list(got) == [*expected, *added]
+    assert got == expected | {argument: got[argument] for argument in added}
+    assert not any(got[argument][0] for argument in OWN)
+
+
+@each
+@pytest.mark.parametrize("argument", ABSENT)
+def test_what_has_no_meaning_raises(name, argument):
+    """Even at torch's default; in a group too."""
+    params = make_params(name)
+    for value in (None, False, True):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{argument}'"):
+            OPTIMIZERS[name](params, **{argument: value})
+        with pytest.raises(ValueError, match=f"^For '{name}', the keys of a group .*, but got \\['{argument}'\\]"):
+            OPTIMIZERS[name]([{"params": params, argument: value}])
+
+
+@each
+def test_what_a_group_may_have(name):
+    """Every argument but what is the whole optimizer's, and no other."""
+    group = OPTIMIZERS[name](make_params(name)).param_groups[0]
+    hidden = {"AdamW": {"decoupled_weight_decay"}}  # torch's AdamW is its Adam with this one set, and a group has it
+    assert set(group) - hidden.get(name, set()) == arguments(OPTIMIZERS[name]).keys() - set(OWN)
+
+
+def translated(value, tensor):
+    """A value of torch in MindSpore: what `tensor` makes of each tensor that it holds."""
+    if isinstance(value, torch.Tensor):
+        return tensor(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(translated(item, tensor) for item in value)
+    if isinstance(value, dict):
+        return {key: translated(item, tensor) for key, item in value.items()}
+    return value
+
+
+def translated_arguments(kwargs):
+    """The keyword arguments of torch, for ours."""
+    return translated(kwargs, lambda value: Tensor(value.numpy()))
+
+
+def translated_parameters(params):
+    """The parameters of torch, or what is wrong with them: p0, p1 ..., one for each, however often it occurs."""
+    count = itertools.count()
+    make = functools.cache(lambda value: Parameter(Tensor(value.detach().numpy()), name=f"p{next(count)}"))
+    return translated(params, make)
+
+
+# One parameter of each kind of regime and rank; which may be absent, and at which step, is not what a configuration is.
+NAMES = ("twin.weight", "huge.gamma", "conv.weight", "temperature", "zero.weight", "breaking.weight")
+# None is the machine epsilon of the dtype, and the truth is of another.
+EXPLICIT = {"Adafactor": {"eps": (torch.finfo(torch.float32).eps, 1e-3)}}
+
+
+def configurations(name):
+    """The keyword arguments of each published configuration of the numbers, once."""
+    found = [{key: value for key, value in published.kwargs.items() if key not in (*ABSENT, "fused")}
+             for published in PUBLISHED[name].optim_inputs_func(device="cpu")]
+    return list({str(kwargs): kwargs for kwargs in found}.values())
+
+
+def problem(rank, steps):
+    """The synthetic problem, so short that it compiles fast."""
+    whole = synthetic(steps, absent=False)
+    chosen = Problem("published", {name: whole.initial[name] for name in NAMES},
+                     [{name: gradients[name] for name in NAMES} for gradients in whole.gradients])
+    return chosen.of_rank(rank)
+
+
+@pytest.fixture
+def one_thread():
+    """Torch multiplies small bfloat16 matrices a hundred times slower where its threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_published_configurations(name, mode, one_thread):
+    """Parameters and every slot at every step are no further from the truth than three times torch in float32."""
+    failed = {}
+    for kwargs in configurations(name):
+        case = replace(CASES[name][0], kwargs=EXPLICIT.get(name, {}) | kwargs)
+        steps = STEPS + int(kwargs.get("t0", 0))  # ASGD averages from there on
+        given = problem(case.rank, steps)
+        reference = torch_side.factory(case)
+        single, double = (torch_side.run(reference, given, dtype) for dtype in ("float32", "float64"))
+        ours = mindspore_side.factory(replace(case, kwargs=translated_arguments(kwargs)))
+        verdict = compare(mindspore_side.run(ours, given, mode), single, double, noise=case.noise)
+        if not verdict.passed:
+            failed[str(kwargs)] = str(verdict)
+    assert not failed
+
+
+# Published errors that are none here, by their descriptions.
+ACCEPTED = {
+    "Tensor lr must be 1-element": "a 1-d Tensor has one learning rate for each step",
+    "betas must be either both floats or both Tensors": "a 0-d Tensor is a number like any other",
+}
+# What the others say here, where they are not about the value of the one argument beside lr.
+TWICE = r"'params' must hold each parameter, and each name, once, but got \['p0'\] more than once"
+MESSAGES = {
+    "invalid param type": "'params' must be a list of Parameters or of dicts, but got Parameter",
+    "a param group cannot have duplicate parameters": TWICE,
+    "duplicate parameters should not occur across param groups either": TWICE,
+    "all optimizer params should be with/without names":
+        "'params' must be a list of Parameters or of dicts, but got an element of tuple",
+    "all optimizer param groups should be with/without names.":
+        "'params' of a group must be a list of Parameters, but got an element of tuple",
+    "does not support complex parameters": "the dtype of 'p0' must be in .*, but got Complex64",
+    "only support 2D parameters": r"'params' must be matrices, but got 'p0' of shape \(\d+, \d+, \d+\)",
+}
+ERRORS = [(name, error.optimizer_error_input) for name in COMMON
+          for error in PUBLISHED[name].optim_error_inputs_func(device="cpu", dtype=torch.float32)]
+
+
+@pytest.mark.parametrize(("name", "wrong"), ERRORS, ids=[f"{name}-{wrong.desc}" for name, wrong in ERRORS])
+def test_published_errors(name, wrong):
+    """What torch refuses raises here when it is constructed, by a message with the argument and the value."""
+    params = make_params(name) if wrong.params is None else translated_parameters(wrong.params)
+    kwargs = translated_arguments(wrong.kwargs)
+    if wrong.desc in ACCEPTED:
+        assert OPTIMIZERS[name](params, **kwargs)
+        return
+    with pytest.raises((TypeError, ValueError)) as error:
+        OPTIMIZERS[name](params, **kwargs)
+    told = str(error.value)
+    for argument in kwargs.keys() & set(ABSENT):
+        assert f"unexpected keyword argument '{argument}'" in told
+        return
+    if wrong.desc in MESSAGES:
+        assert re.fullmatch(f"For '{name}', {MESSAGES[wrong.desc]}.", told), told
+        return
+    (argument,) = kwargs.keys() - {"lr"}
+    value = kwargs[argument]
+    members = value if isinstance(value, tuple) else (value,)
+    found = re.fullmatch(rf"For '{name}', '{argument}(\[\d\])?' must .*, but got (.*)\.", told)
+    assert found and found[2] in map(repr, members), told
+
+
+def test_the_tables_of_errors_have_no_more():
+    """Each entry is about an error that torch publishes."""
+    assert ACCEPTED.keys() | MESSAGES.keys() <= {wrong.desc for _, wrong in ERRORS}
