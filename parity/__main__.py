@@ -4,6 +4,7 @@ import argparse
 import difflib
 import gc
 import sys
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from parity.cases import CASES, RECIPES
+from parity.draws import Draw
 from parity.problems import STEPS, synthetic
 
 FREE_STEPS = 200
@@ -20,23 +22,35 @@ MODES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pyna
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, with names and numbers checked."""
     parser = argparse.ArgumentParser(prog="python -m parity", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers to verify; all if none is given")
     parser.add_argument("--mode", choices=MODES, default="both", help="how MindSpore runs (default: both)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of each case (default: {STEPS})")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write JSON and plots into this folder")
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     parser.add_argument("--mutants", action="store_true", help="hunt wrong rules instead, and count the caught")
-    options = parser.parse_args(argv)
-    for name in options.names:
-        if name not in CASES:
-            near = difflib.get_close_matches(name.lower(), [known.lower() for known in CASES], 1, 0.0)
-            nearest = next(known for known in CASES if known.lower() == near[0])
-            parser.error(f"unknown optimizer {name!r}; did you mean {nearest!r}? There are {', '.join(CASES)}.")
+    parser.add_argument("--case", metavar="JSON", help="run one case that `python -m parity.fuzz` has found, and stop")
+    options = parse_names(parser, CASES, argv)
+    if options.case is not None:
+        try:
+            options.case = Draw.parse(options.case)
+        except (ValueError, TypeError) as error:
+            parser.error(f"--case: {error}")
     if options.steps < 2:  # a gradient is absent from the first step, and without one torch makes no state
         parser.error(f"--steps must be at least 2, but got {options.steps}")
     if options.report and options.report.exists() and not options.report.is_dir():
         parser.error(f"--report must be a folder, but {str(options.report)!r} is a file")
-    options.names = options.names or list(CASES)
+    return options
+
+
+def parse_names(parser: argparse.ArgumentParser, known: Collection[str], argv: list[str] | None) -> argparse.Namespace:
+    """Parse a command line that may also name some of the known optimizers; all of them if it names none."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers; all if none is given")
+    options = parser.parse_args(argv)
+    for name in options.names:
+        if name not in known:
+            near = difflib.get_close_matches(name.lower(), [other.lower() for other in known], 1, 0.0)
+            nearest = next(other for other in known if other.lower() == near[0])
+            parser.error(f"unknown optimizer {name!r}; did you mean {nearest!r}? There are {', '.join(known)}.")
+    options.names = options.names or list(known)
     return options
 
 
@@ -51,7 +65,22 @@ def main(argv: list[str] | None = None) -> int:
             for case in CASES[name]:
                 console.print(str(case), highlight=False, markup=False, soft_wrap=True)
         return 0
+    if options.case is not None:
+        return _case(options.case, console)
     return _mutants(options, console) if options.mutants else _verify(options, console)
+
+
+def _case(draw, console):
+    from parity import report
+    from parity.conditioning import verify
+
+    outcome = verify(draw)
+    console.print(report.table([outcome]))
+    for failure in report.failures([outcome]):
+        console.print(failure, style="red", highlight=False, markup=False, soft_wrap=True)
+    if outcome.undecided:
+        console.print("undecided: it is off by no more than rounding alone may carry torch")
+    return 0 if outcome.passed else 1
 
 
 def _verify(options, console):
