@@ -1,19 +1,22 @@
-"""Runs the rules themselves on torch float64 tensors: their mathematics, with none of MindSpore's arithmetic."""
+"""Runs the rules themselves on torch tensors: their mathematics, with none of MindSpore's arithmetic."""
 
 import torch
 from mindspore import Parameter, Tensor
 
 from ms_optim._math import lerp
 from parity.problems import Problem
-from parity.torch_side import default_dtype
+from parity.torch_side import DTYPES, default_dtype
 from parity.trace import Recorder, Trace
 
 
-def run(build, problem: Problem) -> Trace:
-    """The trace of the functions of the optimizer that `build` makes, applied to torch float64 tensors."""
+def run(build, problem: Problem, dtype: str = "float64") -> Trace:
+    """The trace of the functions of the optimizer that `build` makes, applied to torch tensors.
+
+    Numbers are float64 whatever the tensors are, and cast once, as in a compiled step.
+    """
     optimizer = build([Parameter(Tensor(value), name=name) for name, value in problem.initial.items()])
     with default_dtype(torch.float64):
-        rule = _Average(optimizer, problem) if hasattr(optimizer, "averages") else _Rule(optimizer, problem)
+        rule = (_Average if hasattr(optimizer, "averages") else _Rule)(optimizer, problem, DTYPES[dtype])
         recorder = Recorder()
         for gradients in problem.gradients:
             rule.step(gradients)
@@ -24,11 +27,11 @@ def run(build, problem: Problem) -> Trace:
 class _Rule:
     """`scalars` and `update` of an optimizer, over every parameter."""
 
-    def __init__(self, optimizer, problem):
-        self.optimizer = optimizer
+    def __init__(self, optimizer, problem, dtype):
+        self.optimizer, self.dtype = optimizer, dtype
         self.names = [param.name for param in optimizer.parameters]
-        self.params = {name: torch.tensor(problem.initial[name], dtype=torch.float64) for name in self.names}
-        self.slots = {name: tuple(None if kept is None else torch.tensor(kept.asnumpy(), dtype=torch.float64)
+        self.params = {name: torch.tensor(problem.initial[name], dtype=dtype) for name in self.names}
+        self.slots = {name: tuple(None if kept is None else torch.tensor(kept.asnumpy(), dtype=dtype)
                                   for kept in row) for name, row in zip(self.names, optimizer.slot_table)}
         self.numbers = {name: torch.zeros(len(self.names)) for name in optimizer.scalar_slots if name != "step"}
         self.hyper = [torch.tensor(values.asnumpy()[optimizer.group_of]) for values in optimizer.hyperparameters]
@@ -40,10 +43,10 @@ class _Rule:
         self.steps = self.steps + present
         numbers = self.optimizer.scalars(self.steps, *self.numbers.values(), self.rates, *self.hyper)
         self.numbers = {name: new.where(present, old) for (name, old), new in zip(self.numbers.items(), numbers)}
-        rows = torch.stack(numbers[len(self.numbers):], 1)
+        rows = torch.stack(numbers[len(self.numbers):], 1).to(self.dtype)
         for name, row, flags in zip(self.names, rows, self.optimizer.flags):
             if gradients[name] is not None:
-                grad = torch.tensor(gradients[name], dtype=torch.float64)
+                grad = torch.tensor(gradients[name], dtype=self.dtype)
                 self.params[name], self.slots[name] = self.optimizer.update(self.params[name], grad, self.slots[name],
                                                                             *row, *flags)
 
@@ -58,8 +61,8 @@ class _Rule:
 class _Average:
     """The weight of an average and its interpolation, after the rule of the optimizer inside."""
 
-    def __init__(self, ema, problem):
-        self.ema, self.inner = ema, _Rule(ema.optimizer, problem)
+    def __init__(self, ema, problem, dtype):
+        self.ema, self.inner = ema, _Rule(ema.optimizer, problem, dtype)
         self.decay = torch.tensor(ema.decay.asnumpy())
         self.warmup = [torch.tensor(number.asnumpy()) for number in ema.warmup]
         self.averages, self.steps = dict(self.params), torch.tensor(0.0)
@@ -73,7 +76,7 @@ class _Average:
         self.steps = self.steps + 1
         weight, due = self.ema.ema_weight(self.steps, self.decay, self.warmup, self.ema.schedule,
                                           self.ema.update_after_step, self.ema.update_every)
-        self.averages = {name: lerp(average, self.params[name], weight).where(due, average)
+        self.averages = {name: lerp(average, self.params[name], weight.to(self.inner.dtype)).where(due, average)
                          for name, average in self.averages.items()}
 
     @property

@@ -72,13 +72,13 @@ def failures(outcomes: Iterable[Outcome | FreeRun]) -> list[str]:
 
 
 def mutant_table(fates: Iterable[Fate]) -> Table:
-    """One row for each mutant: the case that caught it and by how much."""
+    """One row for each mutant: the case that caught it, what was judged (rule or graph) and by how much it is off."""
     result = Table(title="mutants", title_justify="left")
-    for heading in ("optimizer", "mistake", "caught by", "oracle ratio", "verdict"):
+    for heading in ("optimizer", "mistake", "caught by", "judged", "oracle ratio", "verdict"):
         result.add_column(heading, overflow="fold")
     for fate in fates:
         ratio = _worst(fate.verdict.scores.values(), "ratio") if fate.caught else float("nan")
-        result.add_row(fate.mutant.optimizer, fate.mutant.mistake, str(fate.case or ""), f"{ratio:.3g}",
+        result.add_row(fate.mutant.optimizer, fate.mutant.mistake, str(fate.case or ""), fate.leg or "", f"{ratio:.3g}",
                        "[green]caught[/]" if fate.caught else "[red]ALIVE[/]")
     return result
 

@@ -1,5 +1,6 @@
 """The parity suite: the three legs on each case, on the user's own optimizer and on the mutants."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,11 +122,12 @@ def check(optimizer: Callable, reference: Callable, problem: Problem | None = No
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a mutant: the first case that caught it, and how."""
+    """What became of a mutant: the first case that caught it, how, and whether "rule" or "graph" was judged."""
 
     mutant: Mutant
-    case: Case | None
-    verdict: Verdict | None
+    case: Case | None = None
+    verdict: Verdict | None = None
+    leg: str | None = None
 
     @property
     def caught(self) -> bool:
@@ -133,22 +135,41 @@ class Fate:
         return self.case is not None
 
 
-def hunt(mutants: Iterable[Mutant], problem: Problem) -> Iterator[Fate]:
-    """Run the cases of each mutant's optimizer in graph mode until one fails."""
+def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) -> Iterator[Fate]:
+    """Run the cases of each mutant's optimizer until one fails, every run judged as the optimizers themselves are.
+
+    First the leg "rule", which compiles nothing: `scalars` in float64 and `update` in float32, on torch tensors. It
+    sees what an edit of the rule or of the declared state does to numbers. Then the leg "graph", compiled by
+    MindSpore, for what the first has not caught: it sees an edit of `construct` too.
+
+    Args:
+        mutants: What to hunt.
+        problem: What the cases are run on.
+        compiled: Whether what is caught by its rule must be caught compiled as well, beginning with the same case.
+    """
+
+    @functools.cache
+    def references(case):
+        build, fitting = torch_side.factory(case), problem.of_rank(case.rank)
+        return torch_side.run(build, fitting, "float32"), torch_side.run(build, fitting, "float64")
+
     with TemporaryDirectory() as folder:
         for mutant in mutants:
-            yield _hunt_one(breed(mutant, Path(folder)), mutant, problem)
+            wrong, cases = breed(mutant, Path(folder)), CASES[mutant.optimizer]
+            fate = _hunt_one(mutant, wrong, cases, "rule", problem, references)
+            if compiled or not fate.caught:
+                cases = sorted(cases, key=lambda case: case is not fate.case)
+                fate = _hunt_one(mutant, wrong, cases, "graph", problem, references)
+            yield fate
 
 
-def _hunt_one(wrong, mutant, problem):
-    """The mathematics, which takes no compiling, says which cases to run first."""
-    cases = CASES[mutant.optimizer]
-    doubles = {case: torch_side.run(torch_side.factory(case), problem, "float64") for case in cases}
-    builds = {case: mindspore_side.factory(case, wrong) for case in cases}
-    right = {case: compare_exactly(maths.run(builds[case], problem), doubles[case]).passed for case in cases}
-    for case in sorted(cases, key=right.get):
-        single = torch_side.run(torch_side.factory(case), problem, "float32")
-        verdict = compare(mindspore_side.run(builds[case], problem, "graph"), single, doubles[case])
+def _hunt_one(mutant, wrong, cases, leg, problem, references):
+    """One leg, over the cases in order."""
+    for case in cases:
+        build, fitting = mindspore_side.factory(case, wrong), problem.of_rank(case.rank)
+        ours = (maths.run(build, fitting, "float32") if leg == "rule"
+                else mindspore_side.run(build, fitting, leg))
+        verdict = compare(ours, *references(case), noise=case.noise)
         if not verdict.passed:
-            return Fate(mutant, case, verdict)
-    return Fate(mutant, None, None)
+            return Fate(mutant, case, verdict, leg)
+    return Fate(mutant)

@@ -2,24 +2,61 @@
 
 import pytest
 
+from parity import maths, mindspore_side, torch_side
+from parity.cases import CASES
+from parity.compare import compare
 from parity.mutants import MUTANTS, Mutant, breed
 from parity.problems import synthetic
 from parity.suite import hunt
 
 PROBLEM = synthetic()
+PRESENT = synthetic(absent=False)  # one pattern of gradients, one compilation
+each = pytest.mark.parametrize("optimizer", CASES)
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
-def test_is_caught(mutant):
-    """Some case of the optimizer fails."""
-    (fate,) = hunt([mutant], PROBLEM)
-    assert fate.caught
+def mutants_of(optimizer):
+    """The wrong versions of one optimizer, at least four."""
+    mutants = [mutant for mutant in MUTANTS if mutant.optimizer == optimizer]
+    assert len(mutants) >= 4
+    return mutants
+
+
+@each
+def test_every_mutant_is_caught(optimizer):
+    """By some case of the optimizer, most by their rule alone."""
+    assert [str(fate.mutant) for fate in hunt(mutants_of(optimizer), PROBLEM) if not fate.caught] == []
+
+
+@each
+def test_a_mutant_is_caught_in_a_compiled_step(optimizer):
+    """Where MindSpore has run it, and not by its rule alone."""
+    (fate,) = hunt(mutants_of(optimizer)[:1], PRESENT, compiled=True)
+    assert fate.caught and fate.leg == "graph"
+
+
+@each
+def test_the_right_rules_pass_where_mutants_are_caught(optimizer):
+    """On torch float32 tensors; compiled, they pass in the test of parity."""
+    for case in CASES[optimizer]:
+        problem, build = PROBLEM.of_rank(case.rank), torch_side.factory(case)
+        single, double = (torch_side.run(build, problem, dtype) for dtype in ("float32", "float64"))
+        ours = maths.run(mindspore_side.factory(case), problem, "float32")
+        verdict = compare(ours, single, double, noise=case.noise)
+        assert verdict.passed, f"{case}: {verdict}"
 
 
 def test_a_rule_that_is_only_spelled_differently_lives():
-    """The hunt does not call everything a mutant."""
-    (fate,) = hunt([Mutant("SGD", "nothing", "return param - lr * grad", "return param + -lr * grad")], PROBLEM)
-    assert not fate.caught
+    """The hunt does not call everything a mutant, neither by its rule nor compiled."""
+    spelled = Mutant("Rprop", "nothing", "param - grad.sign() * step_size,", "param + -step_size * grad.sign(),")
+    (fate,) = hunt([spelled], PRESENT)
+    assert not fate.caught and fate.leg is None
+
+
+def test_an_edit_of_the_compiled_step_alone_is_caught():
+    """What no rule can tell is left to the compiled leg."""
+    (mutant,) = (mutant for mutant in MUTANTS if mutant.mistake == "averages before the step")
+    (fate,) = hunt([mutant], PRESENT)
+    assert fate.caught and fate.leg == "graph"
 
 
 def test_an_edit_that_edits_nothing_is_an_error(tmp_path):
