@@ -137,13 +137,13 @@ def compare(ours: Trace, single: Trace, double: Trace, ratio: float = RATIO, noi
 def compare_exactly(ours: Trace, reference: Trace, noise: float = 0.0) -> Verdict:
     """Judge a float64 run by another: equal to RELATIVE of the largest magnitude that a tensor has had.
 
-    Where that is more, the parameters of a rule that rounds on its own are equal to `noise`.
+    Where that is more, the parameters of a rule that rounds on its own are equal to RATIO times `noise`.
     """
     problems = structure(ours, reference)
     if problems:
         return Verdict(problems=tuple(problems))
     off = {key: errors(ours[key], reference[key], np.float64) for key in reference}
-    budget = {kind: (max(RELATIVE, noise) if kind == PARAMETER else RELATIVE) / np.finfo(np.float64).eps
+    budget = {kind: (max(RELATIVE, RATIO * noise) if kind == PARAMETER else RELATIVE) / np.finfo(np.float64).eps
               for kind in _by_kind(reference)}
     return _judge(ours, reference, off, {}, budget, 1.0)
 

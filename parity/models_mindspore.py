@@ -56,7 +56,8 @@ class TrainStep(nn.Cell):
 
 
 def train(name: str, make_optimizer: Callable[[list[Parameter]], nn.Optimizer], steps: int,
-          callback: Callable[[int, dict, dict], None] | None = None, *, batch_size: int = 64) -> Run:
+          callback: Callable[[int, dict, dict], None] | None = None, *, batch_size: int = 64,
+          rank: int | None = None) -> Run:
     """Train a network from its initial weights, in float32 and the mode of the context.
 
     Args:
@@ -65,9 +66,10 @@ def train(name: str, make_optimizer: Callable[[list[Parameter]], nn.Optimizer], 
         steps: The number of steps.
         callback: Called after each step with its number from 0, the new weights and the gradients that led to them.
         batch_size: The images in a batch.
+        rank: How many axes the weights have that are trained; None is all.
     """
     network = Network(name)
-    optimizer = make_optimizer(list(network.weights.values()))
+    optimizer = make_optimizer([weight for weight in network.weights.values() if rank in (None, weight.ndim)])
     train_step = TrainStep(network, optimizer)
     losses = []
     for step, (x, y) in enumerate(batches(steps, batch_size)):
@@ -75,7 +77,8 @@ def train(name: str, make_optimizer: Callable[[list[Parameter]], nn.Optimizer], 
         losses.append(float(loss))
         if callback is not None:
             by_name = {param.name: grad for param, grad in zip(optimizer.parameters, grads, strict=True)}
-            callback(step, _numpy(network.weights), _numpy({key: by_name[key] for key in network.weights}))
+            ordered = {key: by_name[key] for key in network.weights if key in by_name}
+            callback(step, _numpy(network.weights), _numpy(ordered))
     _, (x, _) = digits()
     return Run(_numpy(network.weights), losses, accuracy(network(Tensor(x)).asnumpy()))
 

@@ -30,7 +30,7 @@ def parameters(name: str, dtype: str = "float32") -> dict[str, torch.nn.Paramete
 
 def train(name: str, make_optimizer: Callable[[list], torch.optim.Optimizer], steps: int,
           callback: Callable[[int, dict, dict], None] | None = None, *, dtype: str = "float32",
-          batch_size: int = 64) -> Run:
+          batch_size: int = 64, rank: int | None = None) -> Run:
     """Train a network from its initial weights.
 
     Args:
@@ -40,14 +40,16 @@ def train(name: str, make_optimizer: Callable[[list], torch.optim.Optimizer], st
         callback: Called after each step with its number from 0, the new weights and the gradients that led to them.
         dtype: "float32" or "float64".
         batch_size: The images in a batch.
+        rank: How many axes the weights have that are trained; None is all.
     """
     forward = MODELS[name].forward
     with default_dtype(DTYPES[dtype]), one_thread():
         weights = parameters(name, dtype)
-        optimizer = make_optimizer(list(weights.items()))
+        optimizer = make_optimizer([(key, weight) for key, weight in weights.items() if rank in (None, weight.ndim)])
         losses = []
         for step, (x, y) in enumerate(batches(steps, batch_size)):
-            optimizer.zero_grad()
+            for weight in weights.values():
+                weight.grad = None
             loss = cross_entropy(forward(weights, torch.tensor(x).to(DTYPES[dtype]), torch), torch.tensor(y).long())
             loss.backward()
             optimizer.step()
@@ -61,10 +63,11 @@ def train(name: str, make_optimizer: Callable[[list], torch.optim.Optimizer], st
 
 
 def record(name: str, make_optimizer: Callable[[list], torch.optim.Optimizer], steps: int,
-           dtype: str = "float32") -> tuple[list[dict[str, np.ndarray]], Run]:
+           dtype: str = "float32", rank: int | None = None) -> tuple[list[dict[str, np.ndarray]], Run]:
     """Train, and give the gradients of every step by name, and the run."""
     gradients = []
-    run = train(name, make_optimizer, steps, lambda step, weights, grads: gradients.append(grads), dtype=dtype)
+    run = train(name, make_optimizer, steps, lambda step, weights, grads: gradients.append(grads), dtype=dtype,
+                rank=rank)
     return gradients, run
 
 

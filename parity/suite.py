@@ -52,7 +52,7 @@ def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
 
 def teacher_forced(case: Case, model: str, steps: int, modes: Iterable[str]) -> Outcome:
     """Run the legs on the gradients of a real network: torch trains it with the case, and its gradients drive all."""
-    gradients, _ = models_torch.record(model, torch_side.factory(case), steps)
+    gradients, _ = models_torch.record(model, torch_side.factory(case), steps, rank=case.rank)
     return verify(case, Problem(model, initial_weights(model), gradients), modes)
 
 
@@ -78,15 +78,16 @@ class FreeRun:
 
 def free_run(case: Case, model: str, steps: int, modes: Iterable[str]) -> FreeRun:
     """Train a real network in torch, float32 and float64, and in MindSpore, each with its own gradients."""
-    single, learned = _trained(lambda watch: models_torch.train(model, torch_side.factory(case), steps, watch))
-    double, _ = _trained(
-        lambda watch: models_torch.train(model, torch_side.factory(case), steps, watch, dtype="float64"))
+    single, learned = _trained(
+        lambda watch: models_torch.train(model, torch_side.factory(case), steps, watch, rank=case.rank))
+    double, _ = _trained(lambda watch: models_torch.train(
+        model, torch_side.factory(case), steps, watch, dtype="float64", rank=case.rank))
     accuracy, verdicts = {"torch": learned}, {}
     for mode in modes:
         mindspore_side.set_mode(mode)
         ours, accuracy[mode] = _trained(
-            lambda watch: models_mindspore.train(model, mindspore_side.factory(case), steps, watch))
-        verdicts[mode] = compare(ours, single, double, FREE_RATIO)
+            lambda watch: models_mindspore.train(model, mindspore_side.factory(case), steps, watch, rank=case.rank))
+        verdicts[mode] = compare(ours, single, double, FREE_RATIO, case.noise)
     return FreeRun(case, model, verdicts, accuracy)
 
 
@@ -136,8 +137,9 @@ class Fate:
 
 
 def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) -> Iterator[Fate]:
-    """Run the cases of each mutant's optimizer until one fails, every run judged as the optimizers themselves are.
+    """Run the cases of each mutant's optimizer until one fails, each judged by the oracle, as a right rule is.
 
+    A grid begins with the defaults, which are the quietest, so it is run backwards.
     First the leg "rule", which compiles nothing: `scalars` in float64 and `update` in float32, on torch tensors. It
     sees what an edit of the rule or of the declared state does to numbers. Then the leg "graph", compiled by
     MindSpore, for what the first has not caught: it sees an edit of `construct` too.
@@ -155,7 +157,7 @@ def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) ->
 
     with TemporaryDirectory() as folder:
         for mutant in mutants:
-            wrong, cases = breed(mutant, Path(folder)), CASES[mutant.optimizer]
+            wrong, cases = breed(mutant, Path(folder)), CASES[mutant.optimizer][::-1]
             fate = _hunt_one(mutant, wrong, cases, "rule", problem, references)
             if compiled or not fate.caught:
                 cases = sorted(cases, key=lambda case: case is not fate.case)

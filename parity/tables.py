@@ -4,10 +4,13 @@
 """
 
 import inspect
+import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import ms_optim
+from ms_optim._optimizer import Slot
 from parity.cases import CASES
 from parity.mutants import MUTANTS
 
@@ -21,11 +24,16 @@ def optimizers() -> str:
     for name, optimizer in ms_optim.OPTIMIZERS.items():
         slots = [slot for slot in optimizer.slots if not slot.scalar]
         state = ", ".join(f"`{slot.name}`" + (f" ({slot.when})" if slot.when else "") for slot in slots)
-        least = sum(slot.when is None for slot in slots)
-        memory = str(least) if least == len(slots) else f"{least}-{len(slots)}"
-        rows.append((f"`{name}`", paper(optimizer), state, memory, proof(name)))
+        rows.append((f"`{name}`", paper(optimizer), state, memory(slots), proof(name)))
     rows.append(("`EMA`", paper(ms_optim.EMA), "`ema`", "1 more", proof("EMA")))
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def memory(slots: Iterable[Slot]) -> str:
+    """What the slots cost, the least and the most, in multiples of a matrix of 1000 x 1000."""
+    costs = [(slot.when, math.prod(slot.shape((1000, 1000)) or (0,)) / 1000**2) for slot in slots]
+    least, most = sum(cost for when, cost in costs if when is None), sum(cost for _, cost in costs)
+    return f"{least:g}" if least == most else f"{least:g}-{most:g}"
 
 
 def paper(optimizer: type) -> str:

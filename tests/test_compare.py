@@ -139,6 +139,19 @@ def test_exact_comparison():
     assert not compare_exactly({(PARAMETER, "x"): [np.array([1.0, 1e-3 + 2e-12])]}, truth).passed
 
 
+@pytest.mark.parametrize(("kind", "off", "passed"), [(PARAMETER, 2.9e-3, True), (PARAMETER, 3.1e-3, False),
+                                                     ("momentum_buffer", 1e-5, False)])
+def test_the_noise_of_a_rule_excuses_its_parameters_alone(kind, off, passed):
+    """Three times what its own rounding may do, in both comparisons; its state is judged as any other's."""
+    truth = {(key, "x"): [np.array([1.0, 0.5])] for key in (PARAMETER, "momentum_buffer")}
+    single = {key: [np.float32(step) for step in steps] for key, steps in truth.items()}
+    double = dict(truth) | {(kind, "x"): [np.array([1.0, 0.5 + off])]}
+    ours = {key: [np.float32(step) for step in steps] for key, steps in double.items()}
+    assert compare(ours, single, truth, noise=1e-3).passed is passed
+    assert compare_exactly(double, truth, noise=1e-3).passed is passed
+    assert not compare(ours, single, truth).passed and not compare_exactly(double, truth).passed
+
+
 def test_a_recorder_keeps_copies_and_starts_state_at_zero():
     """What changes in place afterwards does not change the trace; state made later was zero before."""
     value = np.ones(2, np.float32)

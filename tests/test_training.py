@@ -190,6 +190,7 @@ def test_restore_refuses_what_is_no_tensor(name, value):
     optimizer = make(name)[-1]
     before = everything(optimizer)
     other = {key: Tensor(kept + 1) for key, kept in before.items()}
-    with pytest.raises(TypeError, match=f"^For 'restore', 'head.weight' must be a Tensor, but got {type(value).__name__}"):
+    message = f"For 'restore', 'head.weight' must be a Tensor, but got {type(value).__name__}"
+    with pytest.raises(TypeError, match=f"^{message}"):
         restore(optimizer, {**other, "head.weight": value})
     assert_same(everything(optimizer), before)
