@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from rich.table import Table
 
-from parity.compare import RELATIVE, Verdict
+from parity.compare import Verdict
 from parity.suite import FREE_RATIO, Fate, FreeRun, Outcome
 from parity.trace import PARAMETER
 
@@ -27,7 +27,7 @@ def table(outcomes: Iterable[Outcome]) -> Table:
     for heading in ("maths", "mode", "oracle ratio", "worst ulps", "bit-equal", "verdict"):
         result.add_column(heading, justify="right", no_wrap=True)
     for outcome in outcomes:
-        exact = _worst(outcome.maths.scores.values(), "ratio") * RELATIVE
+        exact = _worst(outcome.maths.scores.values(), "ulps") * np.finfo(np.float64).eps
         first = str(outcome.case), outcome.problem, f"{exact:.0e}" if outcome.maths.passed else VERDICT[False]
         for mode, verdict in outcome.modes.items():
             cells = [_pair(verdict, "ratio", "{:.2f}"), _pair(verdict, "ulps", "{:.3g}"),
