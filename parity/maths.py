@@ -5,7 +5,7 @@ from mindspore import Parameter, Tensor
 
 from ms_optim._math import lerp
 from parity.problems import Problem
-from parity.torch_side import DTYPES, default_dtype
+from parity.torch_side import DTYPES, default_dtype, one_thread
 from parity.trace import Recorder, Trace
 
 
@@ -15,7 +15,7 @@ def run(build, problem: Problem, dtype: str = "float64") -> Trace:
     Numbers are float64 whatever the tensors are, and cast once, as in a compiled step.
     """
     optimizer = build([Parameter(Tensor(value), name=name) for name, value in problem.initial.items()])
-    with default_dtype(torch.float64):
+    with default_dtype(torch.float64), one_thread():
         rule = (_Average if hasattr(optimizer, "averages") else _Rule)(optimizer, problem, DTYPES[dtype])
         recorder = Recorder()
         for gradients in problem.gradients:

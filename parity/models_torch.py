@@ -1,25 +1,13 @@
 """Training the networks of `models` in torch, in float32 or, as the oracle, in float64."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 from parity.models import MODELS, Run, accuracy, batches, digits, initial_weights
-from parity.torch_side import DTYPES, default_dtype
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in one thread: the gradient of a convolution depends on how many share its sums."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+from parity.torch_side import DTYPES, default_dtype, one_thread
 
 
 def parameters(name: str, dtype: str = "float32") -> dict[str, torch.nn.Parameter]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -57,9 +57,24 @@ def default_dtype(dtype: torch.dtype):
         torch.set_default_dtype(before)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute in one thread.
+
+    The gradient of a convolution depends on how many share its sums, and small products of bfloat16 take a hundred
+    times as long where threads wait for each other.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def run(build: Callable[[list], torch.optim.Optimizer], problem: Problem, dtype: str) -> Trace:
     """The trace of the optimizer that `build` makes of named parameters, fed the problem's gradients in `dtype`."""
-    with default_dtype(DTYPES[dtype]):
+    with default_dtype(DTYPES[dtype]), one_thread():
         named = [(name, torch.nn.Parameter(torch.tensor(value, dtype=DTYPES[dtype])))
                  for name, value in problem.initial.items()]
         optimizer = build(named)
