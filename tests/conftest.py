@@ -3,11 +3,14 @@
 import gc
 
 import pytest
+import torch
 
 from parity.mindspore_side import MODES, set_mode
 
 # MindSpore collects garbage whenever it compiles; what is loaded by now need not be looked through each time.
 gc.freeze()
+# The tests run in as many processes as there are cores.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(params=MODES)
