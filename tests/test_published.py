@@ -134,17 +134,8 @@ def problem(rank, steps):
     return chosen.of_rank(rank)
 
 
-@pytest.fixture
-def one_thread():
-    """Torch multiplies small bfloat16 matrices a hundred times slower where its threads wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("name", COMMON)
-def test_published_configurations(name, mode, one_thread):
+def test_published_configurations(name, mode):
     """Parameters and every slot at every step are no further from the truth than three times torch in float32."""
     failed = {}
     for kwargs in configurations(name):
