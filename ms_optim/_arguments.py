@@ -46,7 +46,7 @@ RANGES = {
     "power": "(0, inf)",
     "rho": "[0, 1]",
     "schedule": ("averaged_model", "constant", "timm", "torch_ema", "yolov5", "zero_start"),
-    "step_sizes": ["[0, inf)", "[0, inf)"],
+    "step_sizes": ["[0, inf)", "[0, inf]"],
     "t0": "(-inf, inf)",
     "unit": ("output", "squeezed"),
     "weight_decay": "[0, inf)",

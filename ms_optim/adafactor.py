@@ -49,10 +49,11 @@ def adafactor(param, grad, slots, keep, take, rho, eps1, eps1_square, eps2, d, m
 
 
 class Adafactor(Optimizer):
-    """Adafactor, whose second moments cost next to nothing, as `torch.optim.Adafactor` (2.13) computes it.
+    """Adafactor, which keeps rows and columns of second moments, as `torch.optim.Adafactor` (2.13) computes it.
 
-    State: of a matrix its rows and columns, `row_var` and `col_var` (the last two axes; any others are a stack of
-    matrices); of a vector or scalar `variance`, once the parameter.
+    State: of a matrix `row_var` and `col_var`, together 0.002 of a parameter of 1000 x 1000; of a vector or scalar
+    `variance`, once the parameter. The last two axes are the matrix and any others a stack of matrices: a convolution
+    of 3 x 3 costs two thirds of itself, and one of 1 x 1 twice.
 
     Args:
         params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and

