@@ -1,6 +1,8 @@
 """Judges a run by two others: the reference in the same precision, and the reference in float64, which is the truth."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,6 +14,7 @@ RATIO = 3.0
 # Two ways to compute the same in float64 may differ by this much of the largest magnitude.
 RELATIVE = 1e-12
 
+Initial = Mapping[str, np.ndarray]
 # (kind, parameter name) -> the distance of each element from the truth, in ulps, one array for each step.
 Errors = dict[tuple[str, str], list[np.ndarray]]
 
@@ -74,17 +77,17 @@ def ulp(magnitude: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.maximum(np.spacing(np.asarray(magnitude, dtype)).astype(np.float64), float(info.tiny))
 
 
-def errors(run: list[np.ndarray], truth: list[np.ndarray], dtype: np.dtype) -> list[np.ndarray]:
-    """For each step and element the distance from the truth, in ulps of the largest magnitude the tensor has had."""
-    largest = 0.0
-    result = []
-    for value, true in zip(run, truth, strict=True):
-        finite = np.abs(true[np.isfinite(true)])
-        largest = max(largest, float(finite.max(initial=0.0)))
-        with np.errstate(all="ignore"):
-            distance = np.abs(value.astype(np.float64) - true.astype(np.float64)) / ulp(largest, dtype)
-            result.append(np.where(_same(value, true), 0.0, np.where(np.isnan(distance), np.inf, distance)))
-    return result
+def errors(run: list[np.ndarray], truth: list[np.ndarray], dtype: np.dtype, first: float = 0.0) -> list[np.ndarray]:
+    """For each step and element the distance from the truth, in ulps of the largest magnitude the tensor has had.
+
+    `first` is the largest that it had before the steps.
+    """
+    run, truth = np.stack(run), np.stack(truth)
+    sizes = np.abs(truth, where=np.isfinite(truth), out=np.zeros(truth.shape)).reshape(len(truth), -1)
+    largest = np.maximum.accumulate(sizes.max(1, initial=first)).reshape(-1, *[1] * (truth.ndim - 1))
+    with np.errstate(all="ignore"):
+        distance = np.abs(run.astype(np.float64) - truth.astype(np.float64)) / ulp(largest, dtype)
+        return list(np.where(_same(run, truth), 0.0, np.where(np.isnan(distance), np.inf, distance)))
 
 
 def _same(one, other):
@@ -107,7 +110,8 @@ def structure(ours: Trace, reference: Trace, dtypes: bool = True) -> list[str]:
     return found
 
 
-def compare(ours: Trace, single: Trace, double: Trace, ratio: float = RATIO, noise: float = 0.0) -> Verdict:
+def compare(ours: Trace, single: Trace, double: Trace, ratio: float = RATIO, noise: float = 0.0,
+            initial: Initial = MappingProxyType({})) -> Verdict:
     """Judge a run by the reference's own error.
 
     Args:
@@ -117,12 +121,14 @@ def compare(ours: Trace, single: Trace, double: Trace, ratio: float = RATIO, noi
         double: The reference in float64.
         ratio: How many times that error is still correct.
         noise: What a rule that rounds on its own may do to the parameters, relative to the largest magnitude.
+        initial: The parameters before the first step, by name; they count among their magnitudes.
     """
     problems = [*structure(ours, single), *structure(double, single, dtypes=False)]
     if problems:
         return Verdict(problems=tuple(problems))
     truth = {key: _truth(single[key], double[key]) for key in single}
-    reference = {key: errors(single[key], truth[key], np.float32) for key in single}
+    start = _sizes(initial)
+    reference = {key: errors(single[key], truth[key], np.float32, start.get(key, 0.0)) for key in single}
     least = {PARAMETER: max(1.0, noise / np.finfo(np.float32).eps)}
     budget = {kind: max(least.get(kind, 1.0), _worst(reference[key] for key in keys))
               for kind, keys in _by_kind(single).items()}
@@ -130,11 +136,12 @@ def compare(ours: Trace, single: Trace, double: Trace, ratio: float = RATIO, noi
                 if not np.isfinite(allowed)]
     if problems:
         return Verdict(problems=tuple(problems))
-    return _judge(ours, single, {key: errors(ours[key], truth[key], np.float32) for key in single}, reference, budget,
-                  ratio)
+    off = {key: errors(ours[key], truth[key], np.float32, start.get(key, 0.0)) for key in single}
+    return _judge(ours, single, off, reference, budget, ratio)
 
 
-def compare_exactly(ours: Trace, reference: Trace, noise: float = 0.0) -> Verdict:
+def compare_exactly(ours: Trace, reference: Trace, noise: float = 0.0,
+                    initial: Initial = MappingProxyType({})) -> Verdict:
     """Judge a float64 run by another: equal to RELATIVE of the largest magnitude that a tensor has had.
 
     Where that is more, the parameters of a rule that rounds on its own are equal to RATIO times `noise`.
@@ -142,7 +149,8 @@ def compare_exactly(ours: Trace, reference: Trace, noise: float = 0.0) -> Verdic
     problems = structure(ours, reference)
     if problems:
         return Verdict(problems=tuple(problems))
-    off = {key: errors(ours[key], reference[key], np.float64) for key in reference}
+    start = _sizes(initial)
+    off = {key: errors(ours[key], reference[key], np.float64, start.get(key, 0.0)) for key in reference}
     budget = {kind: (max(RELATIVE, RATIO * noise) if kind == PARAMETER else RELATIVE) / np.finfo(np.float64).eps
               for kind in _by_kind(reference)}
     return _judge(ours, reference, off, {}, budget, 1.0)
@@ -160,6 +168,10 @@ def _judge(ours, reference, off, reference_off, budget, ratio):
     found = [divergence for divergence in divergences if divergence is not None]
     earliest = min(found, key=lambda divergence: divergence.step, default=None)
     return Verdict(scores, earliest, (), off, reference_off)
+
+
+def _sizes(initial):
+    return {(PARAMETER, name): float(np.abs(value).max(initial=0.0)) for name, value in initial.items()}
 
 
 def _by_kind(trace):

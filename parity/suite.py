@@ -44,9 +44,9 @@ def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
     reference, build = torch_side.factory(case), mindspore_side.factory(case)
     single = torch_side.run(reference, problem, "float32")
     double = torch_side.run(reference, problem, "float64")
-    exact = compare_exactly(maths.run(build, problem), double, case.noise)
-    verdicts = {mode: compare(mindspore_side.run(build, problem, mode), single, double, noise=case.noise)
-                for mode in modes}
+    exact = compare_exactly(maths.run(build, problem), double, case.noise, problem.initial)
+    verdicts = {mode: compare(mindspore_side.run(build, problem, mode), single, double, noise=case.noise,
+                              initial=problem.initial) for mode in modes}
     return Outcome(case, problem.name, exact, verdicts)
 
 
@@ -87,7 +87,7 @@ def free_run(case: Case, model: str, steps: int, modes: Iterable[str]) -> FreeRu
         mindspore_side.set_mode(mode)
         ours, accuracy[mode] = _trained(
             lambda watch: models_mindspore.train(model, mindspore_side.factory(case), steps, watch, rank=case.rank))
-        verdicts[mode] = compare(ours, single, double, FREE_RATIO, case.noise)
+        verdicts[mode] = compare(ours, single, double, FREE_RATIO, case.noise, initial_weights(model))
     return FreeRun(case, model, verdicts, accuracy)
 
 
@@ -118,7 +118,7 @@ def check(optimizer: Callable, reference: Callable, problem: Problem | None = No
     single, double = (torch_side.run(reference, problem, dtype) for dtype in ("float32", "float64"))
     if all(kind == PARAMETER for kind, _ in ours):
         single, double = ({key: steps for key, steps in run.items() if key[0] == PARAMETER} for run in (single, double))
-    return compare(ours, single, double)
+    return compare(ours, single, double, initial=problem.initial)
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _hunt_one(mutant, wrong, cases, leg, problem, references):
         build, fitting = mindspore_side.factory(case, wrong), problem.of_rank(case.rank)
         ours = (maths.run(build, fitting, "float32") if leg == "rule"
                 else mindspore_side.run(build, fitting, leg))
-        verdict = compare(ours, *references(case), noise=case.noise)
+        verdict = compare(ours, *references(case), noise=case.noise, initial=fitting.initial)
         if not verdict.passed:
             return Fate(mutant, case, verdict, leg)
     return Fate(mutant)

@@ -132,6 +132,17 @@ def test_errors_are_measured_by_the_largest_magnitude_so_far():
                        {key: steps[::-1] for key, steps in single.items()}, truth).passed
 
 
+def test_the_first_value_counts_among_the_magnitudes():
+    """A parameter of 1 that a step takes to 1e-9 is not off by more than rounding."""
+    truth = {(PARAMETER, "x"): [np.array([1e-9])]}
+    single = {key: [np.float32(step) for step in steps] for key, steps in truth.items()}
+    ours, initial = {(PARAMETER, "x"): [np.float32([2e-9])]}, {"x": np.array([1.0])}
+    assert not compare(ours, single, truth).passed
+    assert compare(ours, single, truth, initial=initial).passed
+    assert not compare_exactly({(PARAMETER, "x"): [np.array([1e-9 + 1e-13])]}, truth).passed
+    assert compare_exactly({(PARAMETER, "x"): [np.array([1e-9 + 1e-13])]}, truth, initial=initial).passed
+
+
 def test_exact_comparison():
     """The float64 leg allows 1e-12 of the largest magnitude."""
     truth = {(PARAMETER, "x"): [np.array([1.0, 1e-3])]}

@@ -34,7 +34,8 @@ def test_float64_parameters_equal_torch_in_float64(name, mode):
                    [{key: None if grad is None else grad.astype(np.float64) for key, grad in gradients.items()}
                     for gradients in problem.gradients])
     ours = mindspore_side.run(mindspore_side.factory(case), wide, mode)
-    verdict = compare_exactly(ours, torch_side.run(torch_side.factory(case), wide, "float64"), case.noise)
+    verdict = compare_exactly(ours, torch_side.run(torch_side.factory(case), wide, "float64"), case.noise,
+                              wide.initial)
     assert verdict.passed, str(verdict)
 
 
