@@ -27,8 +27,8 @@ def radam(param, grad, slots, keep, weight_decay, take1, beta2, take2, correctio
         grad = decay_gradient(grad, param, weight_decay)
     exp_avg = lerp(exp_avg, grad, take1)
     exp_avg_sq = beta2 * exp_avg_sq + take2 * grad * grad
-    adaptive = (root / (exp_avg_sq.sqrt() + eps) * rect).where(rectified > 0, 1)
-    return param - exp_avg / correction1 * lr * adaptive, (exp_avg, exp_avg_sq)
+    adaptive = (root / (exp_avg_sq.sqrt() + eps)).where(rectified > 0, 1)
+    return param - exp_avg / correction1 * lr * adaptive * rect, (exp_avg, exp_avg_sq)
 
 
 class RAdam(Optimizer):

@@ -226,7 +226,7 @@ _RADAM_MISTAKES = (
     ("rho_inf without its 1", "2 / (1 - beta2) - 1", "2 / (1 - beta2)"),
     ("rectified without the root", "rect.where(rectified, 1).sqrt()", "rect.where(rectified, 1)"),
     ("rectified without the bias correction", "correction2.sqrt(),", "(correction2 * 0 + 1).sqrt(),"),
-    ("never rectified", " * rect)", ")"),
+    ("never rectified", " * adaptive * rect", " * adaptive"),
     ("adaptive before it is rectified", ".where(rectified > 0, 1)", ".where(rectified >= 0, 1)"),
     ("no step before it is rectified", ".where(rectified > 0, 1)", ".where(rectified > 0, 0)"),
     ("no bias correction of the first moment", "exp_avg / correction1 * lr", "exp_avg * lr"),
