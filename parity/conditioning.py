@@ -43,7 +43,8 @@ def verify(draw: Draw) -> Judged:
     much is undecided, and so is the draw: it counts neither as equal nor as wrong.
 
     A run that is within its budget of torch in float32 itself is right too: there both may have overflowed on the way.
-    So is one that is within it of float64 where only torch overflowed, as norms that are summed in float64 are.
+    So is one that is within it of float64 where only torch overflowed, as norms that are summed in float64 are. Once
+    torch in float64 has left the range of the dtype, the tensor is undecided if it is off.
 
     float16 parameters are computed in float32 and rounded on store, so they are judged by torch in float32 and in
     float64 with parameters and state rounded to float16 after each step, in ulps of float16. (torch in float16 rounds
@@ -82,7 +83,7 @@ def _judge(ours, case, problem):
         return Verdict(problems=tuple(problems)), False
     truth = {key: [np.where(np.isfinite(one), two, one.astype(np.float64)) for one, two in zip(steps, double[key])]
              for key, steps in single.items()}
-    return _rejudge(ours, single, (truth, double, single), case, problem, dtype)
+    return _rejudge(ours, single, (truth, single, double), case, problem, dtype)
 
 
 def _chaos(case, dtype):
@@ -90,16 +91,22 @@ def _chaos(case, dtype):
 
 
 def _rejudge(ours, reference, truths, case, problem, dtype):
-    """The verdict by a budget for each tensor and step; the first of the truths is what torch should have computed."""
+    """The verdict by a budget for each tensor and step.
+
+    A run may agree with any of the truths, element by element; errors of torch are those from the first, and the last
+    is torch in float64.
+    """
+
     def distances(run):
         return {key: errors(run[key], steps, np.dtype(dtype)) for key, steps in truths[0].items()}
 
     off = {key: [np.min(each, axis=0) for each in
                  zip(*(errors(steps, truth[key], np.dtype(dtype)) for truth in truths))] for key, steps in ours.items()}
-    budgets = _worst_so_far([distances(reference)])
+    budgets, gone = _worst_so_far([distances(reference)]), _overflown(truths[-1], dtype)
     for trials in (range(TRIALS), range(TRIALS, MANY_TRIALS)):
         runs = [distances(run) for run in _trials(case, problem, dtype, trials)]
-        budgets = {key: np.maximum(budget, budgets[key]) for key, budget in _worst_so_far(runs).items()}
+        budgets = {key: np.where(gone[key[1]], np.inf, np.maximum(budget, budgets[key]))
+                   for key, budget in _worst_so_far(runs).items()}
         verdict, undecided = _weigh(ours, reference, off, budgets, case, dtype)
         if verdict.passed:
             break
@@ -110,6 +117,16 @@ def _worst_so_far(runs):
     """For each tensor the largest error of any run up to each step."""
     return {key: np.maximum.accumulate(np.max([[step.max(initial=0.0) for step in run[key]] for run in runs], axis=0))
             for key in runs[0]}
+
+
+def _overflown(double, dtype):
+    """For each parameter, at which steps it or its state has been beyond the largest number of the dtype."""
+    largest, result = np.finfo(dtype).max, {}
+    for (_, name), steps in double.items():
+        with np.errstate(invalid="ignore"):
+            beyond = [bool((np.isfinite(step) & (np.abs(step) > largest)).any()) for step in steps]
+        result[name] = np.logical_or.accumulate(beyond) | result.get(name, False)
+    return result
 
 
 def _weigh(ours, reference, off, budgets, case, dtype):
@@ -240,7 +257,7 @@ def _moved_case(case, rng):
     def moved(value):
         if isinstance(value, tuple) and not any(isinstance(item, str) for item in value):
             return tuple(map(moved, value))
-        if not isinstance(value, float) or value in (0.0, 1.0):  # the ends of ranges stay
+        if not isinstance(value, float) or value in (0.0, 1.0, np.inf):  # the ends of ranges stay
             return value
         return float(np.nextafter(value, 0.0)) if rng.random() < 0.5 else value
 

@@ -58,7 +58,7 @@ def test_a_draw_is_one_argument_of_a_shell():
     assert repr(Draw.parse(text)) == repr(DRAW)
 
 
-@pytest.mark.parametrize("name", fuzz.NAMES)
+@pytest.mark.parametrize("name", ["Adafactor", "MomentumAGC", "Muon", "SGD"])
 def test_draws_reach_the_ends_of_ranges_and_every_structure(name):
     """What the strategies can make: the first number of each range that has one, both modes, all dtypes and regimes."""
     seen = []
