@@ -29,7 +29,7 @@ RANGES = {
     "eps": "[0, inf)",
     "etas": ["(0, 1)", "(1, inf)"],
     "exempt": "predicate",
-    "fused": (None, False),
+    "fused": (None, False, True),
     "gamma": "(0, inf)",
     "initial_accumulator_value": "[0, inf)",
     "lambd": "[0, inf)",

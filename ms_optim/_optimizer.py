@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
 
+from ms_optim import _fused
 from ms_optim._arguments import (
     FLOATS,
     check,
@@ -69,6 +70,17 @@ class Slot:
                          requires_grad=False)
 
 
+fits = MultitypeFuncGraph("fits")
+
+
+@fits.register("Tensor", "Tensor", "Bool")
+def _fits(param, grad, present):
+    """Refuse a gradient of another shape, or of integers, when a step is compiled."""
+    if present and (grad.shape != param.shape or grad.dtype not in FLOATS):
+        raise ValueError("For 'Optimizer', 'gradients' must have the shapes of the parameters and be floats.")
+    return True
+
+
 @functools.cache
 def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
     """The rule of one tensor as a graph of fixed arity that `HyperMap` applies to every parameter.
@@ -82,8 +94,7 @@ def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
     def apply(param, grad, numbers, slots, flags, present):
         if not present:
             return True
-        if grad.shape != param.shape or grad.dtype not in FLOATS:
-            raise ValueError("For 'Optimizer', 'gradients' must have the shapes of the parameters and be floats.")
+        fits(param, grad, present)
         dtype = ms.float64 if param.dtype == ms.float64 else ms.float32
         numbers = numbers.to(dtype).unbind()
         grad = grad.to(dtype)
@@ -176,7 +187,8 @@ class Optimizer(nn.Optimizer):
             of the keys of `defaults`; a last dict with the one key "order_params" gives the order of the gradients.
         defaults (dict): What each group has unless it says otherwise, by argument name.
         loss_scale (float): The gradients are divided by it first. Range (0, inf). Default: ``1.0`` .
-        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        fused (Union[None, bool]): True runs the rule's native kernel on CPU, False MindSpore's operators, None the
+            kernel where there is one. Default: ``None`` .
 
     Inputs:
         - **gradients** (tuple[Tensor]) - One per parameter, in the order of `parameters` and of the same shapes. In a
@@ -202,7 +214,7 @@ class Optimizer(nn.Optimizer):
 
     def __init__(self, params: Params, defaults: dict, loss_scale: float = 1.0, fused: bool | None = None):
         owner = type(self).__name__
-        check(owner, "fused", fused)
+        fused = check(owner, "fused", fused)
         loss_scale = check(owner, "loss_scale", loss_scale)
         groups, parameters, group_of = parse_groups(owner, params, defaults)
         super().__init__(0.0, parameters, 0.0, loss_scale)
@@ -216,6 +228,7 @@ class Optimizer(nn.Optimizer):
         self.everyone = (True,) * len(parameters)
         self.reciprocal = Tensor(np.full(len(parameters), 1.0 / loss_scale))
         self.rule = lift(type(self).update, self.need_scale)
+        self._set_path(fused)
         kept = {id(param) for param in self.get_parameters()}
         lost = [param.name for param in parameters if id(param) not in kept]
         if lost:
@@ -261,6 +274,18 @@ class Optimizer(nn.Optimizer):
             columns.append(column)
             setattr(self, slot.name, ParameterTuple([state for state in column if state is not None]))
         self.slot_table = tuple(zip(*columns)) if columns else ((),) * count
+
+    def _set_path(self, fused):
+        """Choose the native kernel or MindSpore's operators."""
+        obstacle = "" if fused is False else _fused.obstacle(type(self).update, self.parameters)
+        if fused and obstacle is not None:
+            raise ValueError(f"For '{type(self).__name__}', 'fused' must be None or False here, because {obstacle}, "
+                             "but got True.")
+        self.fused = obstacle is None
+        if self.fused:
+            self.kernel = _fused.primitive(type(self).update.__name__)
+            self.layout = _fused.layout(self.slot_table, self.flag_names, self.flags)
+            self.kernel_slots = tuple(state for states in self.slot_table for state in states if state is not None)
 
     @property
     def scalar_slots(self) -> dict[str, Parameter]:
@@ -320,10 +345,16 @@ class Optimizer(nn.Optimizer):
         for kept, new in zip(self.scalar_state, numbers):
             ops.assign(kept, new.where(present_now, kept))
         numbers = numbers[len(self.scalar_state):]
-        if self.need_scale:
-            numbers = (*numbers, self.reciprocal)
-        rows = ops.unbind(ops.stack(numbers, 1))
-        done = self.hyper_map(self.rule, self.parameters, tuple(gradients), rows, self.slot_table, self.flags, present)
+        if self.fused:
+            done = self.hyper_map(fits, self.parameters, tuple(gradients), present)
+            rows = ops.stack((*numbers, self.reciprocal), 1)
+            self.kernel(rows, present_now, self.layout, *self.parameters, *gradients, *self.kernel_slots)
+        else:
+            if self.need_scale:
+                numbers = (*numbers, self.reciprocal)
+            rows = ops.unbind(ops.stack(numbers, 1))
+            done = self.hyper_map(self.rule, self.parameters, tuple(gradients), rows, self.slot_table, self.flags,
+                                  present)
         ops.assign(self.step, step)
         ops.assign_add(self.global_step, self.global_step_increase_tensor)
         return done

@@ -37,7 +37,8 @@ class Adadelta(Optimizer):
         eps (float): Added to both averages inside their roots, in [0, inf). Default: ``1e-6`` .
         weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
-        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
+            the kernel where there is one. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
 
     Inputs:

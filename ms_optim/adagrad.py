@@ -35,7 +35,8 @@ class Adagrad(Optimizer):
         initial_accumulator_value (float): What `sum` starts at, in [0, inf). Default: ``0.0`` .
         eps (float): Added to the root of the sum of squares, in [0, inf). Default: ``1e-10`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
-        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
+            the kernel where there is one. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
 
     Inputs:

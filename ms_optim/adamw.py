@@ -21,7 +21,8 @@ class AdamW(Optimizer):
         weight_decay (float): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf). Default: ``1e-2`` .
         amsgrad (bool): Divide by the largest second moment so far (Reddi et al. 2018). Default: ``False`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
-        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
+            the kernel where there is one. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
 
     Inputs:

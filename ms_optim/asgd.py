@@ -39,7 +39,8 @@ class ASGD(Optimizer):
         t0 (float): The step after which parameters are averaged and not copied. Default: ``1e6`` .
         weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
-        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
+            the kernel where there is one. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
 
     Inputs:

@@ -5,9 +5,11 @@ from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
 
+from ms_optim import _fused
 from ms_optim._arguments import FLOATS, check, check_gradients
 from ms_optim._math import lerp
 from ms_optim._optimizer import Optimizer, run_compiled
@@ -212,6 +214,10 @@ class EMA(nn.Optimizer):
         self.copied = (*[False for _ in self.parameters], *copied)
         self.swapped = False
         self.optimizer = optimizer
+        self.fused = getattr(optimizer, "fused", _fused.library() is not None)
+        if self.fused:
+            self.kernel = _fused.primitive("average")
+            self.layout = Tensor(np.array(self.copied, np.int32))
 
     def __getattr__(self, name):
         try:
@@ -247,7 +253,10 @@ class EMA(nn.Optimizer):
         step = self._step + 1
         weight, due = self.ema_weight(step, self._decay, self.warmup, self.schedule, self.update_after_step,
                                       self.update_every)
-        self.hyper_map(ops.partial(_average, weight, due), self.averages, self.tracked, self.copied)
+        if self.fused:
+            self.kernel(weight, due, self.layout, *self.averages, *self.tracked)
+        else:
+            self.hyper_map(ops.partial(_average, weight, due), self.averages, self.tracked, self.copied)
         ops.assign(self._step, step)
         return done
 

@@ -55,7 +55,8 @@ class MomentumAGC(Optimizer):
             or "squeezed", that of DeepMind and optax: what is a vector or scalar without its axes of size 1 is one unit
             too, and a unit of a 3-d weight spans axis 1 alone. Default: ``"output"`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
-        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
+            the kernel where there is one. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
 
     Inputs:

@@ -66,7 +66,7 @@ class Muon(Optimizer):
         adjust_lr_fn (Union[None, str]): "original" scales the learning rate by sqrt(max(1, rows/columns));
             "match_rms_adamw" by 0.2*sqrt(max(rows, columns)), so that rates tuned for AdamW fit. None is "original".
             Default: ``None`` .
-        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
 
     Inputs:

@@ -49,7 +49,8 @@ class NAdam(Optimizer):
         momentum_decay (float): How fast the momentum grows to betas[0], in [0, inf). Default: ``4e-3`` .
         decoupled_weight_decay (bool): Decay the parameters, as AdamW does, and not the gradient. Default: ``False`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
-        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
+            the kernel where there is one. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
 
     Inputs:

@@ -44,7 +44,8 @@ class RMSprop(Optimizer):
         momentum (float): How much of the last step's buffer is kept, in [0, inf). Default: ``0.0`` .
         centered (bool): Divide by the deviation from the mean of the gradient. Default: ``False`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
-        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
+            the kernel where there is one. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
 
     Inputs:

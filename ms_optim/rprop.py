@@ -41,7 +41,8 @@ class Rprop(Optimizer):
         step_sizes (tuple[float, float]): The smallest step, in [0, inf), and the largest, in [0, inf].
             Default: ``(1e-6, 50.0)`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
-        fused (Union[None, bool]): None and False compute with MindSpore's operators. Default: ``None`` .
+        fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
+            the kernel where there is one. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
 
     Inputs:

@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 
+from ms_optim import _fused
 from parity.mindspore_side import MODES, set_mode
 
 # MindSpore collects garbage whenever it compiles; what is loaded by now need not be looked through each time.
@@ -13,8 +14,15 @@ gc.freeze()
 torch.set_num_threads(1)
 
 
-@pytest.fixture(params=MODES)
-def mode(request):
-    """Run the test in both modes, with the strict syntax that every backend compiles."""
-    set_mode(request.param)
+@pytest.fixture(params=[*MODES, "composed"])
+def mode(request, monkeypatch):
+    """Run the test in both modes, and in GRAPH with no native kernels: in the strict syntax that every backend compiles.
+
+    PYNATIVE without kernels compiles what GRAPH does; the parity suite compares it too.
+    """
+    if request.param == "composed":
+        monkeypatch.setattr(_fused, "library", lambda: None)
+        set_mode("graph")
+    else:
+        set_mode(request.param)
     return request.param

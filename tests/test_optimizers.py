@@ -216,7 +216,7 @@ BAD = {
     "etas": [0.5, (0.5,), (0.5, 1.0), (0.0, 1.2), (1.0, 1.2), (1.2, 0.5), (0.5, inf), (0.5, nan), "ab", (0.5, True),
              None],
     "exempt": [1, None, [1], True, {"scale"}],
-    "fused": [1, 0, "yes", True],
+    "fused": [1, 0, "yes"],
     "initial_accumulator_value": _numbers(-1e-9, [0.5]),
     "lambd": _numbers(-1e-9, [0.5]),
     "loss_scale": _numbers(0.0, -1.0, [0.5]),

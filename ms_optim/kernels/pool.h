@@ -1,0 +1,97 @@
+// Threads that wait for work, one for each core but the caller's.
+#pragma once
+
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+// Denormals as they are, rounding to nearest: MindSpore flushes them. The caller's settings come back.
+class DefaultFloats {
+#if defined(__x86_64__)
+    unsigned before = _mm_getcsr();
+
+  public:
+    DefaultFloats() { _mm_setcsr(0x1f80); }
+    ~DefaultFloats() { _mm_setcsr(before); }
+#endif
+};
+
+class Pool {
+  public:
+    // The pool of this process; a fork has no threads, and gets a pool of its own.
+    static Pool &here() {
+        static std::mutex mutex;
+        static Pool *pool = nullptr;
+        static pid_t owner = 0;
+        std::lock_guard<std::mutex> lock(mutex);
+        if (owner != getpid()) {
+            pool = new Pool;  // never deleted: its threads may outlive main
+            owner = getpid();
+        }
+        return *pool;
+    }
+
+    // Call work(i) for each i below count, in any order, on this thread and the pool's; return when all is done.
+    void run(int64_t count, const std::function<void(int64_t)> &work) {
+        std::lock_guard<std::mutex> one_at_a_time(callers);
+        const int64_t helpers = std::min<int64_t>(workers, count - 1);
+        {
+            std::lock_guard<std::mutex> lock(mutex);
+            job = &work;
+            jobs = count;
+            next = 0;
+            wanted = busy = static_cast<int>(std::max<int64_t>(helpers, 0));
+        }
+        if (helpers > 0) start.notify_all();
+        take(work);
+        std::unique_lock<std::mutex> lock(mutex);
+        busy -= wanted;  // those that have not woken yet are not waited for
+        wanted = 0;
+        done.wait(lock, [this] { return busy == 0; });
+        job = nullptr;
+    }
+
+  private:
+    Pool() {
+        cpu_set_t cores;
+        workers = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) - 1 : 0;
+        if (const char *limit = std::getenv("OMP_NUM_THREADS")) workers = std::min(workers, std::atoi(limit) - 1);
+        for (int i = 0; i < workers; ++i) std::thread([this] { serve(); }).detach();
+    }
+    void take(const std::function<void(int64_t)> &work) {
+        DefaultFloats floats;
+        for (int64_t i; (i = next.fetch_add(1)) < jobs;) work(i);
+    }
+    void serve() {
+        for (;;) {
+            std::unique_lock<std::mutex> lock(mutex);
+            start.wait(lock, [this] { return wanted > 0; });
+            --wanted;
+            const auto *work = job;
+            lock.unlock();
+            take(*work);
+            lock.lock();
+            if (--busy == 0) done.notify_one();
+        }
+    }
+
+    std::mutex callers, mutex;
+    std::condition_variable start, done;
+    const std::function<void(int64_t)> *job = nullptr;
+    std::atomic<int64_t> next{0};
+    int64_t jobs = 0;
+    int workers = 0, wanted = 0, busy = 0;
+};
