@@ -109,8 +109,7 @@ def test_what_rounding_decides_is_undecided():
 
 def test_chaos_in_one_tensor_does_not_excuse_another(tmp_path, monkeypatch):
     """Nor what it did itself before."""
-    wrong = Mutant("RMSprop", "a slightly larger step", "return param - lr * scaled",
-                   "return param - lr * scaled * (1 + lr / 10)")
+    wrong = Mutant("RMSprop", "a slightly larger step", "return lr, alpha,", "return lr * (1 + lr / 10), alpha,")
     monkeypatch.setattr(ms_optim, "RMSprop", breed(wrong, tmp_path))
     judged = verify(RMSPROP)
     assert not judged.undecided
