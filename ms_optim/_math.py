@@ -3,7 +3,7 @@
 
 def lerp(start, end, weight):
     """Go from start to end by weight, as torch does: from the nearer side, so that weights 0 and 1 are exact."""
-    near = weight < 0.5
+    near = weight.abs() < 0.5
     return start.where(near, end) + (end - start) * weight.where(near, weight - 1)
 
 

@@ -32,7 +32,8 @@ class Adagrad(Optimizer):
             Tensor has one for each step and holds its last. Default: ``1e-2`` .
         lr_decay (float): The learning rate is divided by 1 + (step - 1) * lr_decay, in [0, inf). Default: ``0.0`` .
         weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
-        initial_accumulator_value (float): What `sum` starts at, in [0, inf). Default: ``0.0`` .
+        initial_accumulator_value (float): What `sum` starts at, in [0, inf). A group may have its own, which torch
+            accepts and ignores. Default: ``0.0`` .
         eps (float): Added to the root of the sum of squares, in [0, inf). Default: ``1e-10`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with

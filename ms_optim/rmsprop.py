@@ -20,10 +20,11 @@ def rmsprop(param, grad, slots, lr, alpha, take, eps, weight_decay, momentum, ma
     if grad_avg is not None:
         grad_avg = lerp(grad_avg, grad, take)
         variance = square_avg - grad_avg * grad_avg
-    scaled = grad / (variance.sqrt() + eps)
-    if momentum_buffer is not None:
-        scaled = momentum_buffer = momentum * momentum_buffer + scaled
-    return param - lr * scaled, (square_avg, momentum_buffer, grad_avg)
+    deviation = variance.sqrt() + eps
+    if momentum_buffer is None:
+        return param - lr * grad / deviation, (square_avg, None, grad_avg)
+    momentum_buffer = momentum * momentum_buffer + grad / deviation
+    return param - lr * momentum_buffer, (square_avg, momentum_buffer, grad_avg)
 
 
 class RMSprop(Optimizer):

@@ -15,19 +15,21 @@ from parity.trace import Recorder, Trace
 MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
 
 
-def factory(case: Case, ours: type[nn.Optimizer] | None = None) -> Callable[[list[Parameter]], nn.Optimizer]:
+def factory(case: Case, ours: type[nn.Optimizer] | None = None,
+            fused: bool | None = None) -> Callable[[list[Parameter]], nn.Optimizer]:
     """A function from parameters to our optimizer of a case, or to another class with its arguments."""
     ours = ours or getattr(ms_optim, case.optimizer)
+    kwargs = case.kwargs if fused is None else {**case.kwargs, "fused": fused}
 
     def build(params):
         if case.inner:
-            return ours(factory(case.inner)(params), **case.kwargs)
+            return ours(factory(case.inner, fused=fused)(params), **case.kwargs)
         by_name = {param.name: param for param in params}
         if not case.groups:
-            return ours(params, **case.kwargs)
+            return ours(params, **kwargs)
         groups = [{"params": [by_name[name] for name in names], **overrides}
                   for names, overrides in case.split(by_name)]
-        return ours([*groups, {"order_params": params}], **case.kwargs)
+        return ours([*groups, {"order_params": params}], **kwargs)
 
     return build
 
@@ -47,7 +49,7 @@ def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
     """
     if not isinstance(optimizer, Optimizer) or optimizer.dynamic_lr:
         return optimizer
-    key = (type(optimizer), mode, optimizer.rule, optimizer.flags, tuple(optimizer.group_of), tuple(
+    key = (type(optimizer), mode, optimizer.fused, optimizer.rule, optimizer.flags, tuple(optimizer.group_of), tuple(
         (param.name, param.shape, param.dtype) for param in optimizer.get_parameters()))
     twin = _compiled.setdefault(key, optimizer)
     for mine, new in zip(twin.get_parameters(), optimizer.get_parameters(), strict=True):

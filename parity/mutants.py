@@ -141,26 +141,20 @@ _ADAMAX_MISTAKES = (
 _RMSPROP_VARIANCE = """        grad_avg = lerp(grad_avg, grad, take)
         variance = square_avg - grad_avg * grad_avg
 """
-_RMSPROP_STEP = """    scaled = grad / (variance.sqrt() + eps)
-    if momentum_buffer is not None:
-        scaled = momentum_buffer = momentum * momentum_buffer + scaled
-"""
+_RMSPROP_BUFFER = "momentum * momentum_buffer + grad / deviation"
 _RMSPROP_MISTAKES = (
-    ("lr inside the momentum buffer", "scaled = momentum_buffer = momentum * momentum_buffer + scaled",
-     "momentum_buffer = momentum * momentum_buffer + lr * scaled\n        scaled = momentum_buffer / lr"),
-    ("eps inside the root", "(variance.sqrt() + eps)", "((variance + eps).sqrt())"),
+    ("lr inside the momentum buffer", f"{_RMSPROP_BUFFER}\n    return param - lr * momentum_buffer",
+     "momentum * momentum_buffer + lr * grad / deviation\n    return param - momentum_buffer"),
+    ("eps inside the root", "variance.sqrt() + eps", "(variance + eps).sqrt()"),
     ("the mean square starts at 1", "square_avg = alpha * square_avg",
      "square_avg = alpha * square_avg.where(square_avg > 0, 1)"),
     ("centered ignored", "variance = square_avg - grad_avg * grad_avg", "variance = square_avg + 0"),
     ("centered by the mean of the last step", _RMSPROP_VARIANCE,
      "".join(reversed(_RMSPROP_VARIANCE.splitlines(keepends=True)))),
-    ("the buffer holds gradients that are not divided yet", _RMSPROP_STEP, """    scaled = grad
-    if momentum_buffer is not None:
-        scaled = momentum_buffer = momentum * momentum_buffer + scaled
-    scaled = scaled / (variance.sqrt() + eps)
-"""),
-    ("momentum averages", "momentum * momentum_buffer + scaled",
-     "momentum * momentum_buffer + (1 - momentum) * scaled"),
+    ("the buffer holds gradients that are not divided yet",
+     f"{_RMSPROP_BUFFER}\n    return param - lr * momentum_buffer",
+     "momentum * momentum_buffer + grad\n    return param - lr * momentum_buffer / deviation"),
+    ("momentum averages", _RMSPROP_BUFFER, "momentum * momentum_buffer + (1 - momentum) * grad / deviation"),
     ("alpha and 1 - alpha swapped", "lr, alpha, 1 - alpha, ", "lr, 1 - alpha, alpha, "),
     ("1 - alpha in float32", "lr, alpha, 1 - alpha, ", "lr, alpha, 1 - alpha.float().double(), "),
     ("decay decoupled for coupled", _DECAY, "param = param - lr * weight_decay * param"),
@@ -299,7 +293,10 @@ _EMA_STEP = """        done = self.optimizer(gradients) if present is None else 
 _EMA_AVERAGE = """        step = self._step + 1
         weight, due = self.ema_weight(step, self._decay, self.warmup, self.schedule, self.update_after_step,
                                       self.update_every)
-        self.hyper_map(ops.partial(_average, weight, due), self.averages, self.tracked, self.copied)
+        if self.fused:
+            self.kernel(weight, due, self.layout, *self.averages, *self.tracked)
+        else:
+            self.hyper_map(ops.partial(_average, weight, due), self.averages, self.tracked, self.copied)
 """
 _AVERAGE_MISTAKES = (
     ("1 - decay in float32", "schedule(n, steps, decay, warmup)).where",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import ms_optim
+from ms_optim._fused import obstacle
 from parity import maths, mindspore_side, models_mindspore, models_torch, torch_side
 from parity.cases import CASES, Case
 from parity.compare import Verdict, compare, compare_exactly
@@ -20,7 +22,7 @@ FREE_RATIO = 10.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the legs say of one case: the mathematics in float64, and the arithmetic in each mode."""
+    """What the legs say of one case: the mathematics in float64, and the arithmetic in each mode and path."""
 
     case: Case
     problem: str
@@ -39,15 +41,26 @@ class Outcome:
 
 
 def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
-    """Run the legs on a case."""
+    """Run the legs on a case; the arithmetic in each mode, once native and once composed where there is a kernel.
+
+    Native kernels are compared with torch's own where torch has fused ones.
+    """
     problem = problem.of_rank(case.rank)
-    reference, build = torch_side.factory(case), mindspore_side.factory(case)
-    single = torch_side.run(reference, problem, "float32")
-    double = torch_side.run(reference, problem, "float64")
-    exact = compare_exactly(maths.run(build, problem), double, case.noise, problem.initial)
-    verdicts = {mode: compare(mindspore_side.run(build, problem, mode), single, double, noise=case.noise,
-                              initial=problem.initial) for mode in modes}
+    double = torch_side.run(torch_side.factory(case), problem, "float64")
+    exact = compare_exactly(maths.run(mindspore_side.factory(case), problem), double, case.noise, problem.initial)
+    verdicts = {}
+    for path, fused in paths(case).items():
+        single = torch_side.run(torch_side.factory(case, fused), problem, "float32")
+        for mode in modes:
+            ours = mindspore_side.run(mindspore_side.factory(case, fused=fused), problem, mode)
+            verdicts[f"{mode} {path}"] = compare(ours, single, double, noise=case.noise, initial=problem.initial)
     return Outcome(case, problem.name, exact, verdicts)
+
+
+def paths(case: Case) -> dict[str, bool]:
+    """The paths that a case can take here, and the argument `fused` of each."""
+    rule = getattr(ms_optim, (case.inner or case).optimizer).update
+    return {"composed": False} | ({} if obstacle(rule, ()) else {"native": True})
 
 
 def teacher_forced(case: Case, model: str, steps: int, modes: Iterable[str]) -> Outcome:

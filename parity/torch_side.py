@@ -13,18 +13,22 @@ from parity.trace import Recorder, Trace
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def factory(case: Case) -> Callable[[list], torch.optim.Optimizer]:
-    """A function from named parameters to the reference optimizer of a case."""
+FUSED = (torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+
+
+def factory(case: Case, fused: bool = False) -> Callable[[list], torch.optim.Optimizer]:
+    """A function from named parameters to the reference optimizer of a case, if `fused` in torch's fused form."""
     module, name = case.reference.rsplit(".", 1)
     reference = getattr(importlib.import_module(module), name)
+    kwargs = {**case.kwargs, "fused": True} if fused and reference in FUSED else case.kwargs
 
     def build(named):
         params = dict(named)
         if case.inner:
-            return _Averaged(factory(case.inner)(named), reference(params.values(), **case.kwargs))
+            return _Averaged(factory(case.inner, fused)(named), reference(params.values(), **case.kwargs))
         groups = case.split(params)
         return reference([{"params": [(name, params[name]) for name in names], **overrides}
-                          for names, overrides in groups], **case.kwargs)
+                          for names, overrides in groups], **kwargs)
 
     return build
 

@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(params=[*MODES, "composed"])
 def mode(request, monkeypatch):
-    """Run the test in both modes, and in GRAPH with no native kernels: in the strict syntax that every backend compiles.
+    """Run the test in both modes, and in GRAPH without native kernels, in the syntax that all backends compile.
 
     PYNATIVE without kernels compiles what GRAPH does; the parity suite compares it too.
     """

@@ -22,7 +22,7 @@ static inline T root(T x) {
 template <class T>
 static inline T lerp(T start, T end, T weight) {
     const T way = end - start;
-    return weight < T(0.5) ? fused(weight, way, start) : fused(weight - T(1), way, end);
+    return std::abs(weight) < T(0.5) ? fused(weight, way, start) : fused(weight - T(1), way, end);
 }
 
 template <class T>
