@@ -50,19 +50,21 @@ def verify(draw: Draw) -> Judged:
     float64 with parameters and state rounded to float16 after each step, in ulps of float16. (torch in float16 rounds
     after each operation: it is further off, and NaN where eps has rounded to zero.)
     """
-    case, problem, build = draw.case, draw.problem, mindspore_side.factory(draw.case)
+    case, problem = draw.case, draw.problem
+    build = mindspore_side.factory(case, fused=False if draw.path == "composed" else None)
     wide = _cast(problem, np.float64)
     exact, exact_undecided = _judge_exactly(maths.run(build, wide), case, wide)
     ours = mindspore_side.run(build, problem, draw.mode)
     verdict, undecided = (_judge_exactly if draw.dtype == "float64" else _judge)(ours, case, problem)
     passed = exact.passed and verdict.passed
-    return Judged(case, problem.name, exact, {draw.mode: verdict}, passed and (undecided or exact_undecided))
+    undecided = passed and (undecided or exact_undecided)
+    return Judged(case, problem.name, exact, {f"{draw.mode} {draw.path}": verdict}, undecided)
 
 
 def _judge_exactly(ours, case, problem):
     """The verdict on a float64 run, and whether it is undecided."""
     double = torch_side.run(torch_side.factory(case), problem, "float64")
-    verdict = compare_exactly(ours, double, case.noise)
+    verdict = compare_exactly(ours, double, case.noise, problem.initial)
     if verdict.passed or verdict.problems:
         return verdict, False
     return _rejudge(ours, double, (double,), case, problem, "float64")
@@ -74,7 +76,7 @@ def _judge(ours, case, problem):
     case = _explicit(case, dtype)
     single, double = (_run(case, problem, precision, dtype) for precision in ("float32", "float64"))
     if dtype == "float32":
-        verdict = compare(ours, single, double, noise=case.noise)
+        verdict = compare(ours, single, double, noise=case.noise, initial=problem.initial)
         limit = RATIO * _chaos(case, dtype) / np.finfo(dtype).eps
         if verdict.passed and all(score.ulps <= limit for score in verdict.scores.values()):
             return verdict, False

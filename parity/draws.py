@@ -54,6 +54,7 @@ class Draw:
         seed: Of the weights and the gradients.
         dtype: What the parameters are stored in.
         mode: "graph" or "pynative".
+        path: "native", where there is a kernel, or "composed".
     """
 
     optimizer: str
@@ -65,6 +66,7 @@ class Draw:
     seed: int = 0
     dtype: str = "float32"
     mode: str = "graph"
+    path: str = "native"
 
     @classmethod
     def parse(cls, text: str) -> "Draw":
@@ -79,7 +81,8 @@ class Draw:
             raise ValueError(f"a case is a JSON object with the keys {sorted(names)}")
         draw = cls(**_tuples(plain))
         for kind, value, known in [("optimizer", draw.optimizer, CASES), ("dtype", draw.dtype, DTYPES),
-                                   ("mode", draw.mode, ("graph", "pynative"))]:
+                                   ("mode", draw.mode, ("graph", "pynative")),
+                                   ("path", draw.path, ("native", "composed"))]:
             if value not in known:
                 raise ValueError(f"the {kind} of a case must be one of {', '.join(known)}, but got {value!r}")
         return draw

@@ -65,6 +65,7 @@ class Structure:
     absent: tuple[str, ...] = ()
     dtype: str = "float32"
     mode: str = "graph"
+    path: str = "native"
 
 
 def structures(name: str, rng: random.Random, count: int = STRUCTURES) -> list[Structure]:
@@ -81,7 +82,7 @@ def structures(name: str, rng: random.Random, count: int = STRUCTURES) -> list[S
         return options, {number: rng.random() < 0.7 for number in numbers if number in slots}
 
     plain = Structure(layouts[0], ({},), ({number: True for number in numbers if number in slots},))
-    found = [plain, replace(plain, mode="pynative")]
+    found = [plain, replace(plain, mode="pynative"), replace(plain, path="composed")]
     while len(found) < count:
         shapes = rng.choice(layouts)
         groups = tuple(rng.sample(list(shapes), rng.choice((0, 0, 1, 2)) if len(shapes) > 2 else 0))
@@ -90,7 +91,8 @@ def structures(name: str, rng: random.Random, count: int = STRUCTURES) -> list[S
             overrides.pop("exempt", None)
         absent = rng.choice(((), (rng.choice(list(shapes)),), tuple(shapes)))
         dtype = rng.choice(("float32", *DTYPES))
-        found.append(Structure(shapes, options, switches, groups, absent, dtype, rng.choice(("graph", "pynative"))))
+        found.append(Structure(shapes, options, switches, groups, absent, dtype, rng.choice(("graph", "pynative")),
+                               rng.choice(("native", "composed"))))
     return found
 
 
@@ -155,7 +157,7 @@ def draws(draw, name: str, pool: list[Structure]) -> Draw:
     away = tuple(sorted(draw(st.sets(st.integers(0, steps - 2), max_size=4)))) if structure.absent else ()
     absent = dict.fromkeys(structure.absent, away) if away else {}
     return Draw(name, parameters, steps, base, groups, absent, draw(st.integers(0, 999)), structure.dtype,
-                structure.mode)
+                structure.mode, structure.path)
 
 
 def _numbers(draw, name, flags, switches, base=None):
@@ -348,10 +350,11 @@ def table(tallies: list[Tally]) -> Table:
     """One row for each optimizer: how many draws, and the worst of those that were decided."""
     result = Table(title="draws, and the worst oracle ratio of those that were decided", title_justify="left")
     result.add_column("optimizer")
-    for heading in ("draws", "undecided", "draws a minute", "maths", "graph", "pynative", "verdict"):
+    legs = ("maths", *(f"{mode} {path}" for mode in ("graph", "pynative") for path in ("native", "composed")))
+    for heading in ("draws", "undecided", "draws a minute", *legs, "verdict"):
         result.add_column(heading, justify="right", no_wrap=True)
     for tally in tallies:
-        ratios = [f"{tally.ratios[leg]:.3g}" if leg in tally.ratios else "-" for leg in ("maths", "graph", "pynative")]
+        ratios = [f"{tally.ratios[leg]:.3g}" if leg in tally.ratios else "-" for leg in legs]
         result.add_row(tally.optimizer, str(tally.draws), f"{tally.undecided / max(1, tally.draws):.1%}",
                        f"{60 * tally.draws / max(tally.seconds, 1e-9):.0f}", *ratios,
                        "[red]FAILED[/]" if tally.failure else "[green]passed[/]")

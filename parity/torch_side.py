@@ -27,6 +27,8 @@ def factory(case: Case, fused: bool = False) -> Callable[[list], torch.optim.Opt
         if case.inner:
             return _Averaged(factory(case.inner, fused)(named), reference(params.values(), **case.kwargs))
         groups = case.split(params)
+        if "fused" in kwargs:  # torch's fused SGD fails on a group where one parameter's first gradient comes later
+            groups = [([name], overrides) for names, overrides in groups for name in names]
         return reference([{"params": [(name, params[name]) for name in names], **overrides}
                           for names, overrides in groups], **kwargs)
 

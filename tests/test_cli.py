@@ -50,8 +50,10 @@ def test_runs_and_reports(tmp_path, monkeypatch, capsys):
     assert [outcome["problem"] for outcome in outcomes[-2:]] == ["nfnet", "nfnet"]
     accuracy = outcomes[-1]["accuracy"]
     assert accuracy["graph"] == pytest.approx(accuracy["torch"], abs=0.01) and accuracy["torch"] > 0.1
-    assert all(outcome["legs"]["graph"]["scores"]["parameter"]["ratio"] <= 3 for outcome in outcomes)
-    assert len(list((tmp_path / "new" / "report").glob("*.png"))) == count
+    assert all(leg["scores"]["parameter"]["ratio"] <= 3 for outcome in outcomes
+               for name, leg in outcome["legs"].items() if "graph" in name)
+    assert set(outcomes[0]["legs"]) == {"maths", "graph composed", "graph native"}
+    assert len(list((tmp_path / "new" / "report").glob("*.png"))) == 2 * count - 1
 
 
 def test_a_failure_is_red(monkeypatch, capsys):

@@ -69,7 +69,9 @@ def test_draws_reach_the_ends_of_ranges_and_every_structure(name):
         seen.append(draw)
 
     run()
-    assert {draw.mode for draw in seen} == {"graph", "pynative"} and {draw.dtype for draw in seen} == set(DTYPES)
+    assert {draw.mode for draw in seen} == {"graph", "pynative"}
+    assert {draw.path for draw in seen} == {"native", "composed"}
+    assert {draw.dtype for draw in seen} == set(DTYPES)
     assert {regime for draw in seen for _, _, regime in draw.parameters.values()} == set(REGIMES)
     assert {bool(draw.absent) for draw in seen} == {bool(draw.groups) for draw in seen} == {True, False}
     numbers, flags = fuzz.arguments_of(name)
