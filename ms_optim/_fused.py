@@ -22,10 +22,15 @@ def obstacle(update: Callable, parameters: Iterable[Parameter]) -> str | None:
     """Why no kernel can run a rule on these parameters, or None if one can."""
     if update.__module__ != f"{__package__}.{update.__name__}":
         return f"the rule {update.__name__!r} of {update.__module__!r} is not one of the library's"
+    return absence(update.__name__, parameters)
+
+
+def absence(name: str, parameters: Iterable[Parameter]) -> str | None:
+    """Why there is no kernel of this name for these parameters, or None if there is one."""
     if library() is None:
         return "the library was installed without a C++ compiler"
-    if not hasattr(ctypes.CDLL(str(library())), update.__name__):
-        return f"the rule {update.__name__!r} has no kernel"
+    if not hasattr(ctypes.CDLL(str(library())), name):
+        return f"the rule {name!r} has no kernel"
     if ms.get_context("device_target") != "CPU":
         return f"the device is {ms.get_context('device_target')} and not CPU"
     odd = [param.name for param in parameters if param.dtype == ms.bfloat16]

@@ -214,7 +214,7 @@ class EMA(nn.Optimizer):
         self.copied = (*[False for _ in self.parameters], *copied)
         self.swapped = False
         self.optimizer = optimizer
-        self.fused = getattr(optimizer, "fused", _fused.library() is not None)
+        self.fused = getattr(optimizer, "fused", True) and _fused.absence("average", self.tracked) is None
         if self.fused:
             self.kernel = _fused.primitive("average")
             self.layout = Tensor(np.array(self.copied, np.int32))
@@ -348,6 +348,10 @@ class ParameterEMA(nn.Cell):
         self.now = Tensor(True)
         self.hyper_map = ops.HyperMap()
         self._decay = _scalar(decay, f"decay.{self.target[0].name}")
+        self.fused = _fused.absence("average", self.source) is None
+        if self.fused:
+            self.kernel = _fused.primitive("average")
+            self.layout = Tensor(np.array(self.copied, np.int32))
 
     def __call__(self):
         """Run one compiled update in both modes."""
@@ -355,7 +359,10 @@ class ParameterEMA(nn.Cell):
 
     def construct(self):
         """One soft update."""
-        self.hyper_map(ops.partial(_average, 1 - self._decay, self.now), self.target, self.source, self.copied)
+        if self.fused:
+            self.kernel(1 - self._decay, self.now, self.layout, *self.target, *self.source)
+        else:
+            self.hyper_map(ops.partial(_average, 1 - self._decay, self.now), self.target, self.source, self.copied)
         return True
 
     def copy(self):

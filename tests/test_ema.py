@@ -12,18 +12,21 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.train import Callback, FixedLossScaleManager, Model
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ms_optim import SGD, AdamW, MomentumAGC
+from ms_optim import SGD, AdamW, MomentumAGC, _fused
 from ms_optim._arguments import RANGES
 from ms_optim.ema import EMA, SCHEDULES, ParameterEMA, ema_weight
+from parity.mindspore_side import set_mode
 
 SHAPES = {"conv.weight": (3, 4), "bn.gamma": (3, 4), "bn.beta": (), "ema.scale": (1,), "ema.ema.x": (2, 3, 1, 2)}
 STEPS = 35
 
 
-@pytest.fixture(params=[ms.GRAPH_MODE, ms.PYNATIVE_MODE], ids=["graph", "pynative"], autouse=True)
-def mode(request):
-    """Each test runs in both modes."""
-    ms.set_context(mode=request.param, jit_syntax_level=ms.STRICT)
+@pytest.fixture(params=["graph", "pynative composed"], autouse=True)
+def mode(request, monkeypatch):
+    """Each test runs in both modes, and without native kernels in one of them; parity has the other two."""
+    if "composed" in request.param:
+        monkeypatch.setattr(_fused, "library", lambda: None)
+    set_mode(request.param.split()[0])
 
 
 @pytest.fixture
