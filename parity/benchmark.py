@@ -1,0 +1,444 @@
+"""`python -m parity.benchmark`: time one step of each optimizer, ours against PyTorch's, MindSpore's and the memory.
+
+Each contender has a process of its own, because the threads of two frameworks fight for the same cores. In each round
+each takes its turn, and all others are stopped meanwhile. The figure is the median of its rounds, each the median of
+its calls. Every call ends when the last parameter has been read.
+"""
+
+import argparse
+import contextlib
+import inspect
+import json
+import math
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from parity.cases import CASES
+
+WARM_UP, INSIDE = 10, 4
+FLOOR, TIMM, LERP = "memory floor", "timm AGC + torch SGD fused", "torch _foreach_lerp_"
+NN = {"ASGD": "ASGD", "Adadelta": "Adadelta", "Adagrad": "Adagrad", "Adam": "Adam", "AdamW": "AdamWeightDecay",
+      "Adamax": "AdaMax", "RMSprop": "RMSProp", "Rprop": "Rprop", "SGD": "Momentum"}
+EXPERIMENTAL = {*CASES} - {"Adafactor", "EMA", "MomentumAGC", "Muon"}
+HEADINGS = {"ms": "ms", "of_torch": "/ torch", "of_floor": "/ floor", "first_s": "first call, s",
+            "no_data_ms": "ms without data", "extra_mb": "extra MB"}
+# A step so small that the parameters stay what they are, however many are taken.
+KWARGS = {name: {"lr": 1e-6} for name in CASES} | {
+    "EMA": {}, "MomentumAGC": {"lr": 1e-6, "momentum": 0.9}, "SGD": {"lr": 1e-6, "momentum": 0.9}}
+
+
+def resnet50() -> list[tuple[int, ...]]:
+    """The shapes of ResNet-50's parameters."""
+    shapes = [(64, 3, 7, 7), (64,), (64,)]
+    channels = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            kernels = [(width, channels, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1)]
+            kernels += [(4 * width, channels, 1, 1)] * (block == 0)
+            shapes += [shape for kernel in kernels for shape in (kernel, kernel[:1], kernel[:1])]
+            channels = 4 * width
+    return [*shapes, (1000, 2048), (1000,)]
+
+
+def gpt2() -> list[tuple[int, ...]]:
+    """The shapes of the parameters of GPT-2 small."""
+    width = 768
+    layer = [(width,), (width,), (width, 3 * width), (3 * width,), (width, width), (width,), (width,), (width,),
+             (width, 4 * width), (4 * width,), (4 * width, width), (width,)]
+    return [(50257, width), (1024, width), *layer * 12, (width,), (width,)]
+
+
+def mlp(tensors: int, parameters: int) -> list[tuple[int, ...]]:
+    """Square matrices, each with its bias, of about so many parameters."""
+    width = max(1, round(math.sqrt(parameters / max(1, tensors // 2))))
+    return [(width, width), (width,)] * (tensors // 2) + [(width,)] * (tensors % 2)
+
+
+def fit(shapes: list[tuple[int, ...]], name: str) -> list[tuple[int, ...]]:
+    """The shapes, or for an optimizer that takes matrices only, the matrices among them."""
+    if CASES[name][0].rank is None:
+        return shapes
+    return [(shape[0], math.prod(shape[1:])) for shape in shapes if len(shape) > 1]
+
+
+def state_size(name: str, shapes: list[tuple[int, ...]]) -> int:
+    """The elements of all slots, from what the class declares."""
+    import ms_optim
+
+    if name == "EMA":
+        return sum(map(math.prod, shapes))
+    cls = ms_optim.OPTIMIZERS[name]
+    options = {key: value.default for key, value in inspect.signature(cls).parameters.items()} | KWARGS[name]
+    slots = [slot for slot in cls.slots if not slot.scalar and (slot.when is None or options[slot.when])]
+    return sum(math.prod(slot.shape(shape) or (0,)) for slot in slots for shape in shapes)
+
+
+def contenders(name: str) -> list[str]:
+    """What an optimizer is measured against, itself first."""
+    import torch
+
+    from parity.torch_side import FUSED
+
+    names = ["native in a graph", *(f"{path} {mode}" for path in ("native", "composed")
+                                    for mode in ("graph", "pynative"))]
+    if name in ("EMA", "MomentumAGC"):
+        return [*names, LERP if name == "EMA" else TIMM, FLOOR]
+    reference = getattr(torch.optim, name)
+    names += ["torch"] + ["torch foreach"] * ("foreach" in inspect.signature(reference).parameters)
+    names += ["torch fused"] * (reference in FUSED) + ["mindspore.nn graph"] * (name in NN)
+    return [*names, *["mindspore.experimental pynative"] * (name in EXPERIMENTAL), FLOOR]
+
+
+def _tensors(shapes):
+    """A value and a gradient for each shape; of the gradients some exceed what clipping leaves and some do not."""
+    rng = np.random.default_rng(0)
+    for shape in shapes:
+        value = rng.standard_normal(shape, np.float32)
+        yield value, value * np.float32(10 ** rng.uniform(-4, 0))
+
+
+def mindspore_calls(contender: str, name: str, shapes: list[tuple[int, ...]]) -> list[Callable[[], None]]:
+    """A step of MindSpore; or, inside a graph that also makes the gradients, one step and INSIDE more."""
+    import mindspore as ms
+    from mindspore import Parameter, Tensor, nn
+    from mindspore.experimental import optim as experimental
+
+    import ms_optim
+
+    mode = ms.PYNATIVE_MODE if contender.endswith("pynative") else ms.GRAPH_MODE
+    ms.set_context(mode=mode, jit_syntax_level=ms.STRICT if contender.startswith(("native", "composed")) else ms.LAX)
+    drawn = [(Parameter(Tensor(value), name=f"p{i}"), Tensor(grad)) for i, (value, grad) in enumerate(_tensors(shapes))]
+    params, grads = zip(*drawn)
+
+    class Still(nn.Optimizer):
+        """Leaves the parameters alone, so that an average around it is all that is timed."""
+
+        def construct(self, gradients):
+            return True
+
+    class Training(nn.Cell):
+        """A graph that makes gradients and takes some steps on them."""
+
+        def __init__(self, optimizer, steps):
+            super().__init__()
+            self.optimizer, self.steps = optimizer, steps
+            self.params = ms.ParameterTuple(params)
+
+        def construct(self):
+            gradients = ()
+            for param in self.params:
+                gradients = (*gradients, param * 0.05)
+            for _ in range(self.steps):
+                self.optimizer(gradients)
+            return True
+
+    if contender.startswith("mindspore.nn"):
+        more = {"momentum": 0.9} if name == "SGD" else {}
+        optimizer = getattr(nn, NN[name])(list(params), learning_rate=1e-6, **more)
+    elif contender.startswith("mindspore"):
+        optimizer = getattr(experimental, name)(list(params), **KWARGS[name])
+    elif name == "EMA":
+        inner = Still(0.0, list(params))
+        inner.fused = contender.startswith("native")
+        optimizer = ms_optim.EMA(inner)
+    else:
+        optimizer = ms_optim.OPTIMIZERS[name](list(params), fused=contender.startswith("native"), **KWARGS[name])
+    last = optimizer.averages[-1] if name == "EMA" else params[-1]
+
+    def call(function, *inputs):
+        function(*inputs)
+        last.asnumpy()
+
+    if contender == "native in a graph":
+        graphs = Training(optimizer, 1), Training(optimizer, 1 + INSIDE)
+        return [lambda graph=graph: call(graph) for graph in graphs]
+    return [lambda: call(optimizer, grads)]
+
+
+def torch_calls(contender: str, name: str, shapes: list[tuple[int, ...]]) -> list[Callable[[], None]]:
+    """A step of torch."""
+    import torch
+
+    params = []
+    for value, grad in _tensors(shapes):
+        params.append(torch.nn.Parameter(torch.tensor(value)))
+        params[-1].grad = torch.tensor(grad)
+    if contender == LERP:
+        averages = [param.detach().clone() for param in params]
+        values = [param.detach() for param in params]
+        return [lambda: torch._foreach_lerp_(averages, values, 1 - 0.9999)]
+    if contender == TIMM:
+        optimizer = torch.optim.SGD(params, **KWARGS[name], fused=True)
+        return [lambda: (_clip_as_timm(params), optimizer.step())]
+    reference = getattr(torch.optim, name)
+    kwargs = dict(KWARGS[name])
+    if "foreach" in inspect.signature(reference).parameters:
+        kwargs |= {"fused": True} if contender.endswith("fused") else {"foreach": contender.endswith("foreach")}
+    return [reference(params, **kwargs).step]
+
+
+def _clip_as_timm(params, clipping=0.01, clip_eps=1e-3):
+    """Adaptive clipping as timm writes it: one parameter after another, the norm of each unit by `torch.norm`."""
+    import torch
+
+    with torch.no_grad():
+        for param in params:
+            norms = [tensor.norm(2.0) if tensor.ndim <= 1 else
+                     tensor.norm(2.0, dim=tuple(range(1, tensor.ndim)), keepdim=True)
+                     for tensor in (param.detach(), param.grad.detach())]
+            most = norms[0].clamp(min=clip_eps).mul(clipping)
+            clipped = param.grad * (most / norms[1].clamp(min=1e-6))
+            param.grad.copy_(torch.where(norms[1] < most, param.grad, clipped))
+
+
+def floor_calls(bytes_moved: int) -> list[Callable[[], None]]:
+    """Moving these bytes and little else: a += b reads two vectors and writes one."""
+    import torch
+
+    a, b = (torch.ones(bytes_moved // 12) for _ in range(2))
+    return [lambda: a.add_(b, alpha=1e-9)]
+
+
+def serve(spec: dict, answer: Callable[[dict], None]):
+    """Be a contender: for each line of the input time some calls and answer."""
+    contender, name, shapes = spec["contender"], spec["optimizer"], [tuple(shape) for shape in spec["shapes"]]
+    if contender == FLOOR:
+        calls = floor_calls(spec["bytes_moved"])
+    else:
+        build = torch_calls if "torch" in contender else mindspore_calls
+        calls = build(contender, name, shapes)
+    first = _seconds(calls[0])
+    for _ in range(WARM_UP):
+        warm = [_seconds(call) for call in calls]
+    repeats = min(50, max(5, round(spec["seconds"] / sum(warm))))
+    for _ in sys.stdin:
+        times = [median(column) for column in zip(*([_seconds(call) for call in calls] for _ in range(repeats)))]
+        step = times[0] if len(times) == 1 else (times[1] - times[0]) / INSIDE
+        answer({"ms": 1e3 * step, "first_s": first,
+                "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss})
+
+
+def _seconds(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+class Contender:
+    """A process that times one contender, stopped but for its turns."""
+
+    def __init__(self, spec: dict):
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen([sys.executable, "-m", "parity.benchmark", "--serve"], text=True, bufsize=1,
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
+        self._process.stdin.write(json.dumps(spec) + "\n")
+
+    def turn(self) -> dict:
+        """One round's figures, or why there are none."""
+        self._process.send_signal(signal.SIGCONT)
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write("\n")
+        line = self._process.stdout.readline()
+        if line:
+            self._process.send_signal(signal.SIGSTOP)
+            return json.loads(line)
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors if line.strip() and not line.startswith(("-", " ", "["))]
+        return {"error": next((line for line in lines if "Error" in line), f"exit code {self._process.wait()}")}
+
+    def close(self):
+        """End it, once or more often."""
+        if self._errors.closed:
+            return
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+
+def measure(name: str, shapes: list[tuple[int, ...]], options: argparse.Namespace) -> Iterator[dict]:
+    """A row for each contender of one optimizer."""
+    shapes = fit(shapes, name)
+    count, state = sum(map(math.prod, shapes)), state_size(name, shapes)
+    moved = 4 * (3 * count if name == "EMA" else 3 * count + 2 * state)
+    names = [which for which in contenders(name) if not options.contender or which in options.contender]
+    spec = {"optimizer": name, "shapes": shapes, "bytes_moved": moved, "seconds": options.seconds}
+    rounds = {which: [] for which in names}
+    kept = 4 * (2 * count + state) * len(names) < _free_memory() / 2  # or each round starts the processes anew
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for _ in range(options.repeats):
+            for which in names:
+                if rounds[which] and "error" in rounds[which][-1]:
+                    continue
+                process = running.get(which) or Contender(spec | {"contender": which})
+                stack.callback(process.close)
+                rounds[which].append(process.turn())
+                if kept:
+                    running[which] = process
+                else:
+                    process.close()
+    rows = {}
+    for which, turns in rounds.items():
+        row = rows[which] = {"optimizer": name, "contender": which, "tensors": len(shapes), "parameters": count}
+        if "error" in turns[-1]:
+            row["error"] = turns[-1]["error"]
+            continue
+        row["rounds_ms"] = [turn["ms"] for turn in turns]
+        row["ms"], row["first_s"] = median(row["rounds_ms"]), median(turn["first_s"] for turn in turns)
+        if options.memory and which not in (FLOOR, "native in a graph"):
+            small = [[1] * len(shape) for shape in shapes]
+            process = Contender(spec | {"contender": which, "shapes": small})
+            stack.callback(process.close)
+            least = process.turn()
+            process.close()
+            row["no_data_ms"] = least["ms"]
+            row["extra_mb"] = (turns[0]["peak_bytes"] - least["peak_bytes"] - 4 * (2 * count + state)) / 1e6
+    _add_ratios(rows)
+    yield from rows.values()
+
+
+def _add_ratios(rows):
+    """Relative to torch at its best for this optimizer, and to the floor."""
+    times = {which: row["ms"] for which, row in rows.items() if "ms" in row}
+    best = [times[which] for which in (LERP, TIMM, "torch fused") if which in times]
+    best = best or [time for which, time in times.items() if which in ("torch", "torch foreach")]
+    for which, time_ in times.items():
+        if best:
+            rows[which]["of_torch"] = time_ / min(best)
+        if FLOOR in times:
+            rows[which]["of_floor"] = time_ / times[FLOOR]
+
+
+def _free_memory():
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def table(rows: list[dict], title: str) -> Table:
+    """One row for each contender; an optimizer's name stands in its first."""
+    result = Table(title=title, title_justify="left")
+    result.add_column("optimizer")
+    result.add_column("contender", no_wrap=True)
+    columns = {"ms": "{:.1f}", "of_torch": "{:.2f}", "of_floor": "{:.2f}", "first_s": "{:.2f}", "no_data_ms": "{:.1f}",
+               "extra_mb": "{:.0f}"}
+    columns = {key: form for key, form in columns.items() if any(key in row for row in rows)}
+    for key in columns:
+        result.add_column(HEADINGS[key], justify="right")
+    before = None
+    for row in rows:
+        cells = [form.format(row[key]) if key in row else "" for key, form in columns.items()]
+        if "error" in row:
+            cells = ["-"] * len(columns)
+        result.add_row("" if row["optimizer"] == before else row["optimizer"], row["contender"], *cells)
+        before = row["optimizer"]
+    return result
+
+
+def plot(rows: list[dict], title: str, path: Path):
+    """Draw a bar for each contender, one panel for each optimizer."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    names = list(dict.fromkeys(row["optimizer"] for row in rows))
+    across = min(3, len(names))
+    down = -(-len(names) // across)
+    figure, panels = plt.subplots(down, across, figsize=(7 * across, 3.2 * down), layout="constrained", squeeze=False)
+    figure.suptitle(title)
+    for panel in panels.flat[len(names):]:
+        panel.remove()
+    for name, panel in zip(names, panels.flat):
+        timed = [row for row in rows if row["optimizer"] == name and "ms" in row][::-1]
+        colors = ["tab:gray" if row["contender"] == FLOOR else "tab:blue" if row["contender"].startswith("native") else
+                  "tab:cyan" if row["contender"].startswith("composed") else
+                  "tab:olive" if row["contender"].startswith("mindspore") else "tab:orange" for row in timed]
+        bars = panel.barh([row["contender"] for row in timed], [row["ms"] for row in timed], color=colors)
+        panel.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+        panel.set(title=name, xlabel="ms for one step", xscale="log")
+        panel.tick_params(axis="y", labelsize=8)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line, with names and numbers checked."""
+    parser = argparse.ArgumentParser(prog="python -m parity.benchmark", description=__doc__)
+    parser.add_argument("--model", choices=("resnet50", "gpt2", "mlp"), default="resnet50", help="whose shapes")
+    parser.add_argument("--optimizer", nargs="+", metavar="NAME", choices=CASES, default=list(CASES), help="default: all")
+    parser.add_argument("--contender", nargs="+", metavar="NAME", help="these alone, such as 'native graph'")
+    parser.add_argument("--tensors", nargs="+", type=int, default=[32, 161, 500], metavar="N", help="of the mlp")
+    parser.add_argument("--parameters", nargs="+", type=float, default=[25e6], metavar="N", help="of the mlp")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="rounds (default: 5)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn, 5 to 50 calls (default: 1)")
+    parser.add_argument("--memory", action="store_true", help="also run each with tensors of one element, for what a "
+                        "call takes without data, and memory above parameters, gradients and state")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, those of each round too")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw bars")
+    options = parser.parse_args(argv)
+    if options.repeats < 1:
+        parser.error(f"--repeats must be at least 1, but got {options.repeats}")
+    if min(options.tensors) < 2:
+        parser.error(f"--tensors must be at least 2, but got {min(options.tensors)}")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run what the command line asks for; 1 if nothing could be timed."""
+    options = arguments(argv)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    models = {"resnet50": resnet50(), "gpt2": gpt2()}
+    if options.model == "mlp":
+        chosen = {f"mlp {tensors} x {parameters / 1e6:g} M": mlp(tensors, parameters)
+                  for tensors in options.tensors for parameters in options.parameters}
+    else:
+        chosen = {options.model: models[options.model]}
+    machine = {"machine": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0)),
+               **{package: version(package) for package in ("mindspore", "torch")}}
+    everything = []
+    for model, shapes in chosen.items():
+        rows = []
+        for name in options.optimizer:
+            console.print(f"{model}: {name}", style="dim", highlight=False)
+            rows += [{"model": model, **row} for row in measure(name, shapes, options)]
+        title = (f"{model}: one step, medians of {options.repeats} rounds, {machine['cores']} cores, "
+                 f"MindSpore {machine['mindspore']}, torch {machine['torch']}")
+        console.print(table(rows, title))
+        for row in rows:
+            if "error" in row:
+                console.print(f"{row['optimizer']}, {row['contender']}: {row['error']}", highlight=False, markup=False,
+                              soft_wrap=True)
+        everything += rows
+        if options.json:
+            options.json.write_text(json.dumps({**machine, "rows": everything}, indent=1) + "\n")
+        if options.plot:
+            figure = options.plot
+            if len(chosen) > 1:
+                figure = figure.with_stem(f"{figure.stem}-{len(shapes)}-{sum(map(math.prod, shapes))}")
+            plot(rows, title, figure)
+    return 0 if any("ms" in row for row in everything) else 1
+
+
+def _serve():
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a framework prints is no answer
+    serve(json.loads(sys.stdin.readline()), lambda answer: answers.write(json.dumps(answer) + "\n"))
+
+
+if __name__ == "__main__":
+    sys.exit(_serve() if sys.argv[1:] == ["--serve"] else main())
