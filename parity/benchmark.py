@@ -12,13 +12,13 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -29,13 +29,15 @@ from rich.table import Table
 
 from parity.cases import CASES
 
-WARM_UP, INSIDE = 10, 4
-FLOOR, TIMM, LERP = "memory floor", "timm AGC + torch SGD fused", "torch _foreach_lerp_"
+WARM_UP, MORE = 10, 4
+INSIDE, FLOOR, TIMM, LERP = "native in a graph", "memory floor", "timm AGC + torch SGD fused", "torch _foreach_lerp_"
 NN = {"ASGD": "ASGD", "Adadelta": "Adadelta", "Adagrad": "Adagrad", "Adam": "Adam", "AdamW": "AdamWeightDecay",
       "Adamax": "AdaMax", "RMSprop": "RMSProp", "Rprop": "Rprop", "SGD": "Momentum"}
 EXPERIMENTAL = {*CASES} - {"Adafactor", "EMA", "MomentumAGC", "Muon"}
-HEADINGS = {"ms": "ms", "of_torch": "/ torch", "of_floor": "/ floor", "first_s": "first call, s",
-            "no_data_ms": "ms without data", "extra_mb": "extra MB"}
+COLUMNS = {"ms": ("ms", "{:.3g}"), "of_torch": ("/ torch", "{:.2f}"), "of_floor": ("/ floor", "{:.2f}"),
+           "first_s": ("first call, s", "{:.2f}"), "no_data_ms": ("ms without data", "{:.3g}"),
+           "extra_mb": ("extra MB", "{:.0f}")}
+COLORS = {"native": "tab:blue", "composed": "tab:cyan", "mindspore": "tab:olive", "memory": "tab:gray"}
 # A step so small that the parameters stay what they are, however many are taken.
 KWARGS = {name: {"lr": 1e-6} for name in CASES} | {
     "EMA": {}, "MomentumAGC": {"lr": 1e-6, "momentum": 0.9}, "SGD": {"lr": 1e-6, "momentum": 0.9}}
@@ -93,7 +95,7 @@ def contenders(name: str) -> list[str]:
 
     from parity.torch_side import FUSED
 
-    names = ["native in a graph", *(f"{path} {mode}" for path in ("native", "composed")
+    names = [INSIDE, *(f"{path} {mode}" for path in ("native", "composed")
                                     for mode in ("graph", "pynative"))]
     if name in ("EMA", "MomentumAGC"):
         return [*names, LERP if name == "EMA" else TIMM, FLOOR]
@@ -112,7 +114,7 @@ def _tensors(shapes):
 
 
 def mindspore_calls(contender: str, name: str, shapes: list[tuple[int, ...]]) -> list[Callable[[], None]]:
-    """A step of MindSpore; or, inside a graph that also makes the gradients, one step and INSIDE more."""
+    """A step of MindSpore; or, inside a graph that also makes the gradients, one step and MORE more."""
     import mindspore as ms
     from mindspore import Parameter, Tensor, nn
     from mindspore.experimental import optim as experimental
@@ -163,8 +165,8 @@ def mindspore_calls(contender: str, name: str, shapes: list[tuple[int, ...]]) ->
         function(*inputs)
         last.asnumpy()
 
-    if contender == "native in a graph":
-        graphs = Training(optimizer, 1), Training(optimizer, 1 + INSIDE)
+    if contender == INSIDE:
+        graphs = Training(optimizer, 1), Training(optimizer, 1 + MORE)
         return [lambda graph=graph: call(graph) for graph in graphs]
     return [lambda: call(optimizer, grads)]
 
@@ -227,7 +229,7 @@ def serve(spec: dict, answer: Callable[[dict], None]):
     repeats = min(50, max(5, round(spec["seconds"] / sum(warm))))
     for _ in sys.stdin:
         times = [median(column) for column in zip(*([_seconds(call) for call in calls] for _ in range(repeats)))]
-        step = times[0] if len(times) == 1 else (times[1] - times[0]) / INSIDE
+        step = times[0] if len(times) == 1 else (times[1] - times[0]) / MORE
         answer({"ms": 1e3 * step, "first_s": first,
                 "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss})
 
@@ -242,9 +244,8 @@ class Contender:
     """A process that times one contender, stopped but for its turns."""
 
     def __init__(self, spec: dict):
-        self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen([sys.executable, "-m", "parity.benchmark", "--serve"], text=True, bufsize=1,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         self._process.stdin.write(json.dumps(spec) + "\n")
 
     def turn(self) -> dict:
@@ -253,96 +254,83 @@ class Contender:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write("\n")
         line = self._process.stdout.readline()
-        if line:
-            self._process.send_signal(signal.SIGSTOP)
-            return json.loads(line)
-        self._errors.seek(0)
-        lines = [line.strip() for line in self._errors if line.strip() and not line.startswith(("-", " ", "["))]
-        return {"error": next((line for line in lines if "Error" in line), f"exit code {self._process.wait()}")}
+        if not line:
+            return {"error": f"its process ended with {self._process.wait()}"}
+        self._process.send_signal(signal.SIGSTOP)
+        return json.loads(line)
 
     def close(self):
         """End it, once or more often."""
-        if self._errors.closed:
-            return
         self._process.kill()
-        self._process.communicate()
-        self._errors.close()
+        self._process.wait()
 
 
-def measure(name: str, shapes: list[tuple[int, ...]], options: argparse.Namespace) -> Iterator[dict]:
+def measure(name: str, shapes: list[tuple[int, ...]], options: argparse.Namespace) -> list[dict]:
     """A row for each contender of one optimizer."""
     shapes = fit(shapes, name)
     count, state = sum(map(math.prod, shapes)), state_size(name, shapes)
-    moved = 4 * (3 * count if name == "EMA" else 3 * count + 2 * state)
-    names = [which for which in contenders(name) if not options.contender or which in options.contender]
-    spec = {"optimizer": name, "shapes": shapes, "bytes_moved": moved, "seconds": options.seconds}
-    rounds = {which: [] for which in names}
-    kept = 4 * (2 * count + state) * len(names) < _free_memory() / 2  # or each round starts the processes anew
-    with contextlib.ExitStack() as stack:
-        running = {}
-        for _ in range(options.repeats):
-            for which in names:
-                if rounds[which] and "error" in rounds[which][-1]:
-                    continue
-                process = running.get(which) or Contender(spec | {"contender": which})
-                stack.callback(process.close)
-                rounds[which].append(process.turn())
-                if kept:
-                    running[which] = process
-                else:
-                    process.close()
-    rows = {}
-    for which, turns in rounds.items():
-        row = rows[which] = {"optimizer": name, "contender": which, "tensors": len(shapes), "parameters": count}
+    kept = 4 * (2 * count + state)
+    spec = {"optimizer": name, "shapes": shapes, "seconds": options.seconds,
+            "bytes_moved": 4 * (3 * count + (0 if name == "EMA" else 2 * state))}
+    names = [which for which in contenders(name) if which in (options.contender or (which,))]
+    together = kept * len(names) < os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    rows = []
+    for which, turns in _rounds(names, spec, options.repeats, together).items():
+        rows.append({"optimizer": name, "contender": which, "tensors": len(shapes), "parameters": count})
         if "error" in turns[-1]:
-            row["error"] = turns[-1]["error"]
+            rows[-1] |= turns[-1]
             continue
-        row["rounds_ms"] = [turn["ms"] for turn in turns]
-        row["ms"], row["first_s"] = median(row["rounds_ms"]), median(turn["first_s"] for turn in turns)
-        if options.memory and which not in (FLOOR, "native in a graph"):
-            small = [[1] * len(shape) for shape in shapes]
-            process = Contender(spec | {"contender": which, "shapes": small})
-            stack.callback(process.close)
-            least = process.turn()
+        figures = [turn["ms"] for turn in turns]
+        rows[-1] |= {"rounds_ms": figures, "ms": median(figures), "first_s": median(turn["first_s"] for turn in turns)}
+        if options.memory and which not in (FLOOR, INSIDE):
+            small = spec | {"shapes": [[1] * len(shape) for shape in shapes]}
+            least, = _rounds([which], small, 1, together)[which]
+            if "ms" in least:
+                rows[-1] |= {"no_data_ms": least["ms"],
+                             "extra_mb": (turns[0]["peak_bytes"] - least["peak_bytes"] - kept) / 1e6}
+    _add_ratios({row["contender"]: row for row in rows if "ms" in row})
+    return rows
+
+
+def _rounds(names, spec, repeats, together):
+    """What each contender said in its turns; unless they fit into memory together, each turn has a new process."""
+    turns, running = {which: [] for which in names}, {}
+    try:
+        for _ in range(repeats):
+            for which in names:
+                if turns[which] and "error" in turns[which][-1]:
+                    continue
+                if which not in running:
+                    running[which] = Contender(spec | {"contender": which})
+                turns[which].append(running[which].turn())
+                if not together:
+                    running.pop(which).close()
+    finally:
+        for process in running.values():
             process.close()
-            row["no_data_ms"] = least["ms"]
-            row["extra_mb"] = (turns[0]["peak_bytes"] - least["peak_bytes"] - 4 * (2 * count + state)) / 1e6
-    _add_ratios(rows)
-    yield from rows.values()
+    return turns
 
 
 def _add_ratios(rows):
-    """Relative to torch at its best for this optimizer, and to the floor."""
-    times = {which: row["ms"] for which, row in rows.items() if "ms" in row}
-    best = [times[which] for which in (LERP, TIMM, "torch fused") if which in times]
-    best = best or [time for which, time in times.items() if which in ("torch", "torch foreach")]
-    for which, time_ in times.items():
-        if best:
-            rows[which]["of_torch"] = time_ / min(best)
-        if FLOOR in times:
-            rows[which]["of_floor"] = time_ / times[FLOOR]
-
-
-def _free_memory():
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Relative to torch's fused form, or else to the faster of its others; and to the floor."""
+    forms = [form for form in (LERP, TIMM, "torch fused") if form in rows] or {"torch", "torch foreach"} & {*rows}
+    for row in rows.values():
+        if forms:
+            row["of_torch"] = row["ms"] / min(rows[form]["ms"] for form in forms)
+        if FLOOR in rows:
+            row["of_floor"] = row["ms"] / rows[FLOOR]["ms"]
 
 
 def table(rows: list[dict], title: str) -> Table:
-    """One row for each contender; an optimizer's name stands in its first."""
-    result = Table(title=title, title_justify="left")
-    result.add_column("optimizer")
-    result.add_column("contender", no_wrap=True)
-    columns = {"ms": "{:.1f}", "of_torch": "{:.2f}", "of_floor": "{:.2f}", "first_s": "{:.2f}", "no_data_ms": "{:.1f}",
-               "extra_mb": "{:.0f}"}
-    columns = {key: form for key, form in columns.items() if any(key in row for row in rows)}
+    """One row for each contender."""
+    result = Table("optimizer", "contender", title=title, title_justify="left")
+    columns = [key for key in COLUMNS if any(key in row for row in rows)]
     for key in columns:
-        result.add_column(HEADINGS[key], justify="right")
+        result.add_column(COLUMNS[key][0], justify="right")
     before = None
     for row in rows:
-        cells = [form.format(row[key]) if key in row else "" for key, form in columns.items()]
-        if "error" in row:
-            cells = ["-"] * len(columns)
-        result.add_row("" if row["optimizer"] == before else row["optimizer"], row["contender"], *cells)
+        cells = [COLUMNS[key][1].format(row[key]) if key in row else "" for key in columns]
+        result.add_row(row["optimizer"] if row["optimizer"] != before else "", row["contender"], *cells)
         before = row["optimizer"]
     return result
 
@@ -358,16 +346,14 @@ def plot(rows: list[dict], title: str, path: Path):
     across = min(3, len(names))
     down = -(-len(names) // across)
     figure, panels = plt.subplots(down, across, figsize=(7 * across, 3.2 * down), layout="constrained", squeeze=False)
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=9)
     for panel in panels.flat[len(names):]:
         panel.remove()
     for name, panel in zip(names, panels.flat):
         timed = [row for row in rows if row["optimizer"] == name and "ms" in row][::-1]
-        colors = ["tab:gray" if row["contender"] == FLOOR else "tab:blue" if row["contender"].startswith("native") else
-                  "tab:cyan" if row["contender"].startswith("composed") else
-                  "tab:olive" if row["contender"].startswith("mindspore") else "tab:orange" for row in timed]
+        colors = [COLORS.get(re.split("[ .]", row["contender"])[0], "tab:orange") for row in timed]
         bars = panel.barh([row["contender"] for row in timed], [row["ms"] for row in timed], color=colors)
-        panel.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+        panel.bar_label(bars, fmt="%.3g", padding=2, fontsize=7)
         panel.set(title=name, xlabel="ms for one step", xscale="log")
         panel.tick_params(axis="y", labelsize=8)
     figure.savefig(path, dpi=100)
@@ -378,7 +364,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, with names and numbers checked."""
     parser = argparse.ArgumentParser(prog="python -m parity.benchmark", description=__doc__)
     parser.add_argument("--model", choices=("resnet50", "gpt2", "mlp"), default="resnet50", help="whose shapes")
-    parser.add_argument("--optimizer", nargs="+", metavar="NAME", choices=CASES, default=list(CASES), help="default: all")
+    parser.add_argument("--optimizer", nargs="+", metavar="NAME", choices=CASES, default=list(CASES),
+                        help="default: all")
     parser.add_argument("--contender", nargs="+", metavar="NAME", help="these alone, such as 'native graph'")
     parser.add_argument("--tensors", nargs="+", type=int, default=[32, 161, 500], metavar="N", help="of the mlp")
     parser.add_argument("--parameters", nargs="+", type=float, default=[25e6], metavar="N", help="of the mlp")
@@ -402,12 +389,10 @@ def main(argv: list[str] | None = None) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    models = {"resnet50": resnet50(), "gpt2": gpt2()}
-    if options.model == "mlp":
-        chosen = {f"mlp {tensors} x {parameters / 1e6:g} M": mlp(tensors, parameters)
-                  for tensors in options.tensors for parameters in options.parameters}
-    else:
-        chosen = {options.model: models[options.model]}
+    chosen = {"resnet50": resnet50(), "gpt2": gpt2()}
+    chosen = {options.model: chosen[options.model]} if options.model in chosen else {
+        f"mlp {tensors} x {parameters / 1e6:g} M": mlp(tensors, parameters)
+        for tensors in options.tensors for parameters in options.parameters}
     machine = {"machine": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0)),
                **{package: version(package) for package in ("mindspore", "torch")}}
     everything = []
@@ -437,7 +422,10 @@ def main(argv: list[str] | None = None) -> int:
 def _serve():
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a framework prints is no answer
-    serve(json.loads(sys.stdin.readline()), lambda answer: answers.write(json.dumps(answer) + "\n"))
+    try:
+        serve(json.loads(sys.stdin.readline()), lambda answer: answers.write(json.dumps(answer) + "\n"))
+    except Exception as error:
+        answers.write(json.dumps({"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"}) + "\n")
 
 
 if __name__ == "__main__":
