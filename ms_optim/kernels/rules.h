@@ -232,7 +232,8 @@ struct radam {
         grad = decayed(grad, param, weight_decay);
         exp_avg = lerp(exp_avg, grad, take1);
         exp_avg_sq = mean_square(exp_avg_sq, grad, beta2, take2);
-        const T adaptive = rectified > T(0) ? correction2 / (root(exp_avg_sq) + eps) : T(1);
+        // A number over a tensor is that number times its reciprocal in torch.
+        const T adaptive = rectified > T(0) ? T(1) / (root(exp_avg_sq) + eps) * correction2 : T(1);
         param = param - exp_avg / correction1 * lr * adaptive * rect;
     }
 };
