@@ -177,9 +177,10 @@ struct Clips<Rule, std::void_t<decltype(Rule::exempt)>> : std::true_type {};
 template <class Rule>
 int step(Work elements, Work units, Work piece, int nparam, void **params, int *ndims, int64_t **shapes,
          const char **dtypes) {
-    if (nparam < 4 || ndims[0] != 2 || ndims[2] != 2) return 1;
+    if (nparam < 4 || ndims[0] != 2 || ndims[1] != 1 || ndims[2] != 2) return 1;
     const int64_t count = shapes[0][0], columns = shapes[0][1], width = shapes[2][1];
-    if (columns != Rule::numbers + 1) return 1;
+    if (columns != Rule::numbers + 1 || shapes[1][0] != count || shapes[2][0] != count || nparam < 4 + 2 * count)
+        return 1;
     const auto *numbers = static_cast<const double *>(params[0]);
     const auto *present = static_cast<const bool *>(params[1]);
     const auto *layout = static_cast<const int *>(params[2]);
@@ -204,6 +205,7 @@ int step(Work elements, Work units, Work piece, int nparam, void **params, int *
         t.grad_type = type_of(dtypes[grad]);
         if (t.type == Type::other || t.grad_type == Type::other || size_of(ndims[grad], shapes[grad]) != t.size)
             return 3;
+        if (t.size == 0) continue;
         t.numbers = numbers + i * columns;
         t.flags = layout + i * width + Rule::slots;
         if constexpr (Clips<Rule>::value)
@@ -218,32 +220,31 @@ int step(Work elements, Work units, Work piece, int nparam, void **params, int *
 // An average of each tensor: inputs are its weight (float64), whether it is due (bool), which are copied (int32, for
 // each), the averages and the values.
 int step_average(Work elements, int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes) {
-    const int64_t count = nparam < 4 ? 0 : size_of(ndims[2], shapes[2]);
-    if (nparam != 4 + 2 * count) return 1;
+    const int64_t count = nparam < 4 || ndims[2] != 1 ? 0 : shapes[2][0];
+    if (count == 0 || nparam != 4 + 2 * count) return 1;
     if (!*static_cast<const bool *>(params[1])) return 0;
     const auto *copied = static_cast<const int *>(params[2]);
     const double numbers[2] = {*static_cast<const double *>(params[0]), 1};
-    std::vector<Tensor> tensors;
+    std::vector<Tensor> tensors, copies;
     for (int64_t i = 0; i < count; ++i) {
         const int64_t at = 3 + i, from = at + count;
+        const std::string_view name = dtypes[at];
         Tensor t{};
         t.param = params[at], t.grad = params[from];
-        t.type = type_of(dtypes[at]), t.grad_type = type_of(dtypes[from]);
+        t.type = type_of(name), t.grad_type = type_of(dtypes[from]);
         t.size = size_of(ndims[at], shapes[at]);
-        t.numbers = numbers;
+        t.numbers = numbers, t.flags = copied + i;
         if (t.size != size_of(ndims[from], shapes[from])) return 3;
-        const bool same = std::string_view(dtypes[at]) == dtypes[from];
-        if (copied[i] && same) {
-            const std::string_view name = dtypes[at];
-            const int64_t bytes = name == "bool" ? 1 : std::atoi(name.data() + name.find_first_of("1368")) / 8;
-            std::memcpy(t.param, t.grad, t.size * bytes);
-            continue;
+        if (copied[i] && name == dtypes[from]) {
+            t.size *= name == "bool" ? 1 : std::atoi(name.data() + name.find_first_of("1368")) / 8;
+            copies.push_back(t);
+        } else if (t.type == Type::other || t.grad_type == Type::other) {
+            return 3;
+        } else {
+            tensors.push_back(t);
         }
-        static const double all[2] = {1, 1};
-        if (copied[i]) t.numbers = all;
-        if (t.type == Type::other || t.grad_type == Type::other) return 3;
-        tensors.push_back(t);
     }
+    for (const Tensor &t : copies) std::memcpy(t.param, t.grad, t.size);
     run(tensors, elements, nullptr, nullptr);
     return 0;
 }

@@ -261,10 +261,11 @@ struct average {
     static constexpr unsigned slots = 0, optional = 0;
     static constexpr int numbers = 1;
     T weight;
-    average(const T *n, const int *) : weight(n[0]) {}
+    bool copied;
+    average(const T *n, const int *flags) : weight(n[0]), copied(flags[0]) {}
     static int maximize(const int *) { return 0; }
     template <unsigned has, bool tail>
     inline void operator()(T &mean, T value, T &, T &, T &) const {
-        mean = lerp(mean, value, weight);
+        mean = copied ? value : lerp(mean, value, weight);
     }
 };
