@@ -13,7 +13,6 @@ import math
 import os
 import platform
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -230,8 +229,12 @@ def serve(spec: dict, answer: Callable[[dict], None]):
     for _ in sys.stdin:
         times = [median(column) for column in zip(*([_seconds(call) for call in calls] for _ in range(repeats)))]
         step = times[0] if len(times) == 1 else (times[1] - times[0]) / MORE
-        answer({"ms": 1e3 * step, "first_s": first,
-                "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss})
+        answer({"ms": 1e3 * step, "first_s": first, "peak_bytes": _peak_bytes()})
+
+
+def _peak_bytes():
+    # Not getrusage, where a process starts with what its parent had.
+    return 1024 * int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def _seconds(call):
@@ -282,12 +285,12 @@ def measure(name: str, shapes: list[tuple[int, ...]], options: argparse.Namespac
             continue
         figures = [turn["ms"] for turn in turns]
         rows[-1] |= {"rounds_ms": figures, "ms": median(figures), "first_s": median(turn["first_s"] for turn in turns)}
-        if options.memory and which not in (FLOOR, INSIDE):
+        if options.memory and which != FLOOR:
             small = spec | {"shapes": [[1] * len(shape) for shape in shapes]}
             least, = _rounds([which], small, 1, together)[which]
-            if "ms" in least:
-                rows[-1] |= {"no_data_ms": least["ms"],
-                             "extra_mb": (turns[0]["peak_bytes"] - least["peak_bytes"] - kept) / 1e6}
+            rows[-1]["no_data_ms"] = least.get("ms", math.nan)
+            if which != INSIDE:  # where the graph holds its gradients too
+                rows[-1]["extra_mb"] = (turns[0]["peak_bytes"] - least.get("peak_bytes", math.nan) - kept) / 1e6
     _add_ratios({row["contender"]: row for row in rows if "ms" in row})
     return rows
 
