@@ -358,6 +358,7 @@ def plot(rows: list[dict], title: str, path: Path):
         bars = panel.barh([row["contender"] for row in timed], [row["ms"] for row in timed], color=colors)
         panel.bar_label(bars, fmt="%.3g", padding=2, fontsize=7)
         panel.set(title=name, xlabel="ms for one step", xscale="log")
+        panel.margins(x=0.15)
         panel.tick_params(axis="y", labelsize=8)
     figure.savefig(path, dpi=100)
     plt.close(figure)
