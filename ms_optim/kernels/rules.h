@@ -242,14 +242,14 @@ struct radam {
 template <class T>
 struct momentum_agc : sgd<T> {
     static constexpr int numbers = 6;
-    double clipping, clip_eps;
+    T clipping, clip_eps;
     momentum_agc(const T *n, const int *flags) : sgd<T>(n, flags), clipping(n[4]), clip_eps(n[5]) {}
     static bool exempt(const int *flags) { return flags[3]; }
     static bool squeezed(const int *flags) { return flags[2]; }
     // What a unit's gradient is multiplied by, from the sums of squares of its weight and its gradient.
     double factor(double param_square, double grad_square) const {
         const double param_norm = std::sqrt(param_square), grad_norm = std::sqrt(grad_square);
-        const double max_norm = (param_norm < clip_eps ? clip_eps : param_norm) * clipping;
+        const double max_norm = (param_norm < clip_eps ? double(clip_eps) : param_norm) * clipping;
         if (grad_norm < max_norm || clipping == 0) return 1;
         return grad_norm * 1e6 < 1 ? max_norm * 1e6 : max_norm / grad_norm;
     }
