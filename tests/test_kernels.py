@@ -2,6 +2,10 @@
 
 import ctypes
 import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -21,6 +25,9 @@ from parity.mindspore_side import set_mode
 from parity.references import SGDAGC
 
 pytestmark = pytest.mark.skipif(_fused.library() is None, reason="the library was installed without a C++ compiler")
+CPU = Path("/proc/cpuinfo")
+FUSES = CPU.exists() and "avx2" in CPU.read_text()
+fuses = pytest.mark.skipif(not FUSES, reason="torch's bits are known where it has AVX2")
 NATIVE = [name for name in OPTIMIZERS if name not in ("Adafactor", "EMA", "Muon")]
 DTYPES = [np.float32, np.float64]
 # Everything about a vector of 4, 8 or 16 elements, and about torch's loops over several; then odd ones.
@@ -133,7 +140,7 @@ ADAM = (
 FUSED = {
     "SGD": tuple(case.kwargs for case in CASES["SGD"] if not case.groups),
     "Adam": (*ADAM, {"lr": 0.03, "weight_decay": 0.6, "decoupled_weight_decay": True}),
-    "AdamW": ADAM,
+    "AdamW": (ADAM[0], ADAM[3]),
     # 1 + step * lr_decay is exact, for torch's compiler fuses it: that shows in float64.
     "Adagrad": ({}, {"lr": 0.1, "lr_decay": 0.25, "initial_accumulator_value": 0.5, "eps": 1e-3, "weight_decay": 0.3},
                 {"lr": 0.5, "lr_decay": 2.0**-7, "eps": 1e-2, "weight_decay": 0.1, "maximize": True}),
@@ -149,10 +156,11 @@ def assert_steps_equal(cls, kwargs, dtype, fused, steps):
         grads = draw(rng, step, dtype)
         native.step(grads)
         reference.step(grads)
-        if step < 10 or step % 10 == 9:
+        if step % 10 in (0, 9):
             assert_bits(native.outcome(), reference.outcome(), f"at step {step}")
 
 
+@fuses
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "kwargs"), [(name, kwargs) for name, grid in FUSED.items() for kwargs in grid])
 def test_the_bits_are_those_of_torch_fused(name, kwargs, dtype, exact_roots):
@@ -160,6 +168,7 @@ def test_the_bits_are_those_of_torch_fused(name, kwargs, dtype, exact_roots):
     assert_steps_equal(OPTIMIZERS[name], kwargs, dtype, True, 100)
 
 
+@fuses
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "kwargs"), [
     (name, case.kwargs) for name in NATIVE if name not in (*FUSED, "MomentumAGC") for case in CASES[name]])
@@ -169,6 +178,7 @@ def test_the_bits_are_those_of_torch_but_for_its_roots(name, kwargs, dtype, exac
         assert_steps_equal(OPTIMIZERS[name], kwargs, dtype, False, 30)
 
 
+@fuses
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("weight", [0.0, 1e-5, 0.1, 0.49999, 0.5, 0.7, 1.0])
 def test_an_average_has_the_bits_of_lerp(weight, dtype):
@@ -188,6 +198,7 @@ def test_an_average_has_the_bits_of_lerp(weight, dtype):
 SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-42, 3e38, -1.5, 1e-20, 1e-30]
 
 
+@fuses
 @pytest.mark.parametrize("name", [name for name in NATIVE if name != "MomentumAGC"])
 @pytest.mark.parametrize("kwargs", [{}, {"weight_decay": 0.1, "maximize": True}], ids=str)
 def test_special_values_are_torchs_and_the_callers_floats_come_back(name, kwargs, exact_roots):
@@ -210,6 +221,7 @@ def test_special_values_are_torchs_and_the_callers_floats_come_back(name, kwargs
             assert_bits(native.outcome(), reference.outcome(), f"at step {step}")
 
 
+@fuses
 @pytest.mark.parametrize(("name", "kwargs"), [
     ("SGD", {"momentum": 0.9, "nesterov": True}), ("Adam", {"amsgrad": True}), ("Adagrad", {})])
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -226,6 +238,7 @@ def test_the_ends_of_chunks(name, kwargs, dtype, exact_roots):
     assert_bits(native.outcome(), reference.outcome())
 
 
+@fuses
 @pytest.mark.parametrize(("name", "kwargs"), [("SGD", {"momentum": 0.9, "dampening": 0.5}), ("AdamW", {}),
                                               ("Adagrad", {"lr_decay": 0.5})])
 def test_an_absent_parameter_stands_still(name, kwargs, exact_roots):
@@ -280,11 +293,6 @@ def some_params():
     rng = np.random.default_rng(0)
     return [rng.standard_normal(shape).astype(dtype) for dtype in (np.float32, np.float64, np.float16)
             for shape in [(), (17,), (6, 5, 3), (5, 3, 3, 3), (2, CHUNK + 5), (2 * CHUNK + 999,)]]
-
-
-# Whether this machine has more than one of them.
-CPU = Path("/proc/cpuinfo")
-FUSES = CPU.exists() and "avx2" in CPU.read_text()
 
 
 def test_every_instruction_set_gives_the_same_bits(copy_of_library):
@@ -362,6 +370,48 @@ def test_threads_of_python_may_take_steps_at_once():
         thread.join(60)
     for i in range(4):
         assert_bits(got[i], expected)
+
+
+def sanitizers(tmp_path):
+    """The library built to stop at what it must not do, and what to load before it; None without the compiler."""
+    path = tmp_path / "sanitized.so"
+    source = Path(_fused.__file__).parent / "kernels" / "kernels.cpp"
+    try:
+        subprocess.run(["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-O0", "-ffp-contract=off", "-shared",
+                        "-fPIC", "-pthread", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", source, "-o",
+                        path], check=True, capture_output=True, text=True)
+        found = subprocess.run(["g++", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return path, found.stdout.strip()
+
+
+def test_sanitizers_find_nothing(tmp_path):
+    """In steps of every rule, in averages and in what is refused; and the bits do not hang on the optimization."""
+    built = sanitizers(tmp_path)
+    if built is None:
+        pytest.skip("there is no g++")
+    rng = np.random.default_rng(0)
+    units = [rng.standard_normal(shape).astype(np.float32) for shape in UNITS]
+    runs = [(name, params) for name in NATIVE for params in (some_params(), units[:1])]
+    natives = [Native(OPTIMIZERS[name], params, **arguments(name)) for name, params in runs]
+    natives += [Native(MomentumAGC, units, unit=unit, clipping=0.1) for unit in ("output", "squeezed")]
+    calls = [(native.rule, native.inputs([None if i == 3 else np.ones_like(param) for i, param in
+                                          enumerate(native.params)])) for native in natives]
+    bad = Native(Adam, BAD_PARAMS).inputs(BAD_PARAMS)
+    calls += [("adam", spoil(bad)) for spoil in BAD.values()]
+    for copied in (0, 1):
+        layout = np.full(len(units), copied, np.int32)
+        calls += [("average", [np.array(0.3), np.array(True), layout, *(unit.astype(dtype) for unit in units), *units])
+                  for dtype in (np.float16, np.float32, np.float64)]
+    paths = [tmp_path / "calls", tmp_path / "outcomes"]
+    paths[0].write_bytes(pickle.dumps(calls))
+    subprocess.run([sys.executable, kernels.__file__, built[0], *paths], check=True,
+                   env={**os.environ, "LD_PRELOAD": built[1], "ASAN_OPTIONS": "detect_leaks=0"})
+    for got, expected in zip(pickle.loads(paths[1].read_bytes()), kernels.replay(_fused.library(), calls), strict=True):
+        assert got[0] == expected[0]
+        for one, other in zip(got[1], expected[1], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def convert(values, dtype):
@@ -453,6 +503,18 @@ def test_units_are_clipped_as_in_the_reference(kwargs, dtype):
     assert verdict.passed, str(verdict)
 
 
+@pytest.mark.parametrize("shape", [(2, 8), (3, 1001), (2, 40000)])
+def test_a_clipped_gradient_is_rounded_once(shape):
+    """The clipping is a float32 as in the composed path, the norms and the factor are float64."""
+    rng = np.random.default_rng(0)
+    param, grad = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    native = Native(MomentumAGC, [param], clipping=0.1)
+    native.step([grad])
+    norms = [np.sqrt(np.square(x.astype(np.float64)).sum(1, keepdims=True)) for x in (param, grad)]
+    clipped = (grad * (norms[0] * np.float64(np.float32(0.1)) / norms[1])).astype(np.float32)
+    np.testing.assert_array_equal(native.slots[0][0], clipped)
+
+
 def momentum_of(reference, param):
     """The buffer of a parameter of torch, if it has one."""
     buffer = reference.state[param].get("momentum_buffer")
@@ -519,11 +581,13 @@ BAD = {
 }
 
 
+BAD_PARAMS = [np.ones(40, np.float32), np.ones(9, np.float32)]
+
+
 @pytest.mark.parametrize("bad", BAD)
 def test_bad_inputs_are_refused_before_anything_is_written(bad):
     """With a code, which MindSpore raises for."""
-    params = [np.ones(40, np.float32), np.ones(9, np.float32)]
-    arrays = BAD[bad]([array.copy() for array in Native(Adam, params).inputs(params)])
+    arrays = BAD[bad]([array.copy() for array in Native(Adam, BAD_PARAMS).inputs(BAD_PARAMS)])
     before = [array.copy() for array in arrays]
     assert kernels.call(_fused.library(), "adam", arrays) != 0
     for array, value in zip(arrays, before):
@@ -561,6 +625,7 @@ def test_a_copy_into_another_dtype_comes_from_anywhere():
     assert mean.tolist() == [2, 3]
 
 
+@fuses
 @pytest.mark.parametrize("mode", mindspore_side.MODES)
 def test_the_bits_are_torchs_through_the_optimizer(mode, exact_roots):
     """In both modes, denormal numbers among them; GRAPH flushes them everywhere else.
