@@ -375,7 +375,7 @@ def test_threads_of_python_may_take_steps_at_once():
 def sanitizers(tmp_path):
     """The library built to stop at what it must not do, and what to load before it; None without the compiler."""
     path = tmp_path / "sanitized.so"
-    source = Path(_fused.__file__).parent / "kernels" / "kernels.cpp"
+    source = Path(__file__).parents[1] / "ms_optim" / "kernels" / "kernels.cpp"
     try:
         subprocess.run(["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-O0", "-ffp-contract=off", "-shared",
                         "-fPIC", "-pthread", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", source, "-o",
