@@ -40,6 +40,7 @@ def set_mode(mode: str):
 
 
 _compiled: dict[tuple, nn.Optimizer] = {}
+KEPT = 16  # a compiled graph takes megabytes
 
 
 def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
@@ -51,7 +52,10 @@ def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
         return optimizer
     key = (type(optimizer), mode, optimizer.fused, optimizer.rule, optimizer.flags, tuple(optimizer.group_of), tuple(
         (param.name, param.shape, param.dtype) for param in optimizer.get_parameters()))
-    twin = _compiled.setdefault(key, optimizer)
+    twin = _compiled.pop(key, optimizer)
+    _compiled[key] = twin
+    if len(_compiled) > KEPT:
+        del _compiled[next(iter(_compiled))]
     for mine, new in zip(twin.get_parameters(), optimizer.get_parameters(), strict=True):
         if mine is not new:
             ops.assign(mine, new)
