@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -11,17 +11,9 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
 
 from ms_optim import _fused
-from ms_optim._arguments import (
-    FLOATS,
-    check,
-    check_gradients,
-    flag_of,
-    is_flag,
-    members_of,
-    number_of,
-    parse_groups,
-)
+from ms_optim._arguments import FLOATS, check, check_gradients, flag_of, is_flag, number_of, parse_groups
 from ms_optim._learning_rate import Constant, float64_parameter, learning_rate_source
+from ms_optim._param_group import ParamGroup
 
 Params = Iterable[Parameter] | Iterable[dict]
 
@@ -112,66 +104,6 @@ def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
         return True
 
     return lifted
-
-
-class ParamGroup(Mapping):
-    """The arguments of one group as they are now. A number that is set takes effect at the next step.
-
-    What decides which state there is (flags, and whether a momentum is zero) is fixed at construction.
-    """
-
-    def __init__(self, optimizer: "Optimizer", index: int):
-        self._optimizer, self._index = optimizer, index
-        self._options = optimizer.options[index]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._options)
-
-    def __len__(self) -> int:
-        return len(self._options)
-
-    def __getitem__(self, name: str):
-        if name not in self._numbers or (name == "lr" and self._scheduled):
-            return self._options[name]
-        numbers = [float(parameter.asnumpy()[at]) for parameter, at in self._places(name)]
-        return tuple(numbers) if isinstance(self._options[name], tuple) else numbers[0]
-
-    def __setitem__(self, name: str, value):
-        owner = type(self._optimizer).__name__
-        if name not in self._numbers:
-            raise KeyError(f"For '{owner}', what can be set in a group must be in {self._numbers}, but got {name!r}.")
-        if name == "lr" and self._scheduled:
-            raise ValueError(f"For '{owner}', 'lr' of a group on a schedule must not be set, but got {value}.")
-        value = check(owner, name, value)
-        if any(slot.when == name and bool(value) != bool(self[name]) for slot in self._optimizer.slots):
-            raise ValueError(f"For '{owner}', '{name}' must stay zero or stay nonzero, because it decides which state "
-                             f"there is, but got {value} after {self[name]}.")
-        if name == "dampening" and value and self["nesterov"]:
-            raise ValueError(f"For '{owner}', 'dampening' must be 0 with 'nesterov', but got {value}.")
-        options = {**self._options, name: value}
-        for (parameter, at), member in zip(self._places(name), members_of(options, name)):
-            values = parameter.asnumpy().copy()
-            values[at] = number_of(options, member)
-            ops.assign(parameter, Tensor(values))
-
-    @property
-    def _numbers(self):
-        """The arguments that a step reads and that may change."""
-        read = ("lr", *self._optimizer.hyperparameter_names)
-        return [name for name in self if set(members_of(self._options, name)) <= set(read)]
-
-    @property
-    def _scheduled(self):
-        return not isinstance(self._optimizer.group_learning_rates[self._index], (Parameter, Constant))
-
-    def _places(self, name):
-        """Where each number of an argument is kept: a Parameter and the index in it."""
-        if name == "lr":
-            source = self._optimizer.group_learning_rates[self._index]
-            return [(source.learning_rate if isinstance(source, Constant) else source, ())]
-        optimizer = self._optimizer
-        kept = dict(zip(optimizer.hyperparameter_names, optimizer.hyperparameters))
-        return [(kept[member], self._index) for member in members_of(self._options, name)]
 
 
 class Optimizer(nn.Optimizer):
