@@ -8,10 +8,22 @@ import torch
 from ms_optim import _fused
 from parity.mindspore_side import MODES, set_mode
 
-# MindSpore collects garbage whenever it compiles; what is loaded by now need not be looked through each time.
-gc.freeze()
 # The tests run in as many processes as there are cores.
 torch.set_num_threads(1)
+
+_finished = []
+
+
+def pytest_runtest_logfinish(nodeid):
+    """Take what is left of the tests so far out of the collector, which MindSpore calls whenever it compiles.
+
+    What the tests leave in caches, and what is loaded, would be looked through each time.
+    """
+    _finished.append(nodeid)
+    if len(_finished) % 20 == 1:
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(params=[*MODES, "composed"])
