@@ -59,6 +59,8 @@ MEMBERS = {
     "ns_coefficients": ("ns_a", "ns_b", "ns_c"),
     "step_sizes": ("step_size_min", "step_size_max"),
 }
+# What schedulers leave in a group, as torch's do.
+NOTES = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
 FLOATS = (ms.float16, ms.bfloat16, ms.float32, ms.float64)
 # The gap between 1 and the next number of each of these.
 EPSILONS = dict(zip(FLOATS, (2.0**-10, 2.0**-7, 2.0**-23, 2.0**-52)))
@@ -192,7 +194,7 @@ def parse_groups(owner: str, params, defaults: dict) -> tuple[list[dict], list[P
 def _parse_group(owner, group, defaults):
     if "params" not in group:
         raise ValueError(f"For '{owner}', each group must have the key 'params', but got {sorted(group)}.")
-    unknown = sorted(key for key in group if key != "params" and key not in defaults)
+    unknown = sorted(key for key in group if key not in ("params", *defaults, *NOTES))
     if unknown:
         raise ValueError(f"For '{owner}', the keys of a group must be in {['params', *defaults]}, but got {unknown}.")
     params = group["params"]
@@ -213,6 +215,7 @@ def _parse_group(owner, group, defaults):
     for name, default in defaults.items():
         value = group.get(name, default)
         options[name] = value if name == "lr" else check(owner, name, value)
+    options |= {name: group[name] for name in NOTES if name in group}
     if options.get("nesterov") and "dampening" in options and (options["momentum"] == 0 or options["dampening"] != 0):
         raise ValueError(f"For '{owner}', 'nesterov' must be False unless 'momentum' > 0 and 'dampening' is 0, but got "
                          f"'momentum' {options['momentum']} and 'dampening' {options['dampening']}.")

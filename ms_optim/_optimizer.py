@@ -11,7 +11,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
 
 from ms_optim import _fused
-from ms_optim._arguments import FLOATS, check, check_gradients, flag_of, is_flag, number_of, parse_groups
+from ms_optim._arguments import FLOATS, NOTES, check, check_gradients, flag_of, is_flag, number_of, parse_groups
 from ms_optim._learning_rate import Constant, float64_parameter, learning_rate_source
 from ms_optim._param_group import ParamGroup
 
@@ -247,7 +247,7 @@ class Optimizer(nn.Optimizer):
     def describe(self) -> str:
         """What each parameter got, as a table: its group, shape, state and arguments."""
         groups = self.param_groups
-        arguments = [name for name in groups[0] if name != "params"]
+        arguments = [name for name in groups[0] if name not in ("params", *NOTES)]
         rows = [("parameter", "group", "shape", "state", *arguments)]
         for i, param in enumerate(self.parameters):
             group = groups[self.group_of[i]]

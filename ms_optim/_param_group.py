@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping
 
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_optim._arguments import check, members_of, number_of
+from ms_optim._arguments import NOTES, check, members_of, number_of
 from ms_optim._learning_rate import Constant
 
 
 class ParamGroup(Mapping):
     """The arguments of one group as they are now. A number that is set takes effect at the next step.
 
+    A scheduler may also leave there what torch's leave, such as "initial_lr".
     What decides which state there is (flags, and whether a momentum is zero) is fixed at construction.
     """
 
@@ -31,6 +32,9 @@ class ParamGroup(Mapping):
         return tuple(numbers) if isinstance(self._options[name], tuple) else numbers[0]
 
     def __setitem__(self, name: str, value):
+        if name in NOTES:
+            self._options[name] = value
+            return
         owner = type(self._optimizer).__name__
         if name not in self._numbers:
             raise KeyError(f"For '{owner}', what can be set in a group must be in {self._numbers}, but got {name!r}.")
