@@ -2,39 +2,40 @@
 
 import ctypes
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, ops
+from mindspore import Tensor, log, ops
 
 from ms_optim._arguments import RANGES
 
 
 @functools.cache
 def library() -> Path | None:
-    """The shared library that was built when the package was installed, if a compiler was there."""
-    return next(iter(sorted(Path(__file__).parent.glob("_kernels*.so"))), None)
+    """The shared library that was built when the package was installed, if a compiler was there; else warn, once."""
+    found = next(iter(sorted(Path(__file__).parent.glob("_kernels*.so"))), None)
+    if found is None:
+        log.warning("ms_optim was installed without a C++ compiler: on CPU it computes with MindSpore's operators, "
+                    "which takes many times as long. Install it anew with one to get the kernels.")
+    return found
 
 
-def obstacle(update: Callable, parameters: Iterable[Parameter]) -> str | None:
-    """Why no kernel can run a rule on these parameters, or None if one can."""
+def obstacle(update: Callable) -> str | None:
+    """Why no kernel can run a rule, or None if one can."""
     if update.__module__ != f"{__package__}.{update.__name__}":
         return f"the rule {update.__name__!r} of {update.__module__!r} is not one of the library's"
-    return absence(update.__name__, parameters)
+    return absence(update.__name__)
 
 
-def absence(name: str, parameters: Iterable[Parameter]) -> str | None:
-    """Why there is no kernel of this name for these parameters, or None if there is one."""
-    if library() is None:
-        return "the library was installed without a C++ compiler"
-    if not hasattr(ctypes.CDLL(str(library())), name):
-        return f"the rule {name!r} has no kernel"
+def absence(name: str) -> str | None:
+    """Why there is no kernel of this name, or None if there is one."""
     if ms.get_context("device_target") != "CPU":
         return f"the device is {ms.get_context('device_target')} and not CPU"
-    odd = [param.name for param in parameters if param.dtype == ms.bfloat16]
-    return f"{odd} are bfloat16" if odd else None
+    if library() is None:
+        return "the library was installed without a C++ compiler"
+    return None if hasattr(ctypes.CDLL(str(library())), name) else f"the rule {name!r} has no kernel"
 
 
 def primitive(name: str) -> ops.Custom:

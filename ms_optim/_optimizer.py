@@ -209,7 +209,7 @@ class Optimizer(nn.Optimizer):
 
     def _set_path(self, fused):
         """Choose the native kernel or MindSpore's operators."""
-        obstacle = "" if fused is False else _fused.obstacle(type(self).update, self.parameters)
+        obstacle = "" if fused is False else _fused.obstacle(type(self).update)
         if fused and obstacle is not None:
             raise ValueError(f"For '{type(self).__name__}', 'fused' must be None or False here, because {obstacle}, "
                              "but got True.")

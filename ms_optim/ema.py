@@ -214,7 +214,7 @@ class EMA(nn.Optimizer):
         self.copied = (*[False for _ in self.parameters], *copied)
         self.swapped = False
         self.optimizer = optimizer
-        self.fused = getattr(optimizer, "fused", True) and _fused.absence("average", self.tracked) is None
+        self.fused = getattr(optimizer, "fused", True) and _fused.absence("average") is None
         if self.fused:
             self.kernel = _fused.primitive("average")
             self.layout = Tensor(np.array(self.copied, np.int32))
@@ -348,7 +348,7 @@ class ParameterEMA(nn.Cell):
         self.now = Tensor(True)
         self.hyper_map = ops.HyperMap()
         self._decay = _scalar(decay, f"decay.{self.target[0].name}")
-        self.fused = _fused.absence("average", self.source) is None
+        self.fused = _fused.absence("average") is None
         if self.fused:
             self.kernel = _fused.primitive("average")
             self.layout = Tensor(np.array(self.copied, np.int32))

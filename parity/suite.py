@@ -60,7 +60,7 @@ def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
 def paths(case: Case) -> dict[str, bool]:
     """The paths that a case can take here, and the argument `fused` of each."""
     rule = getattr(ms_optim, (case.inner or case).optimizer).update
-    return {"composed": False} | ({} if obstacle(rule, ()) else {"native": True})
+    return {"composed": False} | ({} if obstacle(rule) else {"native": True})
 
 
 def teacher_forced(case: Case, model: str, steps: int, modes: Iterable[str]) -> Outcome:

@@ -461,6 +461,66 @@ def test_float16_is_computed_in_float32_and_rounded_once(name):
                 np.testing.assert_array_equal(one, other, strict=True)
 
 
+@fuses
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
+def test_bfloat16_has_the_bits_of_torch(mode):
+    """MindSpore's own operators on CPU have no bfloat16."""
+    set_mode(mode)
+    rng = np.random.default_rng(0)
+    kwargs = {"lr": 0.03, "weight_decay": 0.6, "amsgrad": True, "fused": True}
+    values = [torch.tensor(rng.standard_normal(shape)).bfloat16() for shape in ((), (7,), (40, 33))]
+    ours = AdamW([Parameter(as_bfloat16(value), name=f"p{i}") for i, value in enumerate(values)], **kwargs)
+    params = [torch.nn.Parameter(value) for value in values]
+    reference = torch.optim.AdamW(params, **kwargs)
+    for _ in range(20):
+        grads = [torch.tensor(rng.standard_normal(value.shape)).bfloat16() for value in values]
+        ours(tuple(map(as_bfloat16, grads)))
+        for param, grad in zip(params, grads):
+            param.grad = grad
+        reference.step()
+    for param, expected in zip(ours.parameters, params):
+        np.testing.assert_array_equal(param.float().asnumpy(), expected.detach().float().numpy())
+        for slot, state in ours.state[param.name].items():
+            kept = reference.state[expected][slot]
+            np.testing.assert_array_equal(state.float().asnumpy(), kept.float().numpy(), err_msg=slot)
+
+
+def as_bfloat16(value):
+    """A tensor of torch in MindSpore."""
+    return Tensor(value.float().numpy(), ms.bfloat16)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_bfloat16_is_computed_in_float32_and_rounded_once(name):
+    """Unlike in torch 2.13, whose fused SGD leaves bfloat16 parameters of 64 elements where they are."""
+    set_mode("graph")
+    rng = np.random.default_rng(0)
+    value, grad = (torch.tensor(rng.standard_normal((40, 33))).bfloat16() for _ in range(2))
+    half, single = (OPTIMIZERS[name]([Parameter(as_bfloat16(value).astype(dtype), name="weight")],
+                                     **arguments(name) | {"fused": True}) for dtype in (ms.bfloat16, ms.float32))
+    half((as_bfloat16(grad),))
+    single((as_bfloat16(grad),))
+    for got, expected in ((half.parameters[0], single.parameters[0]),
+                          *((half.state["weight"][slot], state) for slot, state in single.state["weight"].items())):
+        np.testing.assert_array_equal(got.float().asnumpy(),
+                                      torch.tensor(expected.float().asnumpy()).to(torch.bfloat16).float().numpy()
+                                      if got.dtype == ms.bfloat16 else expected.float().asnumpy())
+
+
+def test_bfloat16_converts_as_in_torch():
+    """Each of them to float32, and floats to the nearest, ties to even."""
+    set_mode("graph")
+    every = torch.arange(65536).to(torch.uint16).view(torch.bfloat16)
+    beside = torch.tensor([0, 1, 0x7fff, 0x8000, 0x8001, 0xffff])
+    floats = ((torch.arange(65536) << 16)[:, None] | beside).flatten().to(torch.uint32).view(torch.float32)
+    wide, narrow = (SGD([Parameter(Tensor(np.zeros(size), dtype), name=f"p{size}")], lr=1.0, maximize=True, fused=True)
+                    for size, dtype in ((65536, ms.float32), (floats.numel(), ms.bfloat16)))
+    wide((Tensor(every.float().numpy()).astype(ms.bfloat16),))
+    np.testing.assert_array_equal(wide.parameters[0].asnumpy(), every.float().numpy())
+    narrow((Tensor(floats.numpy()),))
+    np.testing.assert_array_equal(narrow.parameters[0].float().asnumpy(), floats.bfloat16().float().numpy())
+
+
 # A unit of every kind: of one element, shorter than a vector, of a thread, of several, and every so-many-th element.
 UNITS = [(), (1,), (5,), (70000,), (3, 4), (300, 3), (3, 1), (1, 40000), (2, 32769), (2, 2 * CHUNK), (3, 5, 7),
          (2, 9000, 5), (1, 6, 1), (4, 3, 1), (4, 3, 3, 3), (4, 1, 1, 1), (1, 2, 150, 150), (2, 3, 1, 2, 2)]
@@ -666,9 +726,7 @@ def test_which_path_runs_is_told(name, monkeypatch):
     assert make(name, None).fused == (name in NATIVE)
     if name in NATIVE:
         assert make(name, True).fused
-        assert not make(name, None, ms.bfloat16).fused
-        with pytest.raises(ValueError, match=r"'fused' must be None or False here, because \['weight'\] are bfloat16"):
-            make(name, True, ms.bfloat16)
+        assert make(name, None, ms.bfloat16).fused
         monkeypatch.setattr(_fused, "library", lambda: None)
         assert not make(name, None).fused
         with pytest.raises(ValueError, match=r"because the library was installed without a C\+\+ compiler"):

@@ -39,12 +39,29 @@ static inline uint16_t to_half(float value) {
     return sign | uint16_t((bits - (112u << 23)) >> 13);
 }
 
+static inline float from_bfloat(uint16_t high) {
+    const uint32_t bits = uint32_t(high) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+// To the nearest, ties to even.
+static inline uint16_t to_bfloat(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t(bits >> 16) | 0x40;
+    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 template <class T>
 static void load(T *to, const void *from, Type type, int64_t begin, int64_t count) {
     if (type == Type::float32)
         for (int64_t i = 0; i < count; ++i) to[i] = T(static_cast<const float *>(from)[begin + i]);
     else if (type == Type::float64)
         for (int64_t i = 0; i < count; ++i) to[i] = T(static_cast<const double *>(from)[begin + i]);
+    else if (type == Type::bfloat16)
+        for (int64_t i = 0; i < count; ++i) to[i] = T(from_bfloat(static_cast<const uint16_t *>(from)[begin + i]));
     else
         for (int64_t i = 0; i < count; ++i) to[i] = T(from_half(static_cast<const uint16_t *>(from)[begin + i]));
 }
@@ -55,6 +72,8 @@ static void store(void *to, const T *from, Type type, int64_t begin, int64_t cou
         for (int64_t i = 0; i < count; ++i) static_cast<float *>(to)[begin + i] = float(from[i]);
     else if (type == Type::float64)
         for (int64_t i = 0; i < count; ++i) static_cast<double *>(to)[begin + i] = double(from[i]);
+    else if (type == Type::bfloat16)
+        for (int64_t i = 0; i < count; ++i) static_cast<uint16_t *>(to)[begin + i] = to_bfloat(float(from[i]));
     else
         for (int64_t i = 0; i < count; ++i) static_cast<uint16_t *>(to)[begin + i] = to_half(float(from[i]));
 }

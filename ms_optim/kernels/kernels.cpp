@@ -15,7 +15,7 @@
 
 namespace {
 
-enum class Type { float16, float32, float64, other };
+enum class Type { bfloat16, float16, float32, float64, other };
 constexpr int MAX_NUMBERS = 16, MAX_SLOTS = 3;
 
 struct Tensor {
@@ -91,8 +91,11 @@ namespace {
 }
 
 Type type_of(std::string_view name) {
-    return name == "float32" ? Type::float32 : name == "float16" ? Type::float16 : name == "float64" ? Type::float64
-                                                                                                     : Type::other;
+    return name == "float32"    ? Type::float32
+           : name == "float16"  ? Type::float16
+           : name == "bfloat16" ? Type::bfloat16
+           : name == "float64"  ? Type::float64
+                                : Type::other;
 }
 
 int64_t size_of(int dimensions, const int64_t *shape) {

@@ -26,20 +26,30 @@ class DefaultFloats {
   public:
     DefaultFloats() { _mm_setcsr(0x1f80); }
     ~DefaultFloats() { _mm_setcsr(before); }
+#elif defined(__aarch64__)
+    uint64_t before;
+    static void set(uint64_t fpcr) { asm volatile("msr fpcr, %0" : : "r"(fpcr)); }
+
+  public:
+    DefaultFloats() {
+        asm volatile("mrs %0, fpcr" : "=r"(before));
+        set(0);
+    }
+    ~DefaultFloats() { set(before); }
 #endif
 };
 
 class Pool {
   public:
-    // The pool of this process; a fork has no threads, and gets a pool of its own.
+    // The pool of this process; a fork has no threads, and gets a pool of its own. Never deleted: its threads may
+    // outlive main. There is no lock that a fork could find taken.
     static Pool &here() {
-        static std::mutex mutex;
-        static Pool *pool = nullptr;
-        static pid_t owner = 0;
-        std::lock_guard<std::mutex> lock(mutex);
-        if (owner != getpid()) {
-            pool = new Pool;  // never deleted: its threads may outlive main
-            owner = getpid();
+        static std::atomic<Pool *> current{nullptr};
+        Pool *pool = current;
+        while (!pool || pool->owner != getpid()) {
+            Pool *made = new Pool;
+            if (current.compare_exchange_strong(pool, made)) return *made;
+            delete made;
         }
         return *pool;
     }
@@ -47,6 +57,7 @@ class Pool {
     // Call work(i) for each i below count, in any order, on this thread and the pool's; return when all is done.
     void run(int64_t count, const std::function<void(int64_t)> &work) {
         std::lock_guard<std::mutex> one_at_a_time(callers);
+        if (workers < 0) launch();
         const int64_t helpers = std::min<int64_t>(workers, count - 1);
         {
             std::lock_guard<std::mutex> lock(mutex);
@@ -65,10 +76,10 @@ class Pool {
     }
 
   private:
-    Pool() {
+    void launch() {
         cpu_set_t cores;
         workers = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) - 1 : 0;
-        if (const char *limit = std::getenv("OMP_NUM_THREADS")) workers = std::min(workers, std::atoi(limit) - 1);
+        if (const char *limit = std::getenv("OMP_NUM_THREADS")) workers = std::clamp(std::atoi(limit) - 1, 0, workers);
         for (int i = 0; i < workers; ++i) std::thread([this] { serve(); }).detach();
     }
     void take(const std::function<void(int64_t)> &work) {
@@ -93,5 +104,6 @@ class Pool {
     const std::function<void(int64_t)> *job = nullptr;
     std::atomic<int64_t> next{0};
     int64_t jobs = 0;
-    int workers = 0, wanted = 0, busy = 0;
+    int workers = -1, wanted = 0, busy = 0;
+    const pid_t owner = getpid();
 };
