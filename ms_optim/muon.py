@@ -17,7 +17,8 @@ def orthogonalized(x, a, b, c, eps, steps):
     """
     tall = x.shape[0] > x.shape[1]
     x = rounded(x.mT if tall else x)
-    norm = rounded((x.double() * x.double()).sum().sqrt().to(x.dtype))
+    squares = x.float() * x.float()  # as torch's, infinite beyond 1.8e19: the update is then zero
+    norm = rounded(squares.double().sum().float().sqrt().to(x.dtype))
     x = rounded(x / rounded(eps).where(norm < eps, norm))
     for _ in range(steps):
         gram = rounded(x @ x.mT)
