@@ -56,7 +56,8 @@ namespace avx2 {
 }  // namespace avx2
 #pragma GCC pop_options
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
+// Tensors of MindSpore begin anywhere: every access of 64 bytes would cross two lines of the cache.
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=256")
 namespace avx512 {
 #include "rules.h"
 #include "apply.h"
