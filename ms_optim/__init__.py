@@ -7,7 +7,7 @@ from ms_optim.adam import Adam
 from ms_optim.adamax import Adamax
 from ms_optim.adamw import AdamW
 from ms_optim.asgd import ASGD
-from ms_optim.checkpoint import restore
+from ms_optim.checkpoint import restore, save
 from ms_optim.ema import EMA, ParameterEMA
 from ms_optim.momentum_agc import MomentumAGC
 from ms_optim.muon import Muon
@@ -36,6 +36,6 @@ OPTIMIZERS = {
 
 __all__ = [
     "ASGD", "EMA", "OPTIMIZERS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax",
-    "MomentumAGC", "Muon", "NAdam", "ParameterEMA", "RAdam", "RMSprop", "Rprop", "restore",
+    "MomentumAGC", "Muon", "NAdam", "ParameterEMA", "RAdam", "RMSprop", "Rprop", "restore", "save",
 ]
 __version__ = "0.1.0"

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
 
-from ms_optim import _fused
+from ms_optim import _fused, _state_dict
 from ms_optim._arguments import FLOATS, NOTES, check, check_gradients, flag_of, is_flag, number_of, parse_groups
 from ms_optim._learning_rate import Constant, float64_parameter, learning_rate_source
 from ms_optim._param_group import ParamGroup
@@ -243,6 +243,25 @@ class Optimizer(nn.Optimizer):
         """The memory of the state: every tensor, and 8 bytes for each number and step count."""
         tensors = [kept for states in self.slot_table for kept in states if kept is not None]
         return sum(kept.nbytes for kept in [*tensors, *self.scalar_state, self.step])
+
+    def state_dict(self, *args, **kwargs) -> dict:
+        """The state in the layout of torch's optimizers, as copies; and, as "global_step", the place in schedules.
+
+        With the arguments of `mindspore.nn.Cell.state_dict` it is that, as a Cell around this one needs it.
+        """
+        return super().state_dict(*args, **kwargs) if args or kwargs else _state_dict.state_dict(self)
+
+    def load_state_dict(self, state_dict: Mapping):
+        """Take over what `state_dict` of an optimizer of this class, or of torch's, has given.
+
+        The next step goes on from there, in a step that has compiled too. Values may be Tensors of MindSpore or torch,
+        arrays or numbers. Arguments of the groups that are missing stay as they are; so does a learning rate that is on
+        a schedule, whose place is "global_step", or else the largest step.
+
+        Raises:
+            ValueError: If a parameter, a state or an argument does not fit; nothing is changed then.
+        """
+        _state_dict.load_state_dict(self, state_dict)
 
     def describe(self) -> str:
         """What each parameter got, as a table: its group, shape, state and arguments."""

@@ -26,7 +26,7 @@ class ParamGroup(Mapping):
         return len(self._options)
 
     def __getitem__(self, name: str):
-        if name not in self._numbers or (name == "lr" and self._scheduled):
+        if name not in self.settable or (name == "lr" and self.scheduled):
             return self._options[name]
         numbers = [float(parameter.asnumpy()[at]) for parameter, at in self._places(name)]
         return tuple(numbers) if isinstance(self._options[name], tuple) else numbers[0]
@@ -35,10 +35,24 @@ class ParamGroup(Mapping):
         if name in NOTES:
             self._options[name] = value
             return
+        value = self.check(name, value)
+        options = {**self._options, name: value}
+        for (parameter, at), member in zip(self._places(name), members_of(options, name)):
+            values = parameter.asnumpy().copy()
+            values[at] = number_of(options, member)
+            ops.assign(parameter, Tensor(values))
+
+    def check(self, name: str, value):
+        """The value as it would be set; raise if it may not be.
+
+        Raises:
+            KeyError: If the argument is no number that may change.
+            TypeError, ValueError: If the value is out of range, or the group cannot have it.
+        """
         owner = type(self._optimizer).__name__
-        if name not in self._numbers:
-            raise KeyError(f"For '{owner}', what can be set in a group must be in {self._numbers}, but got {name!r}.")
-        if name == "lr" and self._scheduled:
+        if name not in self.settable:
+            raise KeyError(f"For '{owner}', what can be set in a group must be in {self.settable}, but got {name!r}.")
+        if name == "lr" and self.scheduled:
             raise ValueError(f"For '{owner}', 'lr' of a group on a schedule must not be set, but got {value}.")
         value = check(owner, name, value)
         if any(slot.when == name and bool(value) != bool(self[name]) for slot in self._optimizer.slots):
@@ -46,20 +60,24 @@ class ParamGroup(Mapping):
                              f"there is, but got {value} after {self[name]}.")
         if name == "dampening" and value and self["nesterov"]:
             raise ValueError(f"For '{owner}', 'dampening' must be 0 with 'nesterov', but got {value}.")
-        options = {**self._options, name: value}
-        for (parameter, at), member in zip(self._places(name), members_of(options, name)):
-            values = parameter.asnumpy().copy()
-            values[at] = number_of(options, member)
-            ops.assign(parameter, Tensor(values))
+        return value
+
+    def current(self, name: str):
+        """The argument as it is now, of a learning rate on a schedule this step's."""
+        if name != "lr" or not self.scheduled:
+            return self[name]
+        optimizer = self._optimizer
+        return float(optimizer.group_learning_rates[self._index](optimizer.global_step).asnumpy().item())
 
     @property
-    def _numbers(self):
-        """The arguments that a step reads and that may change."""
+    def settable(self) -> list[str]:
+        """The numbers that a step reads and that may change."""
         read = ("lr", *self._optimizer.hyperparameter_names)
-        return [name for name in self if set(members_of(self._options, name)) <= set(read)]
+        return [name for name in self if name not in NOTES and set(members_of(self._options, name)) <= set(read)]
 
     @property
-    def _scheduled(self):
+    def scheduled(self) -> bool:
+        """Whether the learning rate follows a schedule in the graph."""
         return not isinstance(self._optimizer.group_learning_rates[self._index], (Parameter, Constant))
 
     def _places(self, name):

@@ -1,7 +1,7 @@
 """Exponential moving averages of parameters (Polyak and Juditsky 1992; Tarvainen and Valpola 2017, "Mean teachers")."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 
 import mindspore as ms
@@ -13,6 +13,7 @@ from ms_optim import _fused
 from ms_optim._arguments import FLOATS, check, check_gradients
 from ms_optim._math import lerp
 from ms_optim._optimizer import Optimizer, run_compiled
+from ms_optim._state_dict import as_array
 
 
 def constant(n, steps, decay, warmup):
@@ -238,6 +239,49 @@ class EMA(nn.Optimizer):
     def state_bytes(self) -> int:
         """The memory of the optimizer's state, of the averages and of two numbers."""
         return self.optimizer.state_bytes + sum(state.nbytes for state in (*self.averages, self._decay, self._step))
+
+    def state_dict(self, *args, **kwargs) -> dict:
+        """That of the optimizer, and, as "ema", the averages by name, how many steps there were, and the decay.
+
+        With the arguments of `mindspore.nn.Cell.state_dict` it is that, as a Cell around this one needs it.
+        """
+        if args or kwargs:
+            return super().state_dict(*args, **kwargs)
+        self._refuse_foreign("state_dict")
+        averages = {param.name: Tensor(average.asnumpy().copy())
+                    for param, average in zip(self.tracked, self.averages)}
+        numbers = {"decay": self._decay.asnumpy().item(), "step": int(self._step.asnumpy().item())}
+        return {**self.optimizer.state_dict(), "ema": {**numbers, "averages": averages}}
+
+    def load_state_dict(self, state_dict: Mapping):
+        """Take over what `state_dict` of an average of the same parameters has given.
+
+        Raises:
+            ValueError: If a parameter, a state or an argument does not fit; nothing is changed then.
+        """
+        self._refuse_foreign("load_state_dict")
+        given = state_dict.get("ema") if isinstance(state_dict, Mapping) else None
+        names = [param.name for param in self.tracked]
+        if not isinstance(given, Mapping) or given.keys() != {"averages", "decay", "step"} or (
+                given["averages"].keys() != set(names)):
+            raise ValueError(f"For 'EMA', 'state_dict' must hold as 'ema' 'averages' of {names}, 'decay' and 'step', "
+                             f"but got {sorted(given) if isinstance(given, Mapping) else given!r}.")
+        decay = check("EMA", "decay", given["decay"])
+        values = [as_array(given["averages"][name]) for name in names]
+        for name, value, average in zip(names, values, self.averages):
+            if value.shape != tuple(average.shape):
+                raise ValueError(f"For 'EMA', the average of '{name}' must be of shape {tuple(average.shape)}, but got "
+                                 f"{value.shape}.")
+        self.optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "ema"})
+        for value, average in zip(values, self.averages):
+            ops.assign(average, Tensor(value, average.dtype))
+        ops.assign(self._decay, Tensor(decay, self._decay.dtype))
+        ops.assign(self._step, Tensor(float(given["step"]), self._step.dtype))
+
+    def _refuse_foreign(self, method):
+        if not isinstance(self.optimizer, Optimizer):
+            raise TypeError(f"For 'EMA', the optimizer must be one of ms_optim for '{method}', but got "
+                            f"{type(self.optimizer).__name__}.")
 
     def __call__(self, gradients):
         """Run one compiled step in both modes."""

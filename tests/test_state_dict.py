@@ -1,0 +1,292 @@
+"""State dicts: torch's layout, torch's runs that go on here and the other way round, and what does not fit."""
+
+import copy
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import Parameter, Tensor
+
+from ms_optim import EMA, OPTIMIZERS, SGD, Adagrad, Adam, AdamW
+from parity import torch_side
+from parity.cases import CASES
+from parity.compare import compare
+from parity.mindspore_side import factory
+from parity.problems import Problem, synthetic
+from parity.torch_side import DTYPES, default_dtype, one_thread
+from parity.trace import Recorder
+
+PROBLEM = synthetic()
+# Two, and one that has no gradient at the first step.
+NAMES = ("fc.weight", "temperature", "late.bias")
+SMALL = Problem("small", {name: PROBLEM.initial[name] for name in NAMES},
+                [{name: gradients[name] for name in NAMES} for gradients in PROBLEM.gradients])
+TORCH = [name for name in OPTIMIZERS if name != "MomentumAGC"]
+
+
+def grids(names=TORCH):
+    """The first and the last case of each optimizer of torch: the quietest and the loudest."""
+    return [case for name in names for case in (CASES[name][0], CASES[name][-1])]
+
+
+def problem_of(case):
+    """What the case is run on."""
+    return (SMALL if case.rank is None else PROBLEM).of_rank(case.rank)
+
+
+class Torch:
+    """An optimizer of torch that can be stopped and taken up."""
+
+    def __init__(self, case, values, dtype="float32"):
+        self.dtype = DTYPES[dtype]
+        self.named = [(name, torch.nn.Parameter(torch.tensor(value, dtype=self.dtype)))
+                      for name, value in values.items()]
+        with default_dtype(self.dtype):
+            self.optimizer = torch_side.factory(case)(self.named)
+
+    def steps(self, gradients):
+        """Take some; return the trace."""
+        recorder = Recorder()
+        with default_dtype(self.dtype), one_thread():
+            for drawn in gradients:
+                for name, param in self.named:
+                    param.grad = None if drawn[name] is None else torch.tensor(drawn[name], dtype=self.dtype)
+                self.optimizer.step()
+                recorder.add(self.values, {name: {
+                    slot: value.detach().numpy() for slot, value in self.optimizer.state.get(param, {}).items()
+                    if value is not None} for name, param in self.named})
+        return recorder.trace()
+
+    @property
+    def values(self):
+        """The weights now."""
+        return {name: param.detach().numpy().copy() for name, param in self.named}
+
+
+class Ours:
+    """One of ours, likewise."""
+
+    def __init__(self, case, values):
+        self.params = [Parameter(Tensor(np.array(value)), name=name) for name, value in values.items()]
+        self.optimizer = factory(case)(self.params)
+
+    def steps(self, gradients):
+        """Take some; return the trace."""
+        recorder = Recorder()
+        for drawn in gradients:
+            self.optimizer(tuple(None if drawn[param.name] is None else Tensor(drawn[param.name])
+                                 for param in self.optimizer.parameters))
+            recorder.add(self.values, {name: {slot: value.asnumpy() for slot, value in slots.items()}
+                                       for name, slots in self.optimizer.state.items()})
+        return recorder.trace()
+
+    @property
+    def values(self):
+        """The weights now."""
+        return {param.name: param.asnumpy().copy() for param in self.params}
+
+
+def to_torch(state_dict, dtype=torch.float32):
+    """With torch's tensors for ours; numbers are of the default dtype there."""
+    return {"state": {place: {slot: torch.tensor(value.asnumpy(), dtype=dtype) for slot, value in slots.items()}
+                      for place, slots in state_dict["state"].items()},
+            "param_groups": copy.deepcopy(state_dict["param_groups"])}
+
+
+def wide(state_dict):
+    """In float64."""
+    return to_torch({**state_dict, "state": {place: {slot: Tensor(value.detach().double().numpy())
+                                                     for slot, value in slots.items() if value is not None}
+                                             for place, slots in state_dict["state"].items()}}, torch.float64)
+
+
+@pytest.mark.parametrize("case", grids(), ids=str)
+def test_layout_is_that_of_torch(case):
+    """The same keys, shapes and values of every group and state, also before the first step."""
+    problem = problem_of(case)
+    ours, reference = Ours(case, problem.initial), Torch(case, problem.initial)
+    for gradients in ([], problem.gradients[:1], problem.gradients[1:4]):
+        ours.steps(gradients)
+        reference.steps(gradients)
+        mine, theirs = ours.optimizer.state_dict(), reference.optimizer.state_dict()
+        assert [group["params"] for group in mine["param_groups"]] == [
+            group["params"] for group in theirs["param_groups"]]
+        for one, other in zip(mine["param_groups"], theirs["param_groups"], strict=True):
+            other = {key: value for key, value in other.items() if key not in (
+                "param_names", "foreach", "capturable", "differentiable", "fused")}
+            assert one.keys() == other.keys()
+            if case.optimizer != "Adafactor":  # whose eps may be None
+                assert one == other
+        shapes = [{place: {slot: tuple(value.shape) for slot, value in slots.items() if value is not None}
+                   for place, slots in state["state"].items()} for state in (mine, theirs)]
+        assert shapes[0] == {place: slots for place, slots in shapes[1].items() if slots}
+
+
+@pytest.mark.parametrize("case", grids(), ids=str)
+def test_a_run_of_torch_goes_on_here(case, mode):
+    """From a state dict that holds torch's own tensors, some parameters never stepped.
+
+    It is no further from torch in float64, which goes on from there too, than three times torch in float32.
+    """
+    problem = problem_of(case)
+    for cut in (1, 6):
+        reference = Torch(case, problem.initial)
+        reference.steps(problem.gradients[:cut])
+        state = copy.deepcopy(reference.optimizer.state_dict())
+        exact = Torch(case, reference.values, "float64")
+        exact.optimizer.load_state_dict(wide(state))
+        ours = Ours(case, reference.values)
+        ours.optimizer.load_state_dict(state)
+        rest = problem.gradients[cut:cut + 12]
+        initial = reference.values
+        verdict = compare(ours.steps(rest), reference.steps(rest), exact.steps(rest), noise=case.noise,
+                          initial=initial)
+        assert verdict.passed, str(verdict)
+
+
+@pytest.mark.parametrize("case", grids(), ids=str)
+def test_a_run_from_here_goes_on_in_torch(case):
+    """Judged likewise, by torch in float64 that goes on from our state."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    problem = problem_of(case)
+    ours = Ours(case, problem.initial)
+    ours.steps(problem.gradients[:6])
+    state, values = ours.optimizer.state_dict(), ours.values
+    single, double = (Torch(case, values, dtype) for dtype in DTYPES)
+    single.optimizer.load_state_dict(to_torch(state))
+    double.optimizer.load_state_dict(to_torch(state, torch.float64))
+    rest = problem.gradients[6:18]
+    verdict = compare(ours.steps(rest), single.steps(rest), double.steps(rest), noise=case.noise, initial=values)
+    assert verdict.passed, str(verdict)
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "EMA"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_goes_on_bit_for_bit(name, compiled, mode):
+    """In a freshly built optimizer, and in one that has compiled and gone elsewhere; nothing recompiles."""
+    case = CASES[name][-1]
+    problem = problem_of(case)
+    first = Ours(case, problem.initial)
+    first.steps(problem.gradients[:3])
+    state, values = first.optimizer.state_dict(), first.values
+    expected = first.steps(problem.gradients[3:9])
+    second = Ours(case, {key: value + 1 for key, value in values.items()})
+    if compiled:
+        second.steps(problem.gradients[8:10])
+    for param in second.params:
+        ms.ops.assign(param, Tensor(values[param.name]))
+    second.optimizer.load_state_dict(state)
+    got = second.steps(problem.gradients[3:9])
+    assert got.keys() == expected.keys()
+    for key, steps in expected.items():
+        np.testing.assert_array_equal(got[key], steps, err_msg=str(key))
+
+
+def test_a_schedule_goes_on_at_its_place(mode):
+    """The rate of a table is that of the step that comes; "lr" is this step's."""
+    def make():
+        weight = Parameter(Tensor(np.zeros(1)), name="weight")
+        return SGD([weight], lr=[0.1, 0.2, 0.4, 0.8])
+
+    first, second = make(), make()
+    grads = (Tensor(np.ones(1)),)
+    for _ in range(2):
+        first(grads)
+    state = first.state_dict()
+    assert (state["param_groups"][0]["lr"], state["global_step"]) == (0.4, 2)
+    second.load_state_dict(state)
+    second(grads)
+    assert second.parameters[0].asnumpy().item() == -0.4
+    with pytest.raises(ValueError, match="For 'SGD', 'state_dict' must say by 'global_step' how many steps were taken"):
+        second.load_state_dict({key: value for key, value in state.items() if key != "global_step"})
+
+
+def make(cls=AdamW, **kwargs):
+    """An optimizer of two parameters in two groups."""
+    params = [Parameter(Tensor(np.ones(shape, np.float32)), name=name) for name, shape in (("a", (2, 3)), ("b", (4,)))]
+    return cls([{"params": [params[0]]}, {"params": [params[1]], "lr": 0.5}], **kwargs)
+
+
+def stepped(cls=AdamW, **kwargs):
+    """One that has taken a step."""
+    optimizer = make(cls, **kwargs)
+    optimizer(tuple(Tensor(np.ones(param.shape, np.float32)) for param in optimizer.parameters))
+    return optimizer
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda state: state.pop("state"), r"'state_dict' must have the keys 'state' and 'param_groups'"),
+    (lambda state: state.update(epoch=3), r"but got \['epoch', 'global_step', 'param_groups', 'state'\]"),
+    (lambda state: state["param_groups"].pop(), r"'param_groups' must have \[1, 1\] parameters, but got \[1\]"),
+    (lambda state: state["param_groups"][0]["params"].append(2), r"must have \[1, 1\] parameters, but got \[2, 1\]"),
+    (lambda state: state["param_groups"][0].update(lr=-1.0), r"For 'AdamW', 'lr' must be in \[0, inf\), but got -1.0"),
+    (lambda state: state["param_groups"][1].update(betas=(0.9, 1.0)), r"'betas\[1\]' must be in \[0, 1\)"),
+    (lambda state: state["param_groups"][1].update(amsgrad=True),
+     r"'amsgrad' of group 1 must be False as in the optimizer, .* but got True"),
+    (lambda state: state["param_groups"][1].update(decoupled_weight_decay=False),
+     r"'decoupled_weight_decay' of group 1 must be True"),
+    (lambda state: state["param_groups"][0].update(rho=0.9), r"the keys of group 0 must be in .* but got 'rho'"),
+    (lambda state: state["state"].update({7: {}}), r"'state' must be of the parameters \[0, 1\], but got \[7\]"),
+    (lambda state: state["state"][1].pop("exp_avg_sq"),
+     r"the state of 'b' must be \['exp_avg', 'exp_avg_sq', 'step'\], but got \['exp_avg', 'step'\]"),
+    (lambda state: state["state"][1].update(max_exp_avg_sq=np.ones(4)), r"but got .*'max_exp_avg_sq'"),
+    (lambda state: state["state"][1].update(exp_avg=np.ones((2, 2))),
+     r"'exp_avg' of 'b' must be of shape \(4,\), but got \(2, 2\)"),
+    (lambda state: state["state"][0].update(step=np.ones(2)), r"'step' of 'a' must be a number, but got shape \(2,\)"),
+])
+def test_what_does_not_fit_changes_nothing(spoil, message):
+    """It is told, and the optimizer is as it was, what came before the fault in the dict too."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    state = stepped().state_dict()
+    state["param_groups"][0]["weight_decay"] = 0.7
+    spoil(state)
+    optimizer = make()
+    before = {param.name: param.asnumpy().copy() for param in optimizer.get_parameters()}
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    for param in optimizer.get_parameters():
+        np.testing.assert_array_equal(param.asnumpy(), before[param.name], err_msg=param.name)
+
+
+def test_it_is_a_copy():
+    """Steps that come do not change it."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    optimizer = stepped()
+    state = optimizer.state_dict()
+    before = state["state"][0]["exp_avg"].asnumpy().copy()
+    optimizer(tuple(Tensor(np.ones(param.shape, np.float32)) for param in optimizer.parameters))
+    np.testing.assert_array_equal(state["state"][0]["exp_avg"].asnumpy(), before)
+
+
+def test_what_was_reset_starts_anew():
+    """State that the dict does not have is what it was at construction: Adagrad's sum too."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    for cls, kwargs, slot, first in ((Adagrad, {"initial_accumulator_value": 0.5}, "sum", 0.5),
+                                     (SGD, {"lr": 0.1, "momentum": 0.9}, "momentum_buffer", 0.0)):
+        optimizer = stepped(cls, **kwargs)
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": {}})
+        assert set(optimizer.state["a"][slot].asnumpy().flat) == {first}
+        assert not optimizer.step.asnumpy().any()
+
+
+def test_the_average_is_saved_with_its_optimizer():
+    """And what does not fit it is told."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ema = EMA(stepped(Adam), decay=0.5)
+    state = ema.state_dict()
+    assert state["ema"].keys() == {"averages", "decay", "step"} and state["param_groups"][1]["lr"] == 0.5
+    del state["ema"]["averages"]["a"]
+    with pytest.raises(ValueError, match=r"must hold as 'ema' 'averages' of \['a', 'b'\], 'decay' and 'step'"):
+        ema.load_state_dict(state)
+    with pytest.raises(ValueError, match="'state_dict' must hold as 'ema'"):
+        ema.load_state_dict(stepped(Adam).state_dict())
+    with pytest.raises(TypeError, match="must be one of ms_optim for 'state_dict', but got SGD"):
+        EMA(ms.nn.SGD([Parameter(Tensor([1.0]), name="a")])).state_dict()
+
+
+def test_a_cell_around_it_has_its_own():
+    """`Cell.state_dict` of a training cell goes through the optimizer."""
+    optimizer = stepped()
+    keys = ms.nn.CellList([optimizer]).state_dict()
+    assert any("exp_avg" in key for key in keys)
