@@ -960,7 +960,7 @@ class SequentialLR(LRScheduler):
         owner = type(self).__name__
         self._schedulers, self.optimizer = _parts(owner, schedulers, _driven(owner, optimizer))
         self._milestones = _check_each(owner, "milestones", milestones)
-        if len(milestones) != len(schedulers) - 1 or self._milestones != sorted(self._milestones):
+        if len(self._milestones) != len(schedulers) - 1 or self._milestones != sorted(self._milestones):
             raise ValueError(f"For '{owner}', 'milestones' must be {len(schedulers) - 1} epochs in order, one less "
                              f"than the schedulers, but got {milestones}.")
         for i, (milestone, scheduler) in enumerate(zip(self._milestones, self._schedulers[1:])):
@@ -1104,36 +1104,35 @@ class ReduceLROnPlateau(LRScheduler):
                 group["lr"] = new
 
 
-def _constant_factor(step, num_warmup_steps):
-    return step / max(1.0, num_warmup_steps) if step < num_warmup_steps else 1.0
+def _stay(done, steps):
+    return 1.0
 
 
-def _linear_factor(step, num_warmup_steps, num_training_steps):
-    if step < num_warmup_steps:
-        return step / max(1, num_warmup_steps)
-    return max(0.0, (num_training_steps - step) / max(1, num_training_steps - num_warmup_steps))
+def _fall(done, steps):
+    return max(0.0, (steps - done) / max(1, steps))
 
 
-def _cosine_factor(step, num_warmup_steps, num_training_steps, num_cycles):
-    if step < num_warmup_steps:
-        return step / max(1, num_warmup_steps)
-    progress = (step - num_warmup_steps) / max(1, num_training_steps - num_warmup_steps)
+def _wave(done, steps, num_cycles):
+    progress = done / max(1, steps)
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * num_cycles * 2.0 * progress)))
 
 
-def _restarts_factor(step, num_warmup_steps, num_training_steps, num_cycles):
+def _waves(done, steps, num_cycles):
+    progress = done / max(1, steps)
+    return 0.0 if progress >= 1.0 else max(0.0, 0.5 * (1.0 + math.cos(math.pi * (num_cycles * progress % 1.0))))
+
+
+def _factor(step, after, num_warmup_steps, num_training_steps=0, **numbers):
+    """Rise linearly, then do what comes after."""
     if step < num_warmup_steps:
-        return step / max(1, num_warmup_steps)
-    progress = (step - num_warmup_steps) / max(1, num_training_steps - num_warmup_steps)
-    if progress >= 1.0:
-        return 0.0
-    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (num_cycles * progress % 1.0))))
+        return step / num_warmup_steps
+    return after(step - num_warmup_steps, num_training_steps - num_warmup_steps, **numbers)
 
 
-def _scheduled(owner, optimizer, factor, last_epoch, **numbers):
-    """A LambdaLR with one of these factors, once its numbers are checked."""
+def _warmed(owner, optimizer, after, last_epoch, **numbers):
+    """A LambdaLR with this factor, once its numbers are checked."""
     numbers = {name: _check(owner, name, value) for name, value in numbers.items()}
-    return LambdaLR(optimizer, functools.partial(factor, **numbers), last_epoch)
+    return LambdaLR(optimizer, functools.partial(_factor, after=after, **numbers), last_epoch)
 
 
 def get_constant_schedule(optimizer, last_epoch: int = -1) -> LambdaLR:
@@ -1170,8 +1169,8 @@ def get_constant_schedule_with_warmup(optimizer, num_warmup_steps: int, last_epo
         >>> table(lambda optimizer: get_constant_schedule_with_warmup(optimizer, 2), lr=0.5, steps=4)
         [0.0, 0.25, 0.5, 0.5]
     """
-    return _scheduled("get_constant_schedule_with_warmup", optimizer, _constant_factor, last_epoch,
-                      num_warmup_steps=num_warmup_steps)
+    return _warmed("get_constant_schedule_with_warmup", optimizer, _stay, last_epoch,
+                   num_warmup_steps=num_warmup_steps)
 
 
 def get_linear_schedule_with_warmup(optimizer, num_warmup_steps: int, num_training_steps: int,
@@ -1192,8 +1191,8 @@ def get_linear_schedule_with_warmup(optimizer, num_warmup_steps: int, num_traini
         >>> table(lambda optimizer: get_linear_schedule_with_warmup(optimizer, 2, 4), lr=0.5, steps=5)
         [0.0, 0.25, 0.5, 0.25, 0.0]
     """
-    return _scheduled("get_linear_schedule_with_warmup", optimizer, _linear_factor, last_epoch,
-                      num_warmup_steps=num_warmup_steps, num_training_steps=num_training_steps)
+    return _warmed("get_linear_schedule_with_warmup", optimizer, _fall, last_epoch,
+                   num_warmup_steps=num_warmup_steps, num_training_steps=num_training_steps)
 
 
 def get_cosine_schedule_with_warmup(optimizer, num_warmup_steps: int, num_training_steps: int,
@@ -1215,8 +1214,8 @@ def get_cosine_schedule_with_warmup(optimizer, num_warmup_steps: int, num_traini
         >>> table(lambda optimizer: get_cosine_schedule_with_warmup(optimizer, 2, 4), lr=0.5, steps=5)
         [0.0, 0.25, 0.5, 0.25, 0.0]
     """
-    return _scheduled("get_cosine_schedule_with_warmup", optimizer, _cosine_factor, last_epoch,
-                      num_warmup_steps=num_warmup_steps, num_training_steps=num_training_steps, num_cycles=num_cycles)
+    return _warmed("get_cosine_schedule_with_warmup", optimizer, _wave, last_epoch,
+                   num_warmup_steps=num_warmup_steps, num_training_steps=num_training_steps, num_cycles=num_cycles)
 
 
 def get_cosine_with_hard_restarts_schedule_with_warmup(optimizer, num_warmup_steps: int, num_training_steps: int,
@@ -1238,8 +1237,8 @@ def get_cosine_with_hard_restarts_schedule_with_warmup(optimizer, num_warmup_ste
         >>> table(lambda optimizer: schedule(optimizer, 2, 6, num_cycles=2), lr=0.5, steps=7)
         [0.0, 0.25, 0.5, 0.25, 0.5, 0.25, 0.0]
     """
-    return _scheduled("get_cosine_with_hard_restarts_schedule_with_warmup", optimizer, _restarts_factor, last_epoch,
-                      num_warmup_steps=num_warmup_steps, num_training_steps=num_training_steps, num_cycles=num_cycles)
+    return _warmed("get_cosine_with_hard_restarts_schedule_with_warmup", optimizer, _waves, last_epoch,
+                   num_warmup_steps=num_warmup_steps, num_training_steps=num_training_steps, num_cycles=num_cycles)
 
 
 def table(schedule: Callable[[SimpleNamespace], LRScheduler], lr: float, steps: int) -> list[float]:
