@@ -27,8 +27,12 @@ TORCH = [name for name in OPTIMIZERS if name != "MomentumAGC"]
 
 
 def grids(names=TORCH):
-    """The first and the last case of each optimizer of torch: the quietest and the loudest."""
-    return [case for name in names for case in (CASES[name][0], CASES[name][-1])]
+    """The first and the last case of each optimizer of torch, the quietest and the loudest; and those with dampening.
+
+    What it does depends on whether there was a step before.
+    """
+    return [case for name in names for case in CASES[name]
+            if case in (CASES[name][0], CASES[name][-1]) or case.kwargs.get("dampening")]
 
 
 def problem_of(case):
