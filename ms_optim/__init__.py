@@ -16,6 +16,7 @@ from ms_optim.radam import RAdam
 from ms_optim.rmsprop import RMSprop
 from ms_optim.rprop import Rprop
 from ms_optim.sgd import SGD
+from ms_optim.sparse_adam import SparseAdam
 
 OPTIMIZERS = {
     "ASGD": ASGD,
@@ -36,6 +37,7 @@ OPTIMIZERS = {
 
 __all__ = [
     "ASGD", "EMA", "OPTIMIZERS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax",
-    "MomentumAGC", "Muon", "NAdam", "ParameterEMA", "RAdam", "RMSprop", "Rprop", "restore", "save",
+    "MomentumAGC", "Muon", "NAdam", "ParameterEMA", "RAdam", "RMSprop", "Rprop", "SparseAdam",
+    "restore", "save",
 ]
 __version__ = "0.1.0"

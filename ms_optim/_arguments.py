@@ -1,18 +1,20 @@
 """The arguments of an optimizer: what each may be, parameter groups with every argument filled in, gradients."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from numbers import Integral, Real
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import COOTensor, CSRTensor, Parameter, Tensor
+from mindspore.common.sparse_tensor import RowTensorInner
 
 # What each argument may be, for defaults and groups alike: an interval of numbers, a list of one interval for each of
 # several numbers, a range of ints, a tuple of choices, or a predicate on parameters, which may be given as patterns of
 # their names. Where one optimizer means something else by a name, its own comes before it.
 RANGES = {
     "Adafactor.eps": ["[0, inf) or None", "[0, inf)"],
+    "SparseAdam.eps": "(0, inf)",
     "adjust_lr_fn": (None, "original", "match_rms_adamw"),
     "alpha": "[0, inf)",
     "amsgrad": (False, True),
@@ -61,6 +63,8 @@ MEMBERS = {
 }
 # What schedulers leave in a group, as torch's do.
 NOTES = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
+# What a gradient may be that has not all of the elements; a tuple is one of indices and values.
+SPARSE = (RowTensorInner, COOTensor, CSRTensor, tuple, list)
 FLOATS = (ms.float16, ms.bfloat16, ms.float32, ms.float64)
 # The gap between 1 and the next number of each of these.
 EPSILONS = dict(zip(FLOATS, (2.0**-10, 2.0**-7, 2.0**-23, 2.0**-52)))
@@ -238,26 +242,31 @@ def _ordered(owner, order, parameters):
     return ordered
 
 
-def check_gradients(owner: str, gradients, parameters: Iterable[Parameter]) -> tuple[Tensor | None, ...]:
-    """The gradients as a tuple, if there is for each parameter one of its shape, or None.
+def check_gradients(owner: str, gradients, parameters: Sequence[Parameter], kinds: str = "float Tensors",
+                    fit: Callable | None = None) -> tuple:
+    """The gradients as a tuple: for each parameter what `fit` makes of its gradient, or None.
 
     Raises:
         TypeError, ValueError: As `Optimizer` says, naming what does not fit.
     """
     if not isinstance(gradients, (tuple, list)):
-        raise TypeError(f"For '{owner}', 'gradients' must be a tuple of float Tensors or None, but got "
+        raise TypeError(f"For '{owner}', 'gradients' must be a tuple of {kinds} or None, but got "
                         f"{type(gradients).__name__}.")
     if len(gradients) != len(parameters):
         raise ValueError(f"For '{owner}', 'gradients' must hold {len(parameters)} entries, one for each parameter, but "
                          f"got {len(gradients)}.")
-    for grad, param in zip(gradients, parameters):
-        if grad is None:
-            continue
-        if not isinstance(grad, Tensor) or grad.dtype not in FLOATS:
-            kind = str(grad.dtype) if isinstance(grad, Tensor) else type(grad).__name__
-            raise TypeError(f"For '{owner}', 'gradients' must be a tuple of float Tensors or None, but got {kind} for "
-                            f"'{param.name}'.")
-        if grad.shape != param.shape:
-            raise ValueError(f"For '{owner}', 'gradients' must have the shapes of the parameters, but got {grad.shape} "
-                             f"for '{param.name}' of shape {param.shape}.")
-    return tuple(gradients)
+    fit = fit or _fit_dense
+    return tuple(None if grad is None else fit(owner, grad, param) for grad, param in zip(gradients, parameters))
+
+
+def _fit_dense(owner, grad, param):
+    """The gradient, if it is a float Tensor of the parameter's shape."""
+    if not isinstance(grad, Tensor) or grad.dtype not in FLOATS:
+        kind = str(grad.dtype) if isinstance(grad, Tensor) else type(grad).__name__
+        other = " SparseAdam takes sparse gradients." if isinstance(grad, SPARSE) else ""
+        raise TypeError(f"For '{owner}', 'gradients' must be a tuple of float Tensors or None, but got {kind} for "
+                        f"'{param.name}'.{other}")
+    if grad.shape != param.shape:
+        raise ValueError(f"For '{owner}', 'gradients' must have the shapes of the parameters, but got {grad.shape} "
+                         f"for '{param.name}' of shape {param.shape}.")
+    return grad

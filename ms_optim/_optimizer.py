@@ -73,6 +73,18 @@ def _fits(param, grad, present):
     return True
 
 
+SPARSE_KINDS = ("RowTensor", "COOTensor", "CSRTensor", "Tuple", "List")
+
+
+def _refuse_sparse(param, grad, present):
+    """Name the optimizer of such gradients, when a step is compiled."""
+    raise TypeError("For 'Optimizer', 'gradients' must be dense Tensors. SparseAdam takes sparse ones.")
+
+
+for _kind in SPARSE_KINDS:
+    fits.register("Tensor", _kind, "Bool")(_refuse_sparse)
+
+
 @functools.cache
 def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
     """The rule of one tensor as a graph of fixed arity that `HyperMap` applies to every parameter.
@@ -103,6 +115,11 @@ def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
                 ops.assign(slot, new.to(slot.dtype))
         return True
 
+    def refuse(param, grad, numbers, slots, flags, present):
+        return fits(param, grad, present)
+
+    for kind in SPARSE_KINDS:
+        lifted.register("Tensor", kind, "Tensor", "Tuple", "Tuple", "Bool")(refuse)
     return lifted
 
 
@@ -304,11 +321,14 @@ class Optimizer(nn.Optimizer):
             if self.need_scale:
                 numbers = (*numbers, self.reciprocal)
             rows = ops.unbind(ops.stack(numbers, 1))
-            done = self.hyper_map(self.rule, self.parameters, tuple(gradients), rows, self.slot_table, self.flags,
-                                  present)
+            done = self._apply(tuple(gradients), rows, present)
         ops.assign(self.step, step)
         ops.assign_add(self.global_step, self.global_step_increase_tensor)
         return done
+
+    def _apply(self, gradients, rows, present):
+        """The rule on each parameter, in MindSpore's operators."""
+        return self.hyper_map(self.rule, self.parameters, gradients, rows, self.slot_table, self.flags, present)
 
     def _learning_rates(self):
         """This step's learning rates, a float64 vector over parameters."""

@@ -1,0 +1,245 @@
+"""SparseAdam (after Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization").
+
+The rule is one of tensors, as any other: of the rows of the parameter, and of its state, that a sparse gradient has.
+"""
+
+import functools
+from collections.abc import Callable
+
+import mindspore as ms
+import numpy as np
+from mindspore import COOTensor, Parameter, Tensor, ops
+from mindspore.common.sparse_tensor import RowTensorInner
+from mindspore.ops import MultitypeFuncGraph
+
+from ms_optim._arguments import FLOATS, check_gradients
+from ms_optim._learning_rate import LearningRate
+from ms_optim._optimizer import Optimizer, Params, Slot, run_compiled
+
+KINDS = "RowTensors, COOTensors, pairs of indices and values"
+
+
+def sparse_adam_scalars(step, lr, beta1, beta2, eps):
+    """The step's numbers."""
+    return 1 - beta1, 1 - beta2, lr * (1 - beta2**step).sqrt() / (1 - beta1**step), eps
+
+
+def sparse_adam(param, grad, slots, take1, take2, step_size, eps, maximize):
+    """Compute param <- param - lr*sqrt(1-beta2^t)/(1-beta1^t) * m/(sqrt(v) + eps), where Adam corrects v before eps."""
+    exp_avg, exp_avg_sq = slots
+    grad = -grad if maximize else grad
+    exp_avg = exp_avg + take1 * (grad - exp_avg)
+    exp_avg_sq = exp_avg_sq + take2 * (grad * grad - exp_avg_sq)
+    return param - step_size * (exp_avg / (exp_avg_sq.sqrt() + eps)), (exp_avg, exp_avg_sq)
+
+
+def read(tensor, indices):
+    """The rows of a tensor, or its elements."""
+    return tensor.gather(indices, 0) if indices.ndim == 1 else tensor.gather_nd(indices)
+
+
+def write(parameter, indices, values):
+    """Replace rows, in place, or elements, for which MindSpore copies the whole on CPU.
+
+    The result stands for what is written: where the gradient is a RowTensor, the compiler drops what no result needs.
+    """
+    if indices.ndim == 1:
+        return ops.scatter_update(parameter, indices, values.to(parameter.dtype))
+    return ops.scatter_nd_update(parameter, indices, values.to(parameter.dtype))
+
+
+def sum_duplicates(indices, values, shape):
+    """At each index, the sum of the values of all that are the same: no shape depends on how many there are."""
+    key = indices
+    if indices.ndim > 1:
+        key = indices[:, 0].long()
+        for axis in range(1, indices.shape[1]):
+            key = key * shape[axis] + indices[:, axis]
+    _, group = ops.unique(key)
+    return ops.tensor_scatter_add(ops.zeros_like(values), group.reshape(-1, 1), values).gather(group, 0)
+
+
+@functools.cache
+def lift_rows(update: Callable, scaled: bool) -> MultitypeFuncGraph:
+    """The rule as a graph that reads and writes what a sparse gradient has, with the numbers and dtypes of `lift`.
+
+    What occurs more than once is written as often, with the same values.
+    """
+    lifted = MultitypeFuncGraph(update.__name__)
+
+    def apply(param, indices, values, numbers, exp_avg, exp_avg_sq, flags):
+        axes = 1 if indices.ndim == 1 else indices.shape[1]
+        if values.shape != (indices.shape[0], *param.shape[axes:]) or values.dtype not in FLOATS:
+            raise ValueError("For 'SparseAdam', 'gradients' must have the shapes of the parameters and be floats.")
+        if indices.shape[0] == 0:
+            return True
+        if axes == 1:
+            indices = indices.reshape(-1)
+        dtype = ms.float64 if param.dtype == ms.float64 else ms.float32
+        numbers = numbers.to(dtype).unbind()
+        grad = sum_duplicates(indices, values.to(dtype), param.shape)
+        if scaled:
+            grad = grad * numbers[-1]
+            numbers = numbers[:-1]
+        state = read(exp_avg, indices).to(dtype), read(exp_avg_sq, indices).to(dtype)
+        new_param, state = update(read(param, indices).to(dtype), grad, state, *numbers, *flags)
+        moments = write(exp_avg, indices, state[0]), write(exp_avg_sq, indices, state[1])
+        return ops.depend(True, (write(param, indices, new_param), moments))
+
+    @lifted.register("Tensor", "Tuple", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
+    def apply_pair(param, grad, numbers, exp_avg, exp_avg_sq, flags, present):
+        return apply(param, grad[0], grad[1], numbers, exp_avg, exp_avg_sq, flags)
+
+    def apply_sparse(param, grad, numbers, exp_avg, exp_avg_sq, flags, present):
+        return apply(param, grad.indices, grad.values, numbers, exp_avg, exp_avg_sq, flags)
+
+    for kind in ("RowTensor", "COOTensor"):
+        lifted.register("Tensor", kind, "Tensor", "Tensor", "Tensor", "Tuple", "Bool")(apply_sparse)
+
+    @lifted.register("Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
+    def refuse(param, grad, numbers, exp_avg, exp_avg_sq, flags, present):
+        if present:
+            raise TypeError("For 'SparseAdam', 'gradients' must be sparse, but got a dense Tensor. Adam takes those.")
+        return True
+
+    return lifted
+
+
+def fit_rows(owner: str, grad, param: Parameter) -> tuple[Tensor, Tensor]:
+    """The indices and values of a sparse gradient that fits a parameter.
+
+    Raises:
+        TypeError, ValueError: As `SparseAdam` says, naming what does not fit.
+    """
+    said, of = f"For '{owner}', 'gradients' must", f"for '{param.name}' of shape {param.shape}"
+    if isinstance(grad, Tensor):
+        raise TypeError(f"{said} be a tuple of {KINDS} or None, but got a dense Tensor of shape {grad.shape} {of}. "
+                        "Adam takes dense gradients; in PYNATIVE_MODE, that of a lookup lacks its indices.")
+    if isinstance(grad, (RowTensorInner, COOTensor)):
+        grad = grad.indices, grad.values, tuple(
+            grad.dense_shape if isinstance(grad, RowTensorInner) else grad.shape)
+    if isinstance(grad, tuple) and len(grad) == 3 and isinstance(grad[2], tuple):  # what a graph makes of a RowTensor
+        if grad[2] != param.shape:
+            raise ValueError(f"{said} have the shapes of the parameters, but got {grad[2]} {of}.")
+        grad = grad[:2]
+    if not isinstance(grad, (tuple, list)) or len(grad) != 2 or not all(isinstance(part, Tensor) for part in grad):
+        raise TypeError(f"{said} be a tuple of {KINDS} or None, but got {type(grad).__name__} for '{param.name}'.")
+    indices, values = grad
+    if indices.dtype not in (ms.int32, ms.int64) or values.dtype not in FLOATS:
+        raise TypeError(f"{said} have int32 or int64 indices and float values, but got {indices.dtype} and "
+                        f"{values.dtype} for '{param.name}'.")
+    axes = indices.shape[1] if indices.ndim == 2 else 1
+    if indices.ndim not in (1, 2) or not 1 <= axes <= param.ndim:
+        raise ValueError(f"{said} have indices of shape (n,) or (n, axes), but got {indices.shape} {of}.")
+    expected = (indices.shape[0], *param.shape[axes:])
+    if values.shape != expected:
+        raise ValueError(f"{said} have values of shape {expected}, but got {values.shape} {of}.")
+    places = indices.asnumpy().reshape(-1, axes)
+    outside = ((places < 0) | (places >= param.shape[:axes])).any(1)
+    if outside.any():
+        raise ValueError(f"{said} have indices within the parameters, but got {places[outside][0].tolist()} {of}.")
+    return indices, values
+
+
+def widen(grad: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """The same gradient with more indices: the first once more, with zeros."""
+    indices, values = grad
+    missing = count - indices.shape[0]
+    if not missing:
+        return grad
+    zeros = ops.zeros((missing, *values.shape[1:]), values.dtype)
+    again = np.resize(indices.asnumpy()[:1], (missing, *indices.shape[1:]))
+    return ops.cat((indices, Tensor(again))), ops.cat((values, zeros))
+
+
+class SparseAdam(Optimizer):
+    """Adam that moves only what a sparse gradient touches, as `torch.optim.SparseAdam` (2.13) computes it.
+
+    Rows that a gradient does not have keep their moments, which do not decay. An index that occurs more than once has
+    the sum of its values for a gradient. A gradient without any index counts as a step, and nothing moves. The work of
+    a step depends on the number of indices, and not on the size of the parameters.
+
+    State: `exp_avg` and `exp_avg_sq`, twice the parameters.
+
+    Args:
+        params (Union[list[Parameter], list[dict]]): The parameters, of at least one axis, or groups of them: dicts with
+            the key "params" and any of the arguments below but `fused` and `loss_scale`. A dict with the one key
+            "order_params" gives the order in which the gradients come.
+        lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
+            Tensor has one for each step and holds its last. Default: ``1e-3`` .
+        betas (tuple[float, float]): The decays of the two moments, in [0, 1). Default: ``(0.9, 0.999)`` .
+        eps (float): Added to the root of the second moment before it is corrected, in (0, inf). Default: ``1e-8`` .
+        maximize (bool): Ascend instead of descend. Default: ``False`` .
+        fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+
+    Inputs:
+        - **gradients** (tuple) - One for each parameter, in the order of `optimizer.parameters`. For a parameter of
+          shape (N, ...), a pair (indices, values) of Tensors, int32 or int64 and float, of shapes (n,) and (n, ...); or
+          a RowTensor, which is that pair and what the gradient of `nn.EmbeddingLookup` is in a compiled graph; or, for
+          elements of a matrix, a COOTensor or pair of shapes (n, 2) and (n,), which copies the matrix.
+          In a direct call an entry may be None: that parameter, its state and its step stand still.
+
+    Outputs:
+        tuple[bool], True for each parameter.
+
+    Note:
+        The gradient of `nn.Embedding` and `ops.gather` is dense. That of `nn.EmbeddingLookup` is a RowTensor in
+        GRAPH_MODE and inside `mindspore.jit`, if the graph looks the table up once. Outside, in PYNATIVE_MODE, take the
+        gradient of what a lookup returns, and give it with the indices, as in the second example.
+        torch refuses a learning rate of zero; here a warm-up may start from it.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind, or a gradient is dense.
+        ValueError: If an argument is out of its range, a group has a key that is not an argument, a parameter occurs
+            twice or has no axis, or the gradients do not fit the parameters. In a direct call also if an index is out
+            of range; in a graph, MindSpore raises a RuntimeError then.
+
+    Supported Platforms:
+        ``Ascend`` ``GPU`` ``CPU``
+
+    Examples:
+        >>> import mindspore as ms
+        >>> import ms_optim
+        >>> from mindspore import Tensor, nn
+        >>> net = nn.EmbeddingLookup(1000, 4)
+        >>> optimizer = ms_optim.SparseAdam(net.trainable_params(), lr=1e-3)
+        >>> tokens = Tensor([3, 7, 3], ms.int32)
+        >>> train_step = nn.TrainOneStepCell(net, optimizer)
+        >>> loss = train_step(tokens)
+        >>> gradient = ms.grad(nn.MSELoss())(net(tokens), Tensor([[1.0, 0.0, 0.0, 0.0]]))
+        >>> done = optimizer(((tokens, gradient),))
+    """
+
+    scalars, update = sparse_adam_scalars, sparse_adam
+    slots = Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq")
+
+    def __init__(self, params: Params, lr: LearningRate = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, maximize: bool = False, *, fused: bool | None = None,
+                 loss_scale: float = 1.0):
+        defaults = dict(lr=lr, betas=betas, eps=eps, maximize=maximize)
+        super().__init__(params, defaults, loss_scale, fused)
+        for param in self.parameters:
+            if not param.ndim:
+                raise ValueError(f"For 'SparseAdam', 'params' must have an axis, but got '{param.name}' of shape ().")
+        self.rule = lift_rows(type(self).update, self.need_scale)
+        self.widest = [0] * len(self.parameters)
+
+    def _apply(self, gradients, rows, present):
+        """Map the rule without tuples of slots, whose elements the compiler replaces by 0 beside a RowTensor."""
+        return self.hyper_map(self.rule, self.parameters, gradients, rows, self.exp_avg, self.exp_avg_sq, self.flags,
+                              present)
+
+    def __call__(self, gradients):
+        """Run one compiled step in both modes.
+
+        A step compiles for the numbers of indices. They are filled up to the largest that there was so far, a power of
+        two, so that this is seldom.
+        """
+        gradients = check_gradients(type(self).__name__, gradients, self.parameters, KINDS, fit_rows)
+        for i, grad in enumerate(gradients):
+            count = grad[0].shape[0] if grad else 0
+            if count > self.widest[i]:
+                self.widest[i] = 1 << (count - 1).bit_length()
+        return run_compiled(self, tuple(widen(grad, widest) if grad and grad[0].shape[0] else grad
+                                        for grad, widest in zip(gradients, self.widest)))
