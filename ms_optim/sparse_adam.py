@@ -142,14 +142,14 @@ def fit_rows(owner: str, grad, param: Parameter) -> tuple[Tensor, Tensor]:
 
 
 def widen(grad: tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """The same gradient with more indices: the first once more, with zeros."""
-    indices, values = grad
-    missing = count - indices.shape[0]
+    """The same gradient with more indices: the first once more, with zeros. NumPy, because eager operators are slow."""
+    indices, values = (part.asnumpy() for part in grad)
+    missing = count - len(indices)
     if not missing:
         return grad
-    zeros = ops.zeros((missing, *values.shape[1:]), values.dtype)
-    again = np.resize(indices.asnumpy()[:1], (missing, *indices.shape[1:]))
-    return ops.cat((indices, Tensor(again))), ops.cat((values, zeros))
+    zeros = np.zeros((missing, *values.shape[1:]), values.dtype)
+    again = np.broadcast_to(indices[:1], (missing, *indices.shape[1:]))
+    return Tensor(np.concatenate((indices, again))), Tensor(np.concatenate((values, zeros)))
 
 
 class SparseAdam(Optimizer):
