@@ -296,7 +296,11 @@ class Optimizer(nn.Optimizer):
 
     def __call__(self, gradients):
         """Run one compiled step in both modes; `@jit` would cost four times as much in PYNATIVE."""
-        return run_compiled(self, check_gradients(type(self).__name__, gradients, self.parameters))
+        return run_compiled(self, self.checked(type(self).__name__, gradients))
+
+    def checked(self, owner: str, gradients) -> tuple:
+        """The gradients as a step takes them; what does not fit raises in the name of `owner`."""
+        return check_gradients(owner, gradients, self.parameters)
 
     def construct(self, gradients, present=None):
         """One step: the numbers of all parameters first, then the rule on each."""

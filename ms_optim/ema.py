@@ -286,8 +286,10 @@ class EMA(nn.Optimizer):
     def __call__(self, gradients):
         """Run one compiled step in both modes."""
         self._refuse_inside("no step can be taken")
+        if isinstance(self.optimizer, Optimizer):
+            return run_compiled(self, self.optimizer.checked("EMA", gradients))
         gradients = check_gradients("EMA", gradients, self.parameters)
-        if not isinstance(self.optimizer, Optimizer) and any(grad is None for grad in gradients):
+        if any(grad is None for grad in gradients):
             raise ValueError(f"For 'EMA' of '{type(self.optimizer).__name__}', no gradient must be None.")
         return run_compiled(self, gradients)
 

@@ -14,7 +14,7 @@ from mindspore.ops import MultitypeFuncGraph
 
 from ms_optim._arguments import FLOATS, check_gradients
 from ms_optim._learning_rate import LearningRate
-from ms_optim._optimizer import Optimizer, Params, Slot, run_compiled
+from ms_optim._optimizer import Optimizer, Params, Slot
 
 KINDS = "RowTensors, COOTensors, pairs of indices and values"
 
@@ -230,16 +230,15 @@ class SparseAdam(Optimizer):
         return self.hyper_map(self.rule, self.parameters, gradients, rows, self.exp_avg, self.exp_avg_sq, self.flags,
                               present)
 
-    def __call__(self, gradients):
-        """Run one compiled step in both modes.
+    def checked(self, owner, gradients):
+        """Pairs of indices and values. A step compiles for the numbers of indices.
 
-        A step compiles for the numbers of indices. They are filled up to the largest that there was so far, a power of
-        two, so that this is seldom.
+        So they are filled up to the largest that there was so far, a power of two: a step seldom compiles.
         """
-        gradients = check_gradients(type(self).__name__, gradients, self.parameters, KINDS, fit_rows)
+        gradients = check_gradients(owner, gradients, self.parameters, KINDS, fit_rows)
         for i, grad in enumerate(gradients):
             count = grad[0].shape[0] if grad else 0
             if count > self.widest[i]:
                 self.widest[i] = 1 << (count - 1).bit_length()
-        return run_compiled(self, tuple(widen(grad, widest) if grad and grad[0].shape[0] else grad
-                                        for grad, widest in zip(gradients, self.widest)))
+        return tuple(widen(grad, widest) if grad and grad[0].shape[0] else grad
+                     for grad, widest in zip(gradients, self.widest))
