@@ -9,6 +9,7 @@ from ms_optim.adamw import AdamW
 from ms_optim.asgd import ASGD
 from ms_optim.checkpoint import restore, save
 from ms_optim.ema import EMA, ParameterEMA
+from ms_optim.lbfgs import LBFGS
 from ms_optim.momentum_agc import MomentumAGC
 from ms_optim.muon import Muon
 from ms_optim.nadam import NAdam
@@ -36,7 +37,7 @@ OPTIMIZERS = {
 }
 
 __all__ = [
-    "ASGD", "EMA", "OPTIMIZERS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax",
+    "ASGD", "EMA", "LBFGS", "OPTIMIZERS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax",
     "MomentumAGC", "Muon", "NAdam", "ParameterEMA", "RAdam", "RMSprop", "Rprop", "SparseAdam",
     "restore", "save",
 ]

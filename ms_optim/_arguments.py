@@ -1,5 +1,6 @@
 """The arguments of an optimizer: what each may be, parameter groups with every argument filled in, gradients."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from numbers import Integral, Real
@@ -33,11 +34,15 @@ RANGES = {
     "exempt": "predicate",
     "fused": (None, False, True),
     "gamma": "(0, inf)",
+    "history_size": range(1, sys.maxsize),
     "initial_accumulator_value": "[0, inf)",
     "lambd": "[0, inf)",
+    "line_search_fn": (None, "strong_wolfe"),
     "loss_scale": "(0, inf)",
     "lr": "[0, inf)",
     "lr_decay": "[0, inf)",
+    "max_eval": range(1, sys.maxsize),
+    "max_iter": range(1, sys.maxsize),
     "maximize": (False, True),
     "min_decay": "[0, 1]",
     "momentum": "[0, inf)",
@@ -50,6 +55,8 @@ RANGES = {
     "schedule": ("averaged_model", "constant", "timm", "torch_ema", "yolov5", "zero_start"),
     "step_sizes": ["[0, inf)", "[0, inf]"],
     "t0": "(-inf, inf)",
+    "tolerance_change": "(-inf, inf)",
+    "tolerance_grad": "(-inf, inf)",
     "unit": ("output", "squeezed"),
     "weight_decay": "[0, inf)",
 }
@@ -101,10 +108,11 @@ def check(owner: str, name: str, value):
                             f"{value!r}.")
         return NamePatterns(patterns)
     if isinstance(allowed, range):
+        interval = f"[{allowed.start}, {allowed.stop})"
         if not isinstance(value, Integral) or isinstance(value, bool):
-            raise TypeError(f"For '{owner}', '{name}' must be an int in [0, {len(allowed)}), but got {value!r}.")
+            raise TypeError(f"For '{owner}', '{name}' must be an int in {interval}, but got {value!r}.")
         if value not in allowed:
-            raise ValueError(f"For '{owner}', '{name}' must be in [0, {len(allowed)}), but got {value!r}.")
+            raise ValueError(f"For '{owner}', '{name}' must be in {interval}, but got {value!r}.")
         return int(value)
     if isinstance(allowed, list):
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != len(allowed):
