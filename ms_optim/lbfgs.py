@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from numbers import Real
-from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
@@ -12,12 +11,9 @@ from mindspore.ops import MultitypeFuncGraph
 
 from ms_optim._arguments import NOTES, check, check_gradients, parse_groups
 from ms_optim._learning_rate import float64_parameter
+from ms_optim._line_search import Point, reach, strong_wolfe
 from ms_optim._optimizer import Params
 
-# What a step must gain of the slope's promise, and what part of the slope it may leave (Nocedal and Wright 2006, 3.1).
-ARMIJO, CURVATURE = 1e-4, 0.9
-# A bracket in which no parameter can move so far is left as it is, whatever tolerance_change is: as in torch.
-NARROW = 1e-9
 # A pair of changes of gradient and parameters enters the history if their product is larger: the curvature is positive.
 POSITIVE = 1e-10
 REFUSAL = ("For 'LBFGS', a step must be optimizer.step(closure), where closure() returns the loss and its gradients as "
@@ -25,132 +21,6 @@ REFUSAL = ("For 'LBFGS', a step must be optimizer.step(closure), where closure()
            "evaluate the loss once for each step.")
 COUNTS, VECTORS, HISTORY = ("func_evals", "n_iter"), ("d", "prev_flat_grad"), ("old_dirs", "old_stps")
 STATE = (*COUNTS, "d", "t", *HISTORY, "ro", "H_diag", "prev_flat_grad", "prev_loss")
-
-
-class Point(NamedTuple):
-    """What is known at a step length: the loss there, its gradient, and its slope along the direction.
-
-    A loss is a float. A slope is an array of one element, and so is a step length that was computed from one: beside
-    Python's numbers it keeps its dtype, as a tensor of torch does, and comparisons are of that dtype.
-    """
-
-    t: float | np.ndarray
-    loss: float
-    grad: Tensor
-    slope: np.ndarray
-
-
-@np.errstate(all="ignore")
-def cubic_minimum(one: Point, other: Point, bounds: tuple | None = None):
-    """Where the cubic through two points has its minimum, within bounds; their middle if it has none.
-
-    The bounds are the points, unless they are given.
-    """
-    left, right = (one, other) if one.t <= other.t else (other, one)
-    low, high = bounds or (left.t, right.t)
-    mean = left.slope + right.slope - 3 * (left.loss - right.loss) / (left.t - right.t)
-    square = mean**2 - left.slope * right.slope
-    if not square >= 0:
-        return (low + high) / 2.0
-    root = np.sqrt(square)
-    t = right.t - (right.t - left.t) * ((right.slope + root - mean) / (right.slope - left.slope + 2 * root))
-    return min(max(t, low), high)
-
-
-@np.errstate(all="ignore")
-def too_high(point: Point, start: Point) -> bool:
-    """Whether the loss has not fallen as far as the slope at the start promised."""
-    return bool(point.loss > start.loss + ARMIJO * point.t * start.slope)
-
-
-def flat_enough(point: Point, start: Point) -> bool:
-    """Whether little is left of the slope at the start."""
-    return bool(abs(point.slope) <= -CURVATURE * start.slope)
-
-
-@np.errstate(all="ignore")
-def beyond(previous: Point, point: Point):
-    """The next step length of a search that has not bracketed a minimum yet."""
-    return cubic_minimum(previous, point, (point.t + 0.01 * (point.t - previous.t), point.t * 10))
-
-
-@np.errstate(all="ignore")
-def between(bracket: list[Point], stalled: bool):
-    """The next step length inside a bracket, and whether it is close to an end, which it may be once in a row."""
-    ends = [point.t for point in bracket]
-    low, high = min(ends), max(ends)
-    t = cubic_minimum(*bracket)
-    margin = 0.1 * (high - low)
-    if not min(high - t, t - low) < margin:
-        return t, False
-    if not (stalled or t >= high or t <= low):
-        return t, True
-    return high - margin if abs(t - high) < abs(t - low) else low + margin, False
-
-
-@np.errstate(all="ignore")
-def narrow(bracket: list[Point], longest: np.ndarray) -> bool:
-    """Whether no parameter can move far inside a bracket."""
-    return bool(reach(bracket[1].t - bracket[0].t, longest) < NARROW)
-
-
-@np.errstate(all="ignore")
-def reach(t, longest: np.ndarray) -> np.ndarray:
-    """How far the parameter moves that moves farthest."""
-    return abs(t) * longest
-
-
-@np.errstate(all="ignore")
-def rises(point: Point, origin, target) -> bool:
-    """Whether the loss does not fall at a point on the way from one step length to another."""
-    return bool(point.slope * (target - origin) >= 0)
-
-
-def strong_wolfe(evaluate: Callable[..., Point], start: Point, t, longest: np.ndarray,
-                 most: int) -> tuple[Point, int]:
-    """The point where a line search ends, and how often it evaluated the loss.
-
-    Args:
-        evaluate: The point at a step length.
-        start: The point at step length 0.
-        t: The first step length to try.
-        longest: The largest magnitude in the direction.
-        most: How many evaluations may follow the first.
-    """
-    previous, point, done = start, evaluate(t), 0
-    bracket = [start, point]
-    while done < most:
-        if too_high(point, start) or (done > 1 and point.loss >= previous.loss):
-            bracket = [previous, point]
-            break
-        if flat_enough(point, start):
-            return point, done + 1
-        if point.slope >= 0:
-            bracket = [previous, point]
-            break
-        previous, point = point, evaluate(beyond(previous, point))
-        bracket = [start, point]
-        done += 1
-    best = _better(bracket)
-    stalled = False
-    while done < most and not narrow(bracket, longest):
-        t, stalled = between(bracket, stalled)
-        point = evaluate(t)
-        done += 1
-        if too_high(point, start) or point.loss >= bracket[best].loss:
-            bracket[1 - best] = point
-            best = _better(bracket)
-            continue
-        if flat_enough(point, start):
-            return point, done + 1
-        if rises(point, bracket[best].t, bracket[1 - best].t):
-            bracket[1 - best] = bracket[best]
-        bracket[best] = point
-    return bracket[best], done + 1
-
-
-def _better(bracket):
-    return 0 if bracket[0].loss <= bracket[1].loss else 1
 
 
 class Graph(nn.Cell):
@@ -346,7 +216,7 @@ class LBFGS(nn.Optimizer):
 
     It evaluates the loss as often as it needs to, so its step is not `optimizer(gradients)` but `step(closure)`; so it
     is not for `Model.train` and `nn.TrainOneStepCell`, which raise. The closure returns the loss and its gradients,
-    where torch's calls `backward`. It wants one function of all data, without dropout.
+    where torch's calls `backward`; within a step it must be one function, of the same batch and without dropout.
 
     State, as torch keys it, all of it for the first parameter: `func_evals`, `n_iter`, `d`, `t`, `old_dirs`,
     `old_stps`, `ro`, `H_diag`, `prev_flat_grad` and `prev_loss`: 2 * history_size + 2 times the parameters.
@@ -407,6 +277,7 @@ class LBFGS(nn.Optimizer):
                                 f"{param.dtype}.")
         rate = check("LBFGS", "lr", groups[0]["lr"])
         super().__init__(0.0, parameters)
+        groups[0]["params"] = parameters
         self.learning_rate = float64_parameter(rate, "learning_rate")
         dtype = ms.float64 if any(param.dtype == ms.float64 for param in parameters) else ms.float32
         self.like = Tensor(0.0, dtype)
@@ -497,7 +368,7 @@ class LBFGS(nn.Optimizer):
     def _restored_value(self, name, value):
         if isinstance(value, (list, tuple)):
             return [self._restored_value(name, item) for item in value]
-        if isinstance(value, (int, float)) and not isinstance(value, np.generic):
+        if isinstance(value, int) or (type(value) is float and name in ("t", "prev_loss")):
             return value
         array = value.asnumpy() if isinstance(value, Tensor) else np.asarray(value)
         if name in COUNTS or name == "prev_loss":

@@ -283,6 +283,12 @@ def cut(vector):
     return vector[:2], vector[2], vector[3:].reshape(3, 1)
 
 
+def parameter(name="p", dtype=ms.float32):
+    """Something to optimize."""
+    return Parameter(Tensor(np.ones(3), dtype), name=name)
+
+
+ONE, THREE = Tensor(1.0), Tensor(np.ones(3, np.float32))
 DOUBLE = (ms.float64,) * 3
 
 
@@ -588,6 +594,39 @@ def test_a_gradient_that_is_the_parameter(mode):
     np.testing.assert_allclose(param.asnumpy(), reference.detach().numpy(), 1e-12)
 
 
+def test_a_loss_of_any_kind_of_number():
+    """What the first call returned is returned."""
+    for loss in (Tensor(2.0), Tensor([2.0]), 2.0, np.float32(2.0)):
+        optimizer = LBFGS([parameter()], max_iter=1)
+        assert optimizer.step(lambda loss=loss: (loss, (THREE,))) is loss
+        assert optimizer.state["p"]["prev_loss"] == 2.0
+
+
+def test_many_parameters(mode):
+    """As many as a large network has, in the order that is asked for."""
+    params = [Parameter(Tensor(np.full((2, 3), i), ms.float32), name=f"p{i}") for i in range(200)]
+    optimizer = LBFGS([{"params": params}, {"order_params": params[::-1]}], max_iter=3)
+    assert [param.name for param in optimizer.param_groups[0]["params"]] == [f"p{i}" for i in reversed(range(200))]
+    optimizer.step(lambda: (sum((param**2).sum() for param in optimizer.parameters) / 2, tuple(optimizer.parameters)))
+    d = optimizer.state["p199"]["d"].asnumpy()
+    np.testing.assert_allclose(d, np.repeat(np.arange(199, -1, -1), 6) * d[0] / 199, 1e-5, 1e-6)
+    for i, param in enumerate(params):
+        np.testing.assert_allclose(param.asnumpy(), 0, atol=1e-3, err_msg=str(i))
+
+
+def test_mindspore_sees_an_optimizer(tmp_path):
+    """Its Parameters: what is optimized and the learning rate, each once; a Cell around it collects them too."""
+    net = nn.Dense(2, 1)
+    optimizer = LBFGS(net.trainable_params(), lr=0.5)
+    names = {"weight", "bias", "learning_rate", "global_step"}
+    assert {param.name for param in optimizer.get_parameters()} == names
+    assert len(list(optimizer.get_parameters())) == len(names)
+    assert optimizer.get_lr().asnumpy() == 0.5
+    ms.save_checkpoint(optimizer, str(tmp_path / "o.ckpt"))
+    assert ms.load_checkpoint(str(tmp_path / "o.ckpt")).keys() == names
+    assert "optimizer.learning_rate" in nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), optimizer).state_dict()
+
+
 REFUSED = re.escape("For 'LBFGS', a step must be optimizer.step(closure)")
 
 
@@ -619,11 +658,6 @@ def test_gradients_are_refused(mode):
         with pytest.raises(TypeError, match=REFUSED):
             way(net, optimizer)
         assert all(np.array_equal(param.asnumpy(), value) for param, value in zip(optimizer.parameters, before))
-
-
-def parameter(name="p", dtype=ms.float32):
-    """Something to optimize."""
-    return Parameter(Tensor(np.ones(3), dtype), name=name)
 
 
 WRONG = [
@@ -739,7 +773,6 @@ def test_wrong_parameters(params, kind, message):
         LBFGS(params())
 
 
-ONE, THREE = Tensor(1.0), Tensor(np.ones(3, np.float32))
 CLOSURES = [
     (ONE, TypeError, "'closure' must be a function that returns a loss and its gradients, but got Tensor."),
     (lambda: ONE, TypeError, "'closure' must return a loss and its gradients, but got Tensor."),
