@@ -604,14 +604,14 @@ def test_a_loss_of_any_kind_of_number():
 
 def test_many_parameters(mode):
     """As many as a large network has, in the order that is asked for."""
-    params = [Parameter(Tensor(np.full((2, 3), i), ms.float32), name=f"p{i}") for i in range(200)]
+    params = [Parameter(Tensor(np.full((2, 3), i), ms.float64), name=f"p{i}") for i in range(200)]
     optimizer = LBFGS([{"params": params}, {"order_params": params[::-1]}], max_iter=3)
     assert [param.name for param in optimizer.param_groups[0]["params"]] == [f"p{i}" for i in reversed(range(200))]
     optimizer.step(lambda: (sum((param**2).sum() for param in optimizer.parameters) / 2, tuple(optimizer.parameters)))
     d = optimizer.state["p199"]["d"].asnumpy()
-    np.testing.assert_allclose(d, np.repeat(np.arange(199, -1, -1), 6) * d[0] / 199, 1e-5, 1e-6)
+    np.testing.assert_allclose(d, np.repeat(np.arange(199, -1, -1), 6) * d[0] / 199, 1e-8, 1e-8)
     for i, param in enumerate(params):
-        np.testing.assert_allclose(param.asnumpy(), 0, atol=1e-3, err_msg=str(i))
+        np.testing.assert_allclose(param.asnumpy(), 0, atol=1e-8, err_msg=str(i))
 
 
 def test_mindspore_sees_an_optimizer(tmp_path):
