@@ -167,6 +167,7 @@ class Optimizer(nn.Optimizer):
         loss_scale = check(owner, "loss_scale", loss_scale)
         groups, parameters, group_of = parse_groups(owner, params, defaults)
         super().__init__(0.0, parameters, 0.0, loss_scale)
+        self.defaults, self.fused_as_asked = defaults, fused
         self.options = groups
         self.group_of = group_of
         self.group_index = Tensor(np.array(group_of, np.int32))
@@ -279,6 +280,30 @@ class Optimizer(nn.Optimizer):
             ValueError: If a parameter, a state or an argument does not fit; nothing is changed then.
         """
         _state_dict.load_state_dict(self, state_dict)
+
+    def add_param_group(self, group: dict):
+        """Add a group of parameters, as to torch's optimizers; they come last. All others keep their state.
+
+        The next call compiles once more. A training cell that was built around the optimizer, and the weights of a
+        `value_and_grad`, still have the old parameters: build them anew.
+
+        Args:
+            group (dict): "params", and arguments where they are not those that the optimizer was made with.
+
+        Raises:
+            TypeError, ValueError: As at construction; nothing is changed then.
+        """
+        owner, count = type(self).__name__, len(self.options)
+        groups, _, _ = parse_groups(owner, [*self.options, group], self.defaults)
+        learning_rate_source(owner, groups[-1]["lr"], "learning_rate")
+        before = self.state_dict()
+        groups = [*map(dict, self.param_groups), groups[-1]]
+        order = [*self.parameters, *groups[-1]["params"]]
+        known = inspect.signature(type(self)).parameters
+        self.__init__([*groups, {"order_params": order}], fused=self.fused_as_asked, loss_scale=self.loss_scale,
+                      **{name: value for name, value in self.defaults.items() if name in known})
+        after = self.state_dict()
+        self.load_state_dict({**before, "param_groups": before["param_groups"] + after["param_groups"][count:]})
 
     def describe(self) -> str:
         """What each parameter got, as a table: its group, shape, state and arguments."""

@@ -9,8 +9,6 @@ from ms_optim._arguments import NOTES
 
 # What torch's groups also say: how it computes, and not what.
 HOW = ("capturable", "differentiable", "foreach", "fused")
-# What torch keeps in the groups of a class that is a special case of another.
-IMPLIED = {"AdamW": {"decoupled_weight_decay": True}}
 
 
 def state_dict(optimizer: nn.Optimizer) -> dict:
@@ -27,8 +25,7 @@ def state_dict(optimizer: nn.Optimizer) -> dict:
     for group in optimizer.param_groups:
         arguments = {name: group.current(name) for name in group if name not in ("params", *NOTES)}
         notes = {name: group[name] for name in group if name in NOTES}
-        groups.append(arguments | IMPLIED.get(type(optimizer).__name__, {}) | notes
-                      | {"params": [places[param.name] for param in group["params"]]})
+        groups.append(arguments | notes | {"params": [places[param.name] for param in group["params"]]})
     return {"state": dict(sorted(state.items())), "param_groups": groups,
             "global_step": int(optimizer.global_step.asnumpy()[0])}
 
@@ -81,7 +78,7 @@ def _fitting_groups(optimizer, owner, groups):
     places, settings = {}, []
     for i, (group, given) in enumerate(zip(optimizer.param_groups, groups)):
         places |= {param.name: place for param, place in zip(group["params"], given["params"])}
-        implied, changes = IMPLIED.get(owner, {}), {}
+        changes = {}
         for name, value in given.items():
             if name in ("params", "param_names", *HOW) or (name == "lr" and group.scheduled):
                 continue
@@ -90,11 +87,10 @@ def _fitting_groups(optimizer, owner, groups):
             elif name in group.settable:
                 group.check(name, value)
                 changes[name] = value
-            elif name in {**group, **implied}:
-                must = implied.get(name, group.get(name))
-                if value != must:
-                    raise ValueError(f"For '{owner}', '{name}' of group {i} must be {must!r} as in the optimizer, "
-                                     f"because it decides what is computed, but got {value!r}.")
+            elif name in group:
+                if value != group[name]:
+                    raise ValueError(f"For '{owner}', '{name}' of group {i} must be {group[name]!r} as in the "
+                                     f"optimizer, because it decides what is computed, but got {value!r}.")
             else:
                 raise ValueError(f"For '{owner}', the keys of group {i} must be in {['params', *group]}, but got "
                                  f"{name!r}.")

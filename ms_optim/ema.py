@@ -278,6 +278,15 @@ class EMA(nn.Optimizer):
         ops.assign(self._decay, Tensor(decay, self._decay.dtype))
         ops.assign(self._step, Tensor(float(given["step"]), self._step.dtype))
 
+    def add_param_group(self, group: dict):
+        """Raise: an average has the parameters that it was made with.
+
+        Raises:
+            TypeError: Always; it says what to do.
+        """
+        raise TypeError("For 'EMA', 'add_param_group' must be called on its optimizer, around which a new EMA is made "
+                        "then, but was called on the EMA.")
+
     def _refuse_foreign(self, method):
         if not isinstance(self.optimizer, Optimizer):
             raise TypeError(f"For 'EMA', the optimizer must be one of ms_optim for '{method}', but got "

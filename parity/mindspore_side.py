@@ -1,6 +1,6 @@
 """Runs an optimizer of MindSpore on a problem."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import mindspore as ms
 import numpy as np
@@ -62,17 +62,49 @@ def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
     return twin
 
 
+class Session:
+    """An optimizer of MindSpore and its parameters, in one mode; a run can be stopped, and taken up elsewhere."""
+
+    def __init__(self, build: Callable[[list[Parameter]], nn.Optimizer], initial: dict[str, np.ndarray], mode: str):
+        self.mode = mode
+        set_mode(mode)
+        self.optimizer = compiled_before(
+            build([Parameter(Tensor(value), name=name) for name, value in initial.items()]), mode)
+
+    def steps(self, gradients: Iterable[dict[str, np.ndarray | None]]) -> Trace:
+        """Take a step on each of the gradients."""
+        set_mode(self.mode)
+        recorder = Recorder()
+        for drawn in gradients:
+            given = [drawn[param.name] for param in self.optimizer.parameters]
+            self.optimizer(tuple(None if grad is None else Tensor(grad) for grad in given))
+            recorder.add(self.values, _state(self.optimizer))
+        return recorder.trace()
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """The weights as they are now."""
+        return {param.name: param.asnumpy().copy() for param in self.optimizer.parameters}
+
+    def stop(self) -> tuple[dict[str, np.ndarray], dict]:
+        """The weights and the state dict as they are now, as arrays."""
+        return self.values, _arrays(self.optimizer.state_dict())
+
+    def take_up(self, state_dict: dict):
+        """Load a state dict."""
+        self.optimizer.load_state_dict(state_dict)
+
+
+def _arrays(tree):
+    """A tree of dicts with arrays for Tensors."""
+    if isinstance(tree, dict):
+        return {key: _arrays(value) for key, value in tree.items()}
+    return tree.asnumpy() if isinstance(tree, Tensor) else tree
+
+
 def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, mode: str) -> Trace:
     """The trace of the optimizer that `build` makes of parameters, fed the problem's gradients in float32."""
-    set_mode(mode)
-    optimizer = compiled_before(
-        build([Parameter(Tensor(value), name=name) for name, value in problem.initial.items()]), mode)
-    recorder = Recorder()
-    for gradients in problem.gradients:
-        drawn = [gradients[param.name] for param in optimizer.parameters]
-        optimizer(tuple(None if grad is None else Tensor(grad) for grad in drawn))
-        recorder.add({param.name: param.asnumpy() for param in optimizer.parameters}, _state(optimizer))
-    return recorder.trace()
+    return Session(build, problem.initial, mode).steps(problem.gradients)
 
 
 def _state(optimizer):

@@ -168,6 +168,14 @@ class EMA:
             weight = 1 - ema_decay(self.schedule, count, self.decay, **self.warmup)
         torch._foreach_lerp_(self.shadow, self.params, weight)
 
+    def restore(self, step: int, averages: Iterable[Tensor]):
+        """Go on after so many steps from these averages."""
+        self.step = step
+        due = range(1, step + 1, self.update_every)
+        self.updates = sum(now > self.warmup["update_after_step"] for now in due)
+        unit = 1 - self.decay**self.updates if self.schedule == "zero_start" else 1.0
+        self.shadow = [average * unit for average in averages]
+
     @property
     def average(self) -> list[Tensor]:
         """The averaged parameters; of a zero start, the shadow divided by 1 - decay**n (Kingma and Ba 2015)."""

@@ -28,7 +28,8 @@ def table(outcomes: Iterable[Outcome]) -> Table:
         result.add_column(heading, justify="right", no_wrap=True)
     for outcome in outcomes:
         exact = _worst(outcome.maths.scores.values(), "ulps") * np.finfo(np.float64).eps
-        first = str(outcome.case), outcome.problem, f"{exact:.0e}" if outcome.maths.passed else VERDICT[False]
+        exact = f"{exact:.0e}" if outcome.maths.scores else ""
+        first = str(outcome.case), outcome.problem, exact if outcome.maths.passed else VERDICT[False]
         for mode, verdict in outcome.modes.items():
             cells = [_pair(verdict, "ratio", "{:.2f}"), _pair(verdict, "ulps", "{:.3g}"),
                      _pair(verdict, "bit_equal", "{:.1%}", min)]

@@ -63,6 +63,35 @@ def paths(case: Case) -> dict[str, bool]:
     return {"composed": False} | ({} if obstacle(rule) else {"native": True})
 
 
+def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
+    """Take a run up in the other framework after a third of its steps, from its weights and its state dict.
+
+    The legs "... from torch" are ours after torch's steps, "torch from ..." torch after ours. The two go on side by
+    side and are judged by torch in float64, which goes on from there too, and by the error of torch in float32.
+    """
+    problem = problem.of_rank(case.rank)
+    cut = len(problem.gradients) // 3
+    begun, rest = problem.gradients[:cut], problem.gradients[cut:]
+    theirs, ours = (functools.partial(side.Session, side.factory(case)) for side in (torch_side, mindspore_side))
+
+    def judge(start, follow, mode):
+        sessions = {start: start(problem.initial, mode[start])}
+        sessions[start].steps(begun)
+        values, state = sessions[start].stop()
+        sessions[follow], exact = follow(values, mode[follow]), theirs(values, "float64")
+        for session in (sessions[follow], exact):
+            session.take_up(state)
+        return compare(sessions[ours].steps(rest), sessions[theirs].steps(rest), exact.steps(rest), noise=case.noise,
+                       initial=values)
+
+    verdicts = {}
+    for mode in modes:
+        how = {theirs: "float32", ours: mode}
+        verdicts[f"{mode} from torch"] = judge(theirs, ours, how)
+        verdicts[f"torch from {mode}"] = judge(ours, theirs, how)
+    return Outcome(case, f"{problem.name}, resumed", Verdict(), verdicts)
+
+
 def teacher_forced(case: Case, model: str, steps: int, modes: Iterable[str]) -> Outcome:
     """Run the legs on the gradients of a real network: torch trains it with the case, and its gradients drive all."""
     gradients, _ = models_torch.record(model, torch_side.factory(case), steps, rank=case.rank)

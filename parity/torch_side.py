@@ -1,9 +1,11 @@
 """Runs an optimizer of PyTorch on a problem."""
 
 import contextlib
+import copy
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import torch
 
 from parity.cases import Case
@@ -25,7 +27,7 @@ def factory(case: Case, fused: bool = False) -> Callable[[list], torch.optim.Opt
     def build(named):
         params = dict(named)
         if case.inner:
-            return _Averaged(factory(case.inner, fused)(named), reference(params.values(), **case.kwargs))
+            return _Averaged(factory(case.inner, fused)(named), reference(params.values(), **case.kwargs), list(params))
         groups = case.split(params)
         if "fused" in kwargs:  # torch's fused SGD fails on a group where one parameter's first gradient comes later
             groups = [([name], overrides) for names, overrides in groups for name in names]
@@ -38,8 +40,8 @@ def factory(case: Case, fused: bool = False) -> Callable[[list], torch.optim.Opt
 class _Averaged:
     """An optimizer and the average that is updated after each of its steps, as one optimizer whose state has both."""
 
-    def __init__(self, optimizer, average):
-        self._optimizer, self._average = optimizer, average
+    def __init__(self, optimizer, average, names):
+        self._optimizer, self._average, self._names = optimizer, average, names
         self.zero_grad = optimizer.zero_grad
 
     def step(self):
@@ -50,6 +52,16 @@ class _Averaged:
     def state(self):
         averages = zip(self._average.params, self._average.average)
         return {param: {**self._optimizer.state.get(param, {}), "ema": average} for param, average in averages}
+
+    def state_dict(self):
+        averages = dict(zip(self._names, self._average.average))
+        return {**self._optimizer.state_dict(), "ema": {"step": self._average.step, "decay": self._average.decay,
+                                                        "averages": averages}}
+
+    def load_state_dict(self, given):
+        self._optimizer.load_state_dict({key: value for key, value in given.items() if key != "ema"})
+        averages = given["ema"]["averages"]
+        self._average.restore(given["ema"]["step"], [averages[name] for name in self._names])
 
 
 @contextlib.contextmanager
@@ -78,20 +90,54 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class Session:
+    """An optimizer of PyTorch and its parameters, in one dtype; a run can be stopped, and taken up elsewhere."""
+
+    def __init__(self, build: Callable[[list], torch.optim.Optimizer], initial: dict[str, np.ndarray], dtype: str):
+        self.dtype = DTYPES[dtype]
+        self.named = [(name, torch.nn.Parameter(torch.tensor(value, dtype=self.dtype)))
+                      for name, value in initial.items()]
+        with default_dtype(self.dtype):
+            self.optimizer = build(self.named)
+
+    def steps(self, gradients: Iterable[dict[str, np.ndarray | None]]) -> Trace:
+        """Take a step on each of the gradients."""
+        recorder = Recorder()
+        with default_dtype(self.dtype), one_thread():
+            for drawn in gradients:
+                for name, param in self.named:
+                    param.grad = None if drawn[name] is None else torch.tensor(drawn[name], dtype=self.dtype)
+                self.optimizer.step()
+                recorder.add(self.values, _state(self.optimizer, self.named))
+        return recorder.trace()
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """The weights as they are now."""
+        return {name: param.detach().numpy().copy() for name, param in self.named}
+
+    def stop(self) -> tuple[dict[str, np.ndarray], dict]:
+        """The weights and the state dict as they are now, as arrays."""
+        return self.values, _mapped(
+            self.optimizer.state_dict(), lambda value: value.detach().numpy().copy(), torch.Tensor)
+
+    def take_up(self, state_dict: dict):
+        """Load a state dict that holds arrays."""
+        with default_dtype(self.dtype):
+            self.optimizer.load_state_dict(_mapped(
+                state_dict, lambda value: torch.tensor(value, dtype=self.dtype), np.ndarray))
+
+
+def _mapped(tree, function, kind):
+    """A tree of dicts with the function applied to what is of a kind."""
+    if isinstance(tree, dict):
+        return {key: _mapped(value, function, kind) for key, value in tree.items()}
+    return function(tree) if isinstance(tree, kind) else copy.copy(tree)
+
+
 def run(build: Callable[[list], torch.optim.Optimizer], problem: Problem, dtype: str) -> Trace:
     """The trace of the optimizer that `build` makes of named parameters, fed the problem's gradients in `dtype`."""
-    with default_dtype(DTYPES[dtype]), one_thread():
-        named = [(name, torch.nn.Parameter(torch.tensor(value, dtype=DTYPES[dtype])))
-                 for name, value in problem.initial.items()]
-        optimizer = build(named)
-        recorder = Recorder()
-        for gradients in problem.gradients:
-            for name, param in named:
-                grad = gradients[name]
-                param.grad = None if grad is None else torch.tensor(grad, dtype=DTYPES[dtype])
-            optimizer.step()
-            recorder.add({name: param.detach().numpy() for name, param in named}, _state(optimizer, named))
-        return recorder.trace()
+    return Session(build, problem.initial, dtype).steps(problem.gradients)
 
 
 def _state(optimizer, named):

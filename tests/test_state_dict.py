@@ -1,27 +1,22 @@
 """State dicts: torch's layout, torch's runs that go on here and the other way round, and what does not fit."""
 
-import copy
-
 import mindspore as ms
 import numpy as np
 import pytest
-import torch
 from mindspore import Parameter, Tensor
 
 from ms_optim import EMA, OPTIMIZERS, SGD, Adagrad, Adam, AdamW
-from parity import torch_side
+from parity import mindspore_side, suite, torch_side
 from parity.cases import CASES
-from parity.compare import compare
-from parity.mindspore_side import MODES, factory, set_mode
+from parity.mindspore_side import MODES
 from parity.problems import Problem, synthetic
-from parity.torch_side import DTYPES, default_dtype, one_thread
-from parity.trace import Recorder
 
 PROBLEM = synthetic()
-# Two, and one that has no gradient at the first step.
+# Two parameters, and one that has its first gradient late.
 NAMES = ("fc.weight", "temperature", "late.bias")
 SMALL = Problem("small", {name: PROBLEM.initial[name] for name in NAMES},
-                [{name: gradients[name] for name in NAMES} for gradients in PROBLEM.gradients])
+                [{name: None if name == "late.bias" and step < 8 else gradients[name] for name in NAMES}
+                 for step, gradients in enumerate(PROBLEM.gradients[:18])])
 modes = pytest.mark.parametrize("mode", MODES)
 TORCH = [name for name in OPTIMIZERS if name != "MomentumAGC"]
 
@@ -40,77 +35,25 @@ def problem_of(case):
     return (SMALL if case.rank is None else PROBLEM).of_rank(case.rank)
 
 
-class Torch:
-    """An optimizer of torch that can be stopped and taken up."""
-
-    def __init__(self, case, values, dtype="float32"):
-        self.dtype = DTYPES[dtype]
-        self.named = [(name, torch.nn.Parameter(torch.tensor(value, dtype=self.dtype)))
-                      for name, value in values.items()]
-        with default_dtype(self.dtype):
-            self.optimizer = torch_side.factory(case)(self.named)
-
-    def steps(self, gradients):
-        """Take some; return the trace."""
-        recorder = Recorder()
-        with default_dtype(self.dtype), one_thread():
-            for drawn in gradients:
-                for name, param in self.named:
-                    param.grad = None if drawn[name] is None else torch.tensor(drawn[name], dtype=self.dtype)
-                self.optimizer.step()
-                recorder.add(self.values, {name: {
-                    slot: value.detach().numpy() for slot, value in self.optimizer.state.get(param, {}).items()
-                    if value is not None} for name, param in self.named})
-        return recorder.trace()
-
-    @property
-    def values(self):
-        """The weights now."""
-        return {name: param.detach().numpy().copy() for name, param in self.named}
+def in_torch(case, values):
+    """A run of torch."""
+    return torch_side.Session(torch_side.factory(case), values, "float32")
 
 
-class Ours:
-    """One of ours, likewise."""
-
-    def __init__(self, case, values):
-        self.params = [Parameter(Tensor(np.array(value)), name=name) for name, value in values.items()]
-        self.optimizer = factory(case)(self.params)
-
-    def steps(self, gradients):
-        """Take some; return the trace."""
-        recorder = Recorder()
-        for drawn in gradients:
-            self.optimizer(tuple(None if drawn[param.name] is None else Tensor(drawn[param.name])
-                                 for param in self.optimizer.parameters))
-            recorder.add(self.values, {name: {slot: value.asnumpy() for slot, value in slots.items()}
-                                       for name, slots in self.optimizer.state.items()})
-        return recorder.trace()
-
-    @property
-    def values(self):
-        """The weights now."""
-        return {param.name: param.asnumpy().copy() for param in self.params}
-
-
-def to_torch(state_dict, dtype=torch.float32):
-    """With torch's tensors for ours; numbers are of the default dtype there."""
-    return {"state": {place: {slot: torch.tensor(value.asnumpy(), dtype=dtype) for slot, value in slots.items()}
-                      for place, slots in state_dict["state"].items()},
-            "param_groups": copy.deepcopy(state_dict["param_groups"])}
-
-
-def wide(state_dict):
-    """In float64."""
-    return to_torch({**state_dict, "state": {place: {slot: Tensor(value.detach().double().numpy())
-                                                     for slot, value in slots.items() if value is not None}
-                                             for place, slots in state_dict["state"].items()}}, torch.float64)
+def here(case, values, mode="graph"):
+    """A run of ours, whose optimizer is its own."""
+    mindspore_side.set_mode(mode)
+    session = mindspore_side.Session(mindspore_side.factory(case), values, mode)
+    session.optimizer = mindspore_side.factory(case)(
+        [Parameter(Tensor(np.array(value)), name=name) for name, value in values.items()])
+    return session
 
 
 @pytest.mark.parametrize("case", grids(), ids=str)
 def test_layout_is_that_of_torch(case):
     """The same keys, shapes and values of every group and state, also before the first step."""
     problem = problem_of(case)
-    ours, reference = Ours(case, problem.initial), Torch(case, problem.initial)
+    ours, reference = here(case, problem.initial), in_torch(case, problem.initial)
     for gradients in ([], problem.gradients[:1], problem.gradients[1:4]):
         ours.steps(gradients)
         reference.steps(gradients)
@@ -128,41 +71,11 @@ def test_layout_is_that_of_torch(case):
         assert shapes[0] == {place: slots for place, slots in shapes[1].items() if slots}
 
 
-@modes
-@pytest.mark.parametrize("case", grids(), ids=str)
-def test_a_run_of_torch_goes_on_here(case, mode):
-    """From a state dict that holds torch's own tensors, some parameters never stepped.
-
-    It is no further from torch in float64, which goes on from there too, than three times torch in float32.
-    """
-    set_mode(mode)
-    problem, cut = problem_of(case), 1 if case is CASES[case.optimizer][0] else 6
-    reference = Torch(case, problem.initial)
-    reference.steps(problem.gradients[:cut])
-    state, values = copy.deepcopy(reference.optimizer.state_dict()), reference.values
-    exact = Torch(case, values, "float64")
-    exact.optimizer.load_state_dict(wide(state))
-    ours = Ours(case, values)
-    ours.optimizer.load_state_dict(state)
-    rest = problem.gradients[cut:cut + 12]
-    verdict = compare(ours.steps(rest), reference.steps(rest), exact.steps(rest), noise=case.noise, initial=values)
-    assert verdict.passed, str(verdict)
-
-
-@pytest.mark.parametrize("case", grids(), ids=str)
-def test_a_run_from_here_goes_on_in_torch(case):
-    """Judged likewise, by torch in float64 that goes on from our state."""
-    ms.set_context(mode=ms.GRAPH_MODE)
-    problem = problem_of(case)
-    ours = Ours(case, problem.initial)
-    ours.steps(problem.gradients[:6])
-    state, values = ours.optimizer.state_dict(), ours.values
-    single, double = (Torch(case, values, dtype) for dtype in DTYPES)
-    single.optimizer.load_state_dict(to_torch(state))
-    double.optimizer.load_state_dict(to_torch(state, torch.float64))
-    rest = problem.gradients[6:18]
-    verdict = compare(ours.steps(rest), single.steps(rest), double.steps(rest), noise=case.noise, initial=values)
-    assert verdict.passed, str(verdict)
+@pytest.mark.parametrize("case", [*grids(), *CASES["EMA"]], ids=str)
+def test_a_run_is_taken_up(case):
+    """Ours by torch and torch's by ours, in both modes; one parameter has not been stepped by then."""
+    outcome = suite.resumed(case, problem_of(case), MODES)
+    assert outcome.passed, {leg: str(verdict) for leg, verdict in outcome.verdicts.items()}
 
 
 @modes
@@ -170,17 +83,16 @@ def test_a_run_from_here_goes_on_in_torch(case):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_goes_on_bit_for_bit(name, compiled, mode):
     """In a freshly built optimizer, and in one that has compiled and gone elsewhere; nothing recompiles."""
-    set_mode(mode)
     case = CASES[name][-1]
     problem = problem_of(case)
-    first = Ours(case, problem.initial)
+    first = here(case, problem.initial, mode)
     first.steps(problem.gradients[:3])
     state, values = first.optimizer.state_dict(), first.values
     expected = first.steps(problem.gradients[3:9])
-    second = Ours(case, {key: np.add(value, 1, dtype=value.dtype) for key, value in values.items()})
+    second = here(case, {key: np.add(value, 1, dtype=value.dtype) for key, value in values.items()}, mode)
     if compiled:
         second.steps(problem.gradients[8:10])
-    for param in second.params:
+    for param in second.optimizer.parameters:
         ms.ops.assign(param, Tensor(values[param.name]))
     second.optimizer.load_state_dict(state)
     got = second.steps(problem.gradients[3:9])
