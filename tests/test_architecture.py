@@ -3,6 +3,8 @@
 import ast
 import importlib
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,20 @@ FORBIDDEN = {
 def test_modules_know_only_their_side(name):
     """The library never meets torch, and each side of a comparison never meets the other."""
     assert not reach(name) & FORBIDDEN[name]
+
+
+def test_torch_is_asked_for_by_one_function():
+    """By its name, which the test above does not see; nothing of the library imports that module, nor it torch."""
+    asking = {(name, function.name) for name in LIBRARY
+              for function in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8")))
+              if isinstance(function, ast.FunctionDef) for call in ast.walk(function)
+              if isinstance(call, ast.Call) and any(
+                  isinstance(given, ast.Constant) and given.value == "torch" for given in call.args)
+              and getattr(call.func, "attr", "") in ("import_module", "__import__")}
+    assert asking == {("ms_optim.convert", "_torch")}
+    assert not [name for name in LIBRARY if "ms_optim.convert" in imports(name)]
+    subprocess.run([sys.executable, "-c", "import sys, ms_optim.convert; assert 'torch' not in sys.modules"],
+                   check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("name", FILES)

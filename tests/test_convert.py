@@ -1,0 +1,590 @@
+"""From torch to MindSpore and back: weights, optimizers, averages, files; and what cannot be mapped."""
+
+import copy
+import json
+import os
+import sys
+from collections import OrderedDict
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import Parameter, Tensor, mint, nn, ops
+
+from ms_optim import EMA, SGD, AdamW, NAdam
+from ms_optim.convert import load, main, parameter_map, print_table, to_mindspore, to_torch
+from parity.compare import compare
+from parity.mindspore_side import MODES, set_mode
+from parity.trace import Recorder
+
+
+class Module(torch.nn.Module):
+    """One layer of each kind, and two of one shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(20, 8)
+        self.line = torch.nn.Conv1d(8, 8, 3, padding=1, bias=False)
+        self.conv = torch.nn.Conv2d(1, 4, 3, padding=1)
+        self.bn = torch.nn.BatchNorm2d(4)
+        self.blocks = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8))
+        self.norm = torch.nn.LayerNorm(8)
+        self.group = torch.nn.GroupNorm(2, 4)
+        self.act = torch.nn.PReLU(4)
+        self.scale = torch.nn.Parameter(torch.randn(8))
+
+    def forward(self, ids):
+        """From (n, 6) integers to (n, 4, 6, 8)."""
+        x = self.line(self.embed(ids).transpose(1, 2)).transpose(1, 2)[:, None]
+        x = self.act(self.group(self.bn(self.conv(x))))
+        return self.norm(self.blocks(x) * self.scale)
+
+
+class Net(nn.Cell):
+    """The same in another order; with `mint.nn` where `m` is that."""
+
+    def __init__(self, m=nn):
+        super().__init__()
+        own = m is nn
+        self.scale = Parameter(Tensor(np.zeros(8, np.float32)), name="scale")
+        self.norm = nn.LayerNorm([8], epsilon=1e-5) if own else mint.nn.LayerNorm(8)
+        self.blocks = nn.SequentialCell(*(nn.Dense(8, 8) if own else mint.nn.Linear(8, 8), nn.ReLU(),
+                                          nn.Dense(8, 8) if own else mint.nn.Linear(8, 8)))
+        self.act = m.PReLU(4) if own else mint.nn.PReLU(4)
+        self.group = m.GroupNorm(2, 4)
+        self.bn = m.BatchNorm2d(4)
+        self.conv = nn.Conv2d(1, 4, 3, has_bias=True) if own else mint.nn.Conv2d(1, 4, 3, padding=1)
+        self.line = nn.Conv1d(8, 8, 3) if own else mint.nn.Conv1d(8, 8, 3, padding=1, bias=False)
+        self.embed = m.Embedding(20, 8)
+
+    def construct(self, ids):
+        """From (n, 6) integers to (n, 4, 6, 8)."""
+        x = self.line(self.embed(ids).swapaxes(1, 2)).swapaxes(1, 2).expand_dims(1)
+        x = self.act(self.group(self.bn(self.conv(x))))
+        return self.norm(self.blocks(x) * self.scale)
+
+
+class Mint(Net):
+    """Of the layers of `mint.nn`."""
+
+    def __init__(self):
+        super().__init__(mint.nn)
+
+
+def trained(seed=0):
+    """A torch module whose every tensor is its own, also those that start as zeros or ones."""
+    torch.manual_seed(seed)
+    module = Module()
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            tensor.copy_(torch.rand(tensor.shape) + 0.5 if tensor.dtype.is_floating_point else torch.tensor(7))
+    return module.eval()
+
+
+def assert_equal(got, expected):
+    """The same names, dtypes, shapes and bits, however deep; order counts in lists only."""
+    if isinstance(expected, dict):
+        assert got.keys() == expected.keys()
+        for key in expected:
+            assert_equal(got[key], expected[key])
+    elif isinstance(expected, (list, tuple)):
+        assert len(got) == len(expected)
+        for one, other in zip(got, expected):
+            assert_equal(one, other)
+    elif isinstance(expected, torch.Tensor):
+        assert isinstance(got, torch.Tensor) and got.dtype == expected.dtype
+        torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+    else:
+        assert got == expected
+
+
+def weights(cell):
+    """A copy of each Parameter."""
+    return {param.name: param.asnumpy().copy() for param in cell.get_parameters()}
+
+
+@pytest.fixture(autouse=True)
+def graph():
+    """Unless a test takes `mode`."""
+    set_mode("graph")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_forward_is_equal(mode):
+    """Of the weights of torch in a network that has compiled, and back with the same bits."""
+    set_mode(mode)
+    module, net = trained(), Net().set_train(False)
+    ids = np.random.default_rng(0).integers(0, 20, (2, 6))
+    net(Tensor(ids, ms.int32))
+    rows = to_mindspore(net, module.state_dict())
+    expected = module(torch.tensor(ids)).detach().numpy()
+    np.testing.assert_allclose(net(Tensor(ids, ms.int32)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
+    assert {row.how for row in rows} == {"name", "no counterpart"}
+    by_name = {row.torch: row for row in rows}
+    assert (by_name["bn.num_batches_tracked"].parameter, by_name["bn.num_batches_tracked"].how) == (
+        None, "no counterpart")
+    assert by_name["line.weight"].cells()[2] == "(8, 8, 3) <-> (8, 8, 1, 3)"
+    assert list(by_name) == list(module.state_dict())
+    converted = to_torch(net, module.state_dict())["model"]
+    assert_equal(converted, dict(module.state_dict()))
+    Module().load_state_dict(converted)
+
+
+def test_mint_has_the_names_of_torch():
+    """The counter of batch normalization too; the layers do not run on CPU."""
+    module, net = trained(), Mint()
+    rows = to_mindspore(net, module.state_dict())
+    assert all((row.how, row.parameter, row.shape) == ("name", row.torch, row.torch_shape) for row in rows)
+    assert net.bn.num_batches_tracked.asnumpy() == 7
+    assert_equal(to_torch(net, module.state_dict())["model"], dict(module.state_dict()))
+
+
+def test_bfloat16_and_what_would_be_rounded():
+    """Is exact; and anything that is not is told."""
+    net = nn.Dense(2, 3)
+    values = {"weight": torch.randn(3, 2).bfloat16(), "bias": torch.randn(3).bfloat16()}
+    to_mindspore(net, values)
+    assert_equal(to_torch(net, values)["model"], values)
+    before = weights(net)
+    with pytest.raises(ValueError, match="Float32 must hold the numbers of 'bias' exactly, but they are float64"):
+        to_mindspore(net, {**values, "bias": torch.randn(3).double() / 3})
+    assert all(np.array_equal(before[name], value) for name, value in weights(net).items())
+    to_mindspore(net, {"weight": torch.randn(3, 2), "bias": torch.randn(3)})
+    with pytest.raises(ValueError, match="bfloat16 must hold the numbers exactly, but they are float32"):
+        to_torch(net, values)
+
+
+def renamed():
+    """What torch has, some layers under other names, the last first."""
+    changes = {"embed": "tokens", "conv": "stem.0", "bn": "stem.1", "norm": "final"}
+    state = OrderedDict()
+    for name, value in reversed(trained().state_dict().items()):
+        head, dot, leaf = name.rpartition(".")
+        state[f"{changes.get(head, head)}{dot}{leaf}"] = value
+    return state
+
+
+def test_other_names_are_found_by_structure():
+    """If the shapes of a layer occur once; else the caller must say."""
+    net, state, module = Net(), renamed(), trained()
+    rows = to_mindspore(net, state)
+    assert {row.torch.rpartition(".")[0] for row in rows if row.how == "structure"} == {
+        "tokens", "stem.0", "stem.1", "final"}
+    assert next(row for row in rows if row.torch == "stem.1.num_batches_tracked").how == "no counterpart"
+    assert_equal(to_torch(net, module.state_dict())["model"], dict(module.state_dict()))
+    assert_equal(to_torch(net, state)["model"], dict(state))
+    swapped = {name.replace("blocks.0", "first").replace("blocks.2", "last"): value
+               for name, value in module.state_dict().items()}
+    with pytest.raises(ValueError, match=r"torch: first.weight \(8, 8\), .*last.bias \(8,\)\nMindSpore: "
+                                         r"blocks.0.weight \(8, 8\), .*blocks.2.bias"):
+        to_mindspore(net, swapped)
+    rows = to_mindspore(net, swapped, given={"first": "blocks.2", "last.weight": "blocks.0.weight",
+                                             "last.bias": "blocks.0.bias"})
+    assert [row.parameter for row in rows if row.how == "given"] == [
+        "blocks.2.weight", "blocks.2.bias", "blocks.0.weight", "blocks.0.bias"]
+    np.testing.assert_array_equal(net.blocks[2].weight.asnumpy(), swapped["first.weight"].numpy())
+    np.testing.assert_array_equal(net.blocks[0].bias.asnumpy(), swapped["last.bias"].numpy())
+
+
+def test_wrappers_and_tied_weights():
+    """The prefix of data parallel does not count; two names of one Parameter must agree."""
+    net, state = nn.SequentialCell(nn.Embedding(5, 4)), {"module.0.weight": torch.randn(5, 4)}
+    assert [row.how for row in to_mindspore(net, state)] == ["name"]
+    tied = {"0.weight": torch.ones(5, 4), "head.weight": torch.ones(5, 4)}
+    with pytest.raises(ValueError, match=r"torch: head.weight \(5, 4\)\nMindSpore: nothing"):
+        to_mindspore(net, tied)
+    given = {"head.weight": "0.embedding_table"}
+    to_mindspore(net, tied, given=given)
+    assert_equal(to_torch(net, tied, given=given)["model"], tied)
+    tied["head.weight"] = tied["head.weight"] + 1
+    with pytest.raises(ValueError, match=r"'0.embedding_table' must be one value, but \['0.weight', 'head.weight'\]"):
+        to_mindspore(net, tied, given=given)
+    assert parameter_map(net, tied, {"head": None})[1].parameter is None
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda state: state.pop("norm.bias"), r"torch: nothing\nMindSpore: norm.beta \(8,\)"),
+    (lambda state: state.pop("bn.running_mean"), r"torch: bn.num_batches_tracked \(\)\nMindSpore: bn.moving_mean"),
+    (lambda state: state.update({"a.b": torch.ones(2, 3)}), r"torch: a.b \(2, 3\)\nMindSpore: nothing"),
+    (lambda state: state.update({"conv.bias": torch.ones(5)}),
+     r"shapes differ: conv.bias \(5,\) in torch, conv.bias \(4,\) in MindSpore\ntorch: nothing"),
+    (lambda state: state.update({"line.weight": torch.ones(8, 8, 1, 3)}), r"shapes differ: line.weight"),
+    (lambda state: state.update({"blocks.0.weight": torch.ones(8, 9)}), r"shapes differ: blocks.0.weight \(8, 9\)"),
+])
+def test_what_does_not_fit(spoil, message):
+    """Both sides are listed, and nothing is written."""
+    net, state = Net(), dict(trained().state_dict())
+    spoil(state)
+    before = weights(net)
+    with pytest.raises(ValueError, match=message):
+        to_mindspore(net, state)
+    assert all(np.array_equal(before[name], value) for name, value in weights(net).items())
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), [
+    (lambda net, state: parameter_map(3, state), TypeError, "'cell' must be a Cell, but got int"),
+    (lambda net, state: parameter_map(net, [3]), TypeError, "must map names to tensors or shapes, but got list"),
+    (lambda net, state: parameter_map(net, {}), TypeError, "must map names to tensors or shapes, but got dict"),
+    (lambda net, state: parameter_map(net, {"model": state, "epoch": 3}), TypeError, r"for 'model', among \['model', "),
+    (lambda net, state: parameter_map(net, state, {"nix": "norm"}), ValueError, "given, but not in torch: nix"),
+    (lambda net, state: parameter_map(net, state, {"norm": "nix"}), ValueError,
+     r"given, but not in MindSpore: nix.weight \(for norm.weight\)"),
+    (lambda net, state: to_mindspore(net, state, SGD(net.trainable_params(), lr=0.1)), TypeError,
+     "'optimizer' must come with 'optimizer_state'"),
+    (lambda net, state: to_mindspore(net, state, SGD(net.trainable_params(), lr=0.1), {"state": {}}), TypeError,
+     r"must be the state dict of an optimizer of torch, but got \['state'\]"),
+    (lambda net, state: to_mindspore(net, state, EMA(SGD(net.trainable_params(), lr=0.1)), {}), ValueError,
+     "'ema_state' must be given if 'optimizer' is an EMA"),
+    (lambda net, state: to_torch(net, {name: value.shape for name, value in state.items()}), ValueError,
+     "'like' must hold the value of 'bn.num_batches_tracked'"),
+    (lambda net, state: to_torch(net, {**state, "norm.bias": torch.ones(8, dtype=torch.int8)}), ValueError,
+     "int8 must hold the numbers exactly"),
+])
+def test_bad_arguments(call, kind, message):
+    """What is wrong, and how it must be."""
+    net, state = Net(), trained().state_dict()
+    net.norm.beta.set_data(Tensor(np.full(8, 0.5, np.float32)))
+    with pytest.raises(kind, match=message):
+        call(net, state)
+
+
+def split(named):
+    """Two groups: matrices; and the rest, with another rate."""
+    named = list(named)
+    return [{"params": [pair for pair in named if pair[1].dim() > 1]},
+            {"params": [pair for pair in named if pair[1].dim() <= 1], "lr": 0.03, "weight_decay": 0.2}]
+
+
+def torch_optimizer(module, kind, with_names=True):
+    """With two groups, or, as torch's users mostly do, with one."""
+    named = list(module.named_parameters())
+    if kind == "AdamW":
+        groups = split(named) if with_names else [
+            {**group, "params": [param for _, param in group["params"]]} for group in split(named)]
+        return torch.optim.AdamW(groups, lr=0.01, amsgrad=True)
+    return torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+
+
+def our_optimizer(net, kind):
+    """The same; the groups are the other way round, and in the order of our network."""
+    params = net.trainable_params()
+    if kind == "AdamW":
+        ranks = {row.parameter: len(row.torch_shape) for row in parameter_map(net, Module().state_dict())}
+        return AdamW([{"params": [param for param in params if ranks[param.name] <= 1]},
+                      {"params": [param for param in params if ranks[param.name] > 1]},
+                      {"order_params": params}], amsgrad=True)
+    return SGD(params, lr=0.5, momentum=0.9)
+
+
+def gradients_for(steps, seed):
+    """By torch's name; one parameter has none."""
+    rng = np.random.default_rng(seed)
+    return [{name: None if name == "blocks.2.weight" else np.float32(rng.standard_normal(param.shape) * 0.1)
+             for name, param in Module().named_parameters()} for _ in range(steps)]
+
+
+def torch_steps(module, optimizer, gradients):
+    """Take them; return the trace."""
+    recorder, dtype = Recorder(), module.scale.dtype
+    for step in gradients:
+        for name, param in module.named_parameters():
+            param.grad = None if step[name] is None else torch.tensor(step[name], dtype=dtype)
+        optimizer.step()
+        recorder.add({name: param.detach().numpy() for name, param in module.named_parameters()},
+                     {name: {slot: value.numpy() for slot, value in optimizer.state.get(param, {}).items()}
+                      for name, param in module.named_parameters()})
+    return recorder.trace()
+
+
+def our_steps(net, optimizer, gradients):
+    """Take them; return the trace by torch's names and shapes."""
+    rows, recorder = {row.parameter: row for row in parameter_map(net, Module().state_dict())}, Recorder()
+    for step in gradients:
+        optimizer(tuple(None if step[rows[param.name].torch] is None else Tensor(
+            step[rows[param.name].torch].reshape(param.shape)) for param in optimizer.parameters))
+        names = [(rows[param.name], param) for param in optimizer.parameters]
+        recorder.add({row.torch: param.asnumpy().reshape(row.torch_shape) for row, param in names}, {
+            row.torch: {} if step[row.torch] is None else {
+                slot: value.asnumpy().reshape(row.torch_shape if value.ndim else ())
+                for slot, value in optimizer.state[param.name].items()} for row, param in names})
+    return recorder.trace()
+
+
+def twin_in_float64(module, kind, state):
+    """The module and the optimizer in float64, from where they are."""
+    double = Module().double()
+    double.load_state_dict(module.state_dict())
+    optimizer = torch_optimizer(double, kind)
+    state = copy.deepcopy(state)
+    optimizer.load_state_dict(state)
+    return double, optimizer
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "SGD"])
+def test_a_run_goes_on(kind, mode):
+    """10 steps in torch, then 50 in both: no further from torch in float64 than three times torch in float32.
+
+    Groups are in another order, and so are parameters; rates differ; one parameter was never stepped.
+    """
+    module = trained()
+    reference = torch_optimizer(module, kind)
+    torch_steps(module, reference, gradients_for(10, seed=1))
+    state = copy.deepcopy(reference.state_dict())
+    net = Net()
+    optimizer = our_optimizer(net, kind)
+    optimizer(tuple(ops.ones_like(param) for param in optimizer.parameters))  # it has compiled, and has state
+    to_mindspore(net, module.state_dict(), optimizer, state)
+    assert_equal(to_torch(net, module.state_dict(), optimizer, optimizer_like=state)["optimizer"], state)
+    initial = {name: param.detach().numpy().copy() for name, param in module.named_parameters()}
+    double, exact = twin_in_float64(module, kind, state)
+    rest = gradients_for(50, seed=2)
+    verdict = compare(our_steps(net, optimizer, rest), torch_steps(module, reference, rest),
+                      torch_steps(double, exact, rest), initial=initial)
+    assert verdict.passed, str(verdict)
+
+
+@pytest.mark.parametrize("kind", ["AdamW", "SGD"])
+def test_our_state_goes_to_torch_and_back(kind):
+    """Under torch's names, so that torch takes it; then into another network of ours, every bit."""
+    net, module = Net(), trained()
+    to_mindspore(net, module.state_dict())
+    optimizer = our_optimizer(net, kind)
+    our_steps(net, optimizer, gradients_for(3, seed=3))
+    converted = to_torch(net, module.state_dict(), optimizer)
+    module.load_state_dict(converted["model"])
+    target = torch_optimizer(module, kind)
+    if kind == "AdamW":  # whose groups are the other way round
+        with pytest.raises(ValueError, match="size"):
+            target.load_state_dict(converted["optimizer"])
+    converted = to_torch(net, module.state_dict(), optimizer, optimizer_like=target.state_dict())
+    target.load_state_dict(converted["optimizer"])
+    by_name = {name: target.state.get(param, {}) for name, param in module.named_parameters()}
+    assert not by_name["blocks.2.weight"] and by_name["line.weight"]
+    for row in parameter_map(net, module.state_dict()):
+        for slot, value in by_name.get(row.torch, {}).items():
+            expected = optimizer.state[row.parameter][slot].asnumpy()
+            assert value.dtype == torch.float32
+            np.testing.assert_array_equal(value.numpy(), expected.reshape(value.shape))
+    other = Net()
+    again = our_optimizer(other, kind)
+    to_mindspore(other, converted["model"], again, to_torch(net, module.state_dict(), optimizer)["optimizer"])
+    assert_equal(weights(other).keys(), weights(net).keys())
+    for name, value in weights(net).items():
+        np.testing.assert_array_equal(weights(other)[name], value)
+    for param in optimizer.get_parameters():
+        if "global_step" not in param.name and (kind, param.name) != ("SGD", "optimizer.step"):  # not torch's
+            np.testing.assert_array_equal(again.parameters_dict()[param.name].asnumpy(), param.asnumpy(), param.name)
+
+
+def test_state_follows_the_name():
+    """Of two of one shape, in whichever order torch's optimizer has them; without names it must be told."""
+    module, net = trained(), Net()
+    named = dict(module.named_parameters())
+    order = sorted(named, key=lambda name: name[::-1])
+    reference = torch.optim.SGD([named[name] for name in order], lr=0.1, momentum=0.9)
+    torch_steps(module, reference, gradients_for(1, seed=4))
+    optimizer = SGD(net.trainable_params(), lr=0.1, momentum=0.9)
+    with pytest.raises(ValueError, match=r"must be of shape"):
+        to_mindspore(net, module.state_dict(), optimizer, reference.state_dict())
+    to_mindspore(net, module.state_dict(), optimizer, reference.state_dict(), names=order)
+    for name in ("blocks.0.weight", "blocks.0.bias", "blocks.2.bias"):
+        np.testing.assert_array_equal(optimizer.state[name]["momentum_buffer"].asnumpy(),
+                                      reference.state[named[name]]["momentum_buffer"].numpy())
+    assert_equal(to_torch(net, module.state_dict(), optimizer, optimizer_like=reference.state_dict(),
+                          names=order)["optimizer"], reference.state_dict())
+    with pytest.raises(ValueError, match="'names' must be the 16 parameters of torch's optimizer, but got 3"):
+        to_mindspore(net, module.state_dict(), optimizer, reference.state_dict(), names=order[:3])
+    with pytest.raises(ValueError, match=r"the same parameters, but got\ntorch: .*'nix'"):
+        to_mindspore(net, module.state_dict(), optimizer, reference.state_dict(), names=["nix", *order[1:]])
+    groups = torch_optimizer(module, "AdamW", with_names=False).state_dict()
+    with pytest.raises(ValueError, match="'names' must give the torch module's parameter names"):
+        to_mindspore(net, module.state_dict(), our_optimizer(net, "AdamW"), groups)
+    with pytest.raises(ValueError, match=r"the same parameters, but got\ntorch: \['act.weight',.*'scale'\]\nMindSpore"):
+        to_mindspore(net, module.state_dict(), SGD(net.trainable_params()[1:], lr=0.1), reference.state_dict(),
+                     names=sorted(order))
+
+
+def test_numbers_are_those_of_torch():
+    """NAdam's product of momenta is float32 there."""
+    module, net = torch.nn.Linear(2, 3), nn.Dense(2, 3)
+    reference = torch.optim.NAdam(module.named_parameters())
+    for _ in range(3):
+        module(torch.ones(1, 2)).sum().backward()
+        reference.step()
+    optimizer = NAdam(net.trainable_params())
+    to_mindspore(net, module.state_dict(), optimizer, reference.state_dict())
+    converted = to_torch(net, module.state_dict(), optimizer)["optimizer"]
+    assert_equal(converted["state"], reference.state_dict()["state"])
+    assert converted["param_groups"][0]["param_names"] == ["weight", "bias"]
+    torch.optim.NAdam(module.parameters()).load_state_dict(converted)
+
+
+@pytest.mark.parametrize("buffers", [False, True])
+def test_averages(buffers):
+    """Of AveragedModel there and back; of timm by the module's names; a buffer that is not averaged must be equal."""
+    module, net = trained(), Net()
+    reference = torch_optimizer(module, "SGD")
+    average = torch.optim.swa_utils.AveragedModel(
+        module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=buffers)
+    for gradients in gradients_for(3, seed=5):
+        torch_steps(module, reference, [gradients])
+        module.bn.running_mean += 1
+        average.update_parameters(module)
+    tracked = [param for param in net.get_parameters() if not param.requires_grad]
+    ema = EMA(our_optimizer(net, "SGD"), decay=0.9, schedule="averaged_model", buffers=tracked if buffers else ())
+    to_mindspore(net, module.state_dict(), ema, reference.state_dict(), ema_state=average.state_dict())
+    assert ema.state_dict()["ema"]["step"] == 3
+    converted = to_torch(net, module.state_dict(), ema, optimizer_like=reference.state_dict())
+    assert_equal(converted["optimizer"], reference.state_dict())
+    expected = dict(average.state_dict())
+    expected["module.bn.num_batches_tracked"] = module.bn.num_batches_tracked  # the other has been averaged, too
+    assert_equal(converted["ema"], expected)
+    gradients = gradients_for(1, seed=6)
+    torch_steps(module, reference, gradients)
+    average.update_parameters(module)
+    our_steps(net, ema, gradients)
+    for row in parameter_map(net, module.state_dict()):
+        if row.parameter in ema.state:
+            expected = average.state_dict()[f"module.{row.torch}"].numpy()
+            np.testing.assert_allclose(ema.state[row.parameter]["ema"].asnumpy().reshape(expected.shape), expected,
+                                       rtol=1e-6, atol=1e-7)
+    timm = dict(average.module.state_dict())
+    with pytest.raises(ValueError, match="'ema_step' must say how many steps the EMA has seen"):
+        to_mindspore(net, module.state_dict(), ema, reference.state_dict(), ema_state=timm)
+    to_mindspore(net, module.state_dict(), ema, ema_state=timm, ema_step=9)
+    assert ema.state_dict()["ema"]["step"] == 9
+    module.bn.running_mean += 1
+    if not buffers:
+        with pytest.raises(ValueError, match=r"must average 'bn[.]moving_mean' too, by its 'buffers'"):
+            to_mindspore(net, module.state_dict(), ema, ema_state=timm, ema_step=9)
+    del timm["conv.bias"]
+    with pytest.raises(ValueError, match=r"ema_state: \[\]\nstate_dict: \['conv.bias'\]"):
+        to_mindspore(net, module.state_dict(), ema, ema_state=timm, ema_step=9)
+
+
+class Hostile:
+    """What a pickle would run."""
+
+    def __reduce__(self):
+        return os.system, (f"touch {Hostile.mark}",)
+
+
+@pytest.mark.parametrize("protocol", ["zip", "legacy"])
+def test_a_hostile_file_runs_nothing(protocol, tmp_path, capsys):
+    """It is told what it tried."""
+    Hostile.mark = tmp_path / "run"
+    file = tmp_path / "model.pt"
+    torch.save({"weight": torch.ones(2), "x": Hostile()}, file, _use_new_zipfile_serialization=protocol == "zip")
+    with pytest.raises(ValueError, match=r"must hold only tensors, numbers and containers, and nothing else in it was "
+                                         r"run, but got: .*system"):
+        load(file)
+    assert main([str(file), str(tmp_path / "out.ckpt")]) == 2
+    assert "nothing else in it was run" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["model.pt"]
+    torch.load(file, weights_only=False)
+    assert Hostile.mark.exists()
+
+
+def test_loads_each_kind_of_file(tmp_path):
+    """As arrays; bfloat16 as float32 with the same numbers."""
+    from safetensors.torch import save_file
+
+    values = {"a": torch.randn(3).bfloat16(), "b": torch.arange(3), "c": torch.randn(()).double()}
+    torch.save({"model": OrderedDict(values), "epoch": 3, "rest": [values["a"], (1, "x")]}, tmp_path / "a.pth")
+    save_file(values, tmp_path / "a.safetensors")
+    ms.save_checkpoint([{"name": "a", "data": Tensor(values["a"].float().numpy(), ms.bfloat16)},
+                        {"name": "b", "data": Tensor(values["b"].numpy())}], str(tmp_path / "a.ckpt"))
+    found = load(tmp_path / "a.pth")
+    assert found["epoch"] == 3 and found["rest"][1] == (1, "x") and type(found["model"]) is dict
+    for kept in (found["model"], load(tmp_path / "a.safetensors"), load(tmp_path / "a.ckpt")):
+        assert kept["a"].dtype == np.float32 and kept["b"].dtype == np.int64
+        for name in kept:
+            np.testing.assert_array_equal(kept[name], values[name].to(torch.float64).numpy())
+    for name, content in (("bad.pt", b"PK"), ("bad.ckpt", b"\x01\x02"), ("bad.safetensors", b"12345678x")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=r"For 'load', '.*bad"):
+            load(tmp_path / name)
+    torch.save(torch.ones(2), tmp_path / "bare.pt")
+    with pytest.raises(ValueError, match="must hold a mapping by name, but got Tensor"):
+        load(tmp_path / "bare.pt")
+    with pytest.raises(ValueError, match="must end in one of"):
+        load(tmp_path / "a.npz")
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "none.ckpt")
+
+
+FACTORY = f"{__name__}:Net"
+
+
+@pytest.mark.parametrize("middle", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize("how", ["cell", "map"])
+def test_command_line(middle, how, tmp_path, capsys, monkeypatch):
+    """There and back with the same bits; the table names each tensor."""
+    monkeypatch.setattr(sys, "path", [os.path.dirname(__file__), *sys.path])
+    state = trained().state_dict()
+    torch.save({"model": state}, tmp_path / "a.pt")
+    (tmp_path / "map.json").write_text(json.dumps({"embed.weight": "embed.embedding_table",
+                                                   "line.weight": "line.weight", "act.weight": "act.w"}))
+    extra = ["--cell", FACTORY] if how == "cell" else ["--map", str(tmp_path / "map.json")]
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / f"b{middle}"), "--key", "model", *extra]) == 0
+    printed = capsys.readouterr().out
+    assert "embed.embedding_table" in printed and "no counterpart" in printed
+    assert ("(8, 8, 3) <-> (8, 8, 1, 3)" in printed) == (how == "cell")
+    assert main([str(tmp_path / f"b{middle}"), str(tmp_path / "c.pth"), *extra]) == 0
+    got = torch.load(tmp_path / "c.pth", weights_only=True)
+    assert_equal(got, {name: value for name, value in state.items() if name != "bn.num_batches_tracked"})
+    Module().load_state_dict(got)  # torch fills in the counter
+    assert sorted(os.listdir(tmp_path)) == sorted(["a.pt", f"b{middle}", "c.pth", "map.json"])
+
+
+def test_command_line_keeps_dtypes(tmp_path):
+    """To safetensors of torch's too."""
+    values = {"fc.weight": torch.randn(2, 3).bfloat16(), "fc.bias": torch.randn(2).half()}
+    torch.save(values, tmp_path / "a.pt")
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / "b.ckpt")]) == 0
+    assert main([str(tmp_path / "b.ckpt"), str(tmp_path / "c.safetensors")]) == 0
+    assert main([str(tmp_path / "c.safetensors"), str(tmp_path / "d.ckpt")]) == 0
+    assert main([str(tmp_path / "d.ckpt"), str(tmp_path / "e.pt")]) == 0
+    assert_equal(torch.load(tmp_path / "e.pt", weights_only=True), values)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["a.pt", "b.pt"], "SOURCE and TARGET must be one file of torch"),
+    (["a.pt", "b.npz"], "SOURCE and TARGET must be one file of torch"),
+    (["a.safetensors", "b.safetensors"], "SOURCE and TARGET must be one file of torch"),
+    (["none.pt", "b.ckpt"], "No such file"),
+    (["a.pt", "b.ckpt"], "torch: embed.weight (20, 8), act.weight (4,) unclear"),
+    (["a.pt", "b.ckpt", "--key", "model"], "'--key' must be an entry of SOURCE that is a mapping"),
+    (["a.pt", "b.ckpt", "--map", "list.json"], "'--map' must be a JSON object, but got list"),
+    (["a.pt", "b.ckpt", "--map", "odd.json"], "given but not there: nix"),
+    (["a.pt", "b.ckpt", "--cell", "none.such:net"], "No module named 'none'"),
+    (["a.pt", "b.ckpt", "--cell", "mindspore.nn:ReLU"], "act.weight (4,)\nMindSpore: nothing"),
+    (["a.pt", "none/b.ckpt", "--map", "map.json"], "No such file"),
+])
+def test_command_line_errors(arguments, message, tmp_path, capsys, monkeypatch):
+    """They exit with 2, list both sides, and leave no file."""
+    monkeypatch.chdir(tmp_path)
+    state = {name: value for name, value in trained().state_dict().items() if name != "line.weight"}
+    torch.save(state, "a.pt")
+    for name, content in (("list", []), ("odd", {"nix": "nax"}),
+                          ("map", {"embed.weight": "embed.embedding_table", "act.weight": "act.w"})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    before = sorted(os.listdir())
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(os.listdir()) == before
+
+
+def test_table(monkeypatch, capsys):
+    """Is rich's on a terminal, if rich is there."""
+    rows = parameter_map(nn.Dense(2, 3), {"fc.weight": (3, 2), "fc.bias": (3,)})
+    for there in (False, True):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda there=there: there)
+        print_table(rows)
+        printed = capsys.readouterr().out
+        assert "fc.weight" in printed and ("┃" in printed) == there
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    capsys.readouterr()
+    print_table(rows)
+    assert capsys.readouterr().out == f"{rows}\n"
