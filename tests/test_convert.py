@@ -116,10 +116,16 @@ def test_forward_is_equal(mode):
     set_mode(mode)
     module, net = trained(), Net().set_train(False)
     ids = np.random.default_rng(0).integers(0, 20, (2, 6))
-    net(Tensor(ids, ms.int32))
+
+    @ms.jit
+    def compiled(ids):
+        return net(ids)
+
+    compiled(Tensor(ids, ms.int32))
     rows = to_mindspore(net, module.state_dict())
     expected = module(torch.tensor(ids)).detach().numpy()
-    np.testing.assert_allclose(net(Tensor(ids, ms.int32)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
+    for forward in (net, compiled):
+        np.testing.assert_allclose(forward(Tensor(ids, ms.int32)).asnumpy(), expected, rtol=1e-5, atol=1e-5)
     assert {row.how for row in rows} == {"name", "no counterpart"}
     by_name = {row.torch: row for row in rows}
     assert (by_name["bn.num_batches_tracked"].parameter, by_name["bn.num_batches_tracked"].how) == (
@@ -385,8 +391,10 @@ def test_state_follows_the_name():
     reference = torch.optim.SGD([named[name] for name in order], lr=0.1, momentum=0.9)
     torch_steps(module, reference, gradients_for(1, seed=4))
     optimizer = SGD(net.trainable_params(), lr=0.1, momentum=0.9)
+    before = weights(net)
     with pytest.raises(ValueError, match=r"must be of shape"):
         to_mindspore(net, module.state_dict(), optimizer, reference.state_dict())
+    assert all(np.array_equal(before[name], value) for name, value in weights(net).items())
     to_mindspore(net, module.state_dict(), optimizer, reference.state_dict(), names=order)
     for name in ("blocks.0.weight", "blocks.0.bias", "blocks.2.bias"):
         np.testing.assert_array_equal(optimizer.state[name]["momentum_buffer"].asnumpy(),
