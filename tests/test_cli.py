@@ -43,16 +43,17 @@ def test_runs_and_reports(tmp_path, monkeypatch, capsys):
     """The table names the case, the JSON holds the scores, and each mode has a plot."""
     monkeypatch.setattr("parity.__main__.FREE_STEPS", 40)
     assert main(["SGD", "--mode", "graph", "--steps", "3", "--report", str(tmp_path / "new" / "report")]) == 0
-    count = len(CASES["SGD"]) + 2
+    count = len(CASES["SGD"]) + 3
     assert f"{count} of {count} comparisons equal PyTorch, mode graph, 3 steps" in capsys.readouterr().out
     outcomes = json.loads((tmp_path / "new" / "report" / "parity.json").read_text())
-    assert [outcome["case"] for outcome in outcomes[:-2]] == [str(case) for case in CASES["SGD"]]
-    assert [outcome["problem"] for outcome in outcomes[-2:]] == ["nfnet", "nfnet"]
+    assert [outcome["case"] for outcome in outcomes[:-2]] == [str(case) for case in (*CASES["SGD"], CASES["SGD"][-1])]
+    assert [outcome["problem"] for outcome in outcomes[-3:]] == ["synthetic, resumed", "nfnet", "nfnet"]
     accuracy = outcomes[-1]["accuracy"]
     assert accuracy["graph"] == pytest.approx(accuracy["torch"], abs=0.01) and accuracy["torch"] > 0.1
     assert all(leg["scores"]["parameter"]["ratio"] <= 3 for outcome in outcomes
                for name, leg in outcome["legs"].items() if "graph" in name)
     assert set(outcomes[0]["legs"]) == {"maths", "graph composed", "graph native"}
+    assert set(outcomes[-3]["legs"]) == {"maths", "graph from torch", "torch from graph"}
     assert len(list((tmp_path / "new" / "report").glob("*.png"))) == 2 * count - 1
 
 
@@ -61,7 +62,8 @@ def test_a_failure_is_red(monkeypatch, capsys):
     case = CASES["SGD"][0]
     monkeypatch.setattr("parity.__main__.RECIPES", ())
     failed = suite.Outcome(case, "synthetic", Verdict(), {"graph": Verdict(problems=("exp_avg of 'x' is missing",))})
-    monkeypatch.setattr(suite, "verify", lambda *_: failed)
+    for name in ("verify", "resumed"):
+        monkeypatch.setattr(suite, name, lambda *_: failed)
     assert main(["SGD", "--mode", "graph"]) == 1
     output = capsys.readouterr().out
     assert "SGD() on synthetic, graph: failed: exp_avg of 'x' is missing" in output
