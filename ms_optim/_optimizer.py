@@ -27,11 +27,10 @@ def _short(value):
 
 def run_compiled(optimizer: nn.Optimizer, gradients: tuple[Tensor | None, ...]):
     """Run one compiled step; each pattern of absent gradients compiles once, for which are present is a constant."""
-    present = tuple(grad is not None for grad in gradients)
-    if all(present):
-        return optimizer.compile_and_run(ms.mutable(gradients))
+    present = tuple(grad is not None and param.requires_grad for grad, param in zip(gradients, optimizer.parameters))
     absent = Tensor(0.0, ms.float32)
-    return optimizer.compile_and_run(ms.mutable(tuple(absent if grad is None else grad for grad in gradients)), present)
+    gradients = tuple(grad if here else absent for grad, here in zip(gradients, present))
+    return optimizer.compile_and_run(ms.mutable(gradients), present)
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,9 @@ class Optimizer(nn.Optimizer):
     Inputs:
         - **gradients** (tuple[Tensor]) - One per parameter, in the order of `parameters` and of the same shapes. In a
           direct call an entry may be None: this parameter, its state and its step count stand still. (A gradient that
-          is computed inside the same graph is never absent, it is zero.)
+          is computed inside the same graph is never absent, it is zero.) So does a parameter that is frozen by
+          ``requires_grad = False`` ; a direct call follows a change of it and compiles once more, while a graph that
+          has compiled, as of a training cell, does not: build the cell anew around the same optimizer.
 
     Outputs:
         tuple[bool], True for each parameter.
@@ -175,7 +176,6 @@ class Optimizer(nn.Optimizer):
         self._set_learning_rate()
         self._set_slots()
         self._set_hyperparameters()
-        self.everyone = (True,) * len(parameters)
         self.reciprocal = Tensor(np.full(len(parameters), 1.0 / loss_scale))
         self.rule = lift(type(self).update, self.need_scale)
         self._set_path(fused)
@@ -236,6 +236,11 @@ class Optimizer(nn.Optimizer):
             self.kernel = _fused.primitive(type(self).update.__name__)
             self.layout = _fused.layout(self.slot_table, self.flag_names, self.flags)
             self.kernel_slots = tuple(state for states in self.slot_table for state in states if state is not None)
+
+    @property
+    def trainable(self) -> tuple[bool, ...]:
+        """Which parameters are not frozen: a constant of a graph that is compiled now."""
+        return tuple(param.requires_grad for param in self.parameters)
 
     @property
     def scalar_slots(self) -> dict[str, Parameter]:
@@ -332,7 +337,7 @@ class Optimizer(nn.Optimizer):
         if len(gradients) != len(self.parameters):
             raise ValueError("For 'Optimizer', 'gradients' must hold one entry for each parameter.")
         if present is None:
-            present = self.everyone
+            present = self.trainable
         present_now = Tensor(present)
         step = self.step + present_now
         hyper = ()

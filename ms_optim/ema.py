@@ -300,7 +300,7 @@ class EMA(nn.Optimizer):
         gradients = check_gradients("EMA", gradients, self.parameters)
         if any(grad is None for grad in gradients):
             raise ValueError(f"For 'EMA' of '{type(self.optimizer).__name__}', no gradient must be None.")
-        return run_compiled(self, gradients)
+        return self.compile_and_run(ms.mutable(gradients))
 
     def construct(self, gradients, present=None):
         """One step of the optimizer, then one of the average."""

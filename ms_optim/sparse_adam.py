@@ -67,11 +67,11 @@ def lift_rows(update: Callable, scaled: bool) -> MultitypeFuncGraph:
     """
     lifted = MultitypeFuncGraph(update.__name__)
 
-    def apply(param, indices, values, numbers, exp_avg, exp_avg_sq, flags):
+    def apply(param, indices, values, numbers, exp_avg, exp_avg_sq, flags, present):
         axes = 1 if indices.ndim == 1 else indices.shape[1]
         if values.shape != (indices.shape[0], *param.shape[axes:]) or values.dtype not in FLOATS:
             raise ValueError("For 'SparseAdam', 'gradients' must have the shapes of the parameters and be floats.")
-        if indices.shape[0] == 0:
+        if indices.shape[0] == 0 or not present:
             return True
         if axes == 1:
             indices = indices.reshape(-1)
@@ -88,10 +88,10 @@ def lift_rows(update: Callable, scaled: bool) -> MultitypeFuncGraph:
 
     @lifted.register("Tensor", "Tuple", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
     def apply_pair(param, grad, numbers, exp_avg, exp_avg_sq, flags, present):
-        return apply(param, grad[0], grad[1], numbers, exp_avg, exp_avg_sq, flags)
+        return apply(param, grad[0], grad[1], numbers, exp_avg, exp_avg_sq, flags, present)
 
     def apply_sparse(param, grad, numbers, exp_avg, exp_avg_sq, flags, present):
-        return apply(param, grad.indices, grad.values, numbers, exp_avg, exp_avg_sq, flags)
+        return apply(param, grad.indices, grad.values, numbers, exp_avg, exp_avg_sq, flags, present)
 
     for kind in ("RowTensor", "COOTensor"):
         lifted.register("Tensor", kind, "Tensor", "Tensor", "Tensor", "Tuple", "Bool")(apply_sparse)
@@ -178,7 +178,8 @@ class SparseAdam(Optimizer):
           shape (N, ...), a pair (indices, values) of Tensors, int32 or int64 and float, of shapes (n,) and (n, ...); or
           a RowTensor, which is that pair and what the gradient of `nn.EmbeddingLookup` is in a compiled graph; or, for
           elements of a matrix, a COOTensor or pair of shapes (n, 2) and (n,), which copies the matrix.
-          In a direct call an entry may be None: that parameter, its state and its step stand still.
+          In a direct call an entry may be None: that parameter, its state and its step stand still. So does a parameter
+          that is frozen, as with every optimizer here.
 
     Outputs:
         tuple[bool], True for each parameter.

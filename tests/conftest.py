@@ -4,6 +4,7 @@ import gc
 
 import pytest
 import torch
+from mindspore._c_expression import GraphExecutor_, JitExecutor_
 
 from ms_optim import _fused
 from parity.mindspore_side import MODES, set_mode
@@ -38,3 +39,20 @@ def mode(request, monkeypatch):
     else:
         set_mode(request.param)
     return request.param
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """A list that grows by one with each graph that MindSpore compiles, whoever asks for it."""
+    counted = []
+
+    def counting(compile_graph):
+        def count(self, *args):
+            counted.append(args[0])
+            return compile_graph(self, *args)
+
+        return count
+
+    for executor in (GraphExecutor_, JitExecutor_):
+        monkeypatch.setattr(executor, "compile", counting(executor.compile))
+    return counted

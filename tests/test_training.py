@@ -6,11 +6,11 @@ import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 import pytest
-from helpers import arguments_of, assert_same, everything, loud, outcome
+from helpers import arguments_of, assert_same, everything, loud, numbers_of, outcome
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.train import FixedLossScaleManager, LearningRateScheduler, Model
 
-from ms_optim import OPTIMIZERS, restore
+from ms_optim import EMA, OPTIMIZERS, restore
 from ms_optim.groups import param_groups_norm_bias
 from parity.cases import CASES
 
@@ -74,12 +74,20 @@ def gradient_of(net, loss, optimizer):
     return ms.value_and_grad(forward, None, optimizer.parameters)
 
 
+def change(optimizer, step):
+    """Set every number that may change to its first or second value, as the step is even or odd."""
+    for key, value in {**numbers_of(type(optimizer), step % 2), "lr": RATES[step]}.items():
+        optimizer.param_groups[0][key] = value
+
+
 @functools.cache
-def direct(name, mode, rates=None):
+def direct(name, mode, rates=None, changed=False):
     """The outcome of direct calls with the gradients of `value_and_grad`. `mode` is the one that is set."""
     net, loss, optimizer = make(name)
     gradient = gradient_of(net, loss, optimizer)
     for step, batch in enumerate(batches()):
+        if changed:
+            change(optimizer, step)
         if rates:
             optimizer.param_groups[0]["lr"] = rates[step]
         optimizer(gradient(*batch)[1])
@@ -87,8 +95,8 @@ def direct(name, mode, rates=None):
 
 
 @each
-def test_jit_around_value_and_grad_and_the_optimizer(name, mode):
-    """One compiled step of the user's; a learning rate set between steps reaches it."""
+def test_jit_around_value_and_grad_and_the_optimizer(name, mode, compilations):
+    """One compiled step of the user's; numbers that are set between steps reach it, and nothing compiles again."""
     net, loss, optimizer = make(name)
     gradient = gradient_of(net, loss, optimizer)
 
@@ -98,21 +106,64 @@ def test_jit_around_value_and_grad_and_the_optimizer(name, mode):
         optimizer(grads)
         return value
 
-    for batch, rate in zip(batches(), RATES):
-        optimizer.param_groups[0]["lr"] = rate
+    compiled = []
+    for i, batch in enumerate(batches()):
+        change(optimizer, i)
         step(*batch)
-    assert_same(outcome(optimizer), direct(name, mode, tuple(RATES)))
+        compiled.append(len(compilations))
+    assert 0 < compiled[0] == compiled[-1]
+    assert_same(outcome(optimizer), direct(name, mode, changed=True))
 
 
 @each
-def test_train_one_step_cell(name, mode):
-    """Scaled up by `sens` and down by `loss_scale`, with a learning rate that is set between steps."""
+def test_train_one_step_cell(name, mode, compilations):
+    """Scaled up by `sens` and down by `loss_scale`, with numbers that are set between steps."""
     net, loss, optimizer = make(name, loss_scale=1024.0)
     cell = nn.TrainOneStepCell(nn.WithLossCell(net, loss), optimizer, sens=1024.0).set_train()
-    for batch, rate in zip(batches(), RATES):
-        optimizer.param_groups[0]["lr"] = rate
+    compiled = []
+    for i, batch in enumerate(batches()):
+        change(optimizer, i)
         cell(*batch)
-    assert_same(outcome(optimizer), direct(name, mode, tuple(RATES)))
+        compiled.append(len(compilations))
+    assert 0 < compiled[0] == compiled[-1]
+    assert_same(outcome(optimizer), direct(name, mode, changed=True))
+
+
+@pytest.mark.parametrize("name", ["AdamW", "NAdam", "SGD"])
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("way", ["direct", "cell", "jit"])
+def test_freezing_and_unfreezing(name, averaged, way, mode):
+    """A frozen parameter stands still and keeps its state; a training step that is built anew compiles once for it.
+
+    The direct calls take None for a gradient instead. The averages go on.
+    """
+    def train(freeze, way):
+        net, loss, optimizer = make(name)
+        optimizer = EMA(optimizer, 0.5) if averaged else optimizer
+        gradient = gradient_of(net, loss, optimizer)
+        for i, batch in enumerate(batches()):
+            for param in net.ema.get_parameters():
+                param.requires_grad = not freeze or i not in (1, 2)
+            if i in (0, 1, 3):
+                cell = nn.TrainOneStepCell(nn.WithLossCell(net, loss), optimizer).set_train()
+
+                @ms.jit
+                def step(inputs, labels):
+                    return optimizer(gradient(inputs, labels)[1])
+
+            if way == "cell":
+                cell(*batch)
+            elif way == "jit":
+                step(*batch)
+            else:
+                grads = gradient(*batch)[1]
+                optimizer(tuple(None if not freeze and i in (1, 2) and param.name.startswith("ema.") else grad
+                                for grad, param in zip(grads, optimizer.parameters)))
+        return optimizer
+
+    expected, got = train(False, "direct"), train(True, way)
+    assert sorted(set(got.step.asnumpy())) == [STEPS - 2, STEPS]
+    assert_same(everything(got), everything(expected))
 
 
 @each
