@@ -91,8 +91,7 @@ def _verify(options, console):
     problem = synthetic(options.steps)
     recipes = [(network, case) for network, case in RECIPES if case.optimizer in options.names]
     runs = [(str(case), partial(suite.verify, case, problem, modes)) for name in options.names for case in CASES[name]]
-    runs += [(f"{case}, resumed", partial(suite.resumed, case, problem, modes))
-             for case in (CASES[name][-1] for name in options.names)]
+    runs += [(f"{name}, resumed", partial(suite.resumed, CASES[name][-1], problem, modes)) for name in options.names]
     runs += [(f"{case.optimizer}, gradients of {network}",
               partial(suite.teacher_forced, case, network, options.steps, modes)) for network, case in recipes]
     runs += [(f"{case.optimizer} trains {network}", partial(suite.free_run, case, network, FREE_STEPS, modes))

@@ -1,12 +1,14 @@
 """Runs an optimizer of MindSpore on a problem."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 import ms_optim
+from ms_optim import lr_scheduler
 from ms_optim._optimizer import Optimizer
 from parity.cases import Case
 from parity.problems import Problem
@@ -43,15 +45,28 @@ _compiled: dict[tuple, nn.Optimizer] = {}
 KEPT = 16  # a compiled graph takes megabytes
 
 
+def _constants(optimizer):
+    """What is compiled into the graph of an optimizer besides its Parameters; None if it is not known."""
+    if isinstance(optimizer, ms_optim.EMA):
+        inner = _constants(optimizer.optimizer)
+        warmup = tuple(number.asnumpy().item() for number in optimizer.warmup)
+        return inner and (optimizer.schedule, warmup, optimizer.update_after_step, optimizer.update_every,
+                          optimizer.fused, *inner)
+    if not isinstance(optimizer, Optimizer) or optimizer.dynamic_lr:
+        return None
+    return (type(optimizer), optimizer.fused, optimizer.rule, optimizer.flags, optimizer.loss_scale,
+            tuple(optimizer.group_of))
+
+
 def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
     """One that differs from the optimizer in numbers only and has compiled, given its numbers; or the optimizer itself.
 
     A compilation takes longer than the steps of a case.
     """
-    if not isinstance(optimizer, Optimizer) or optimizer.dynamic_lr:
+    constants = _constants(optimizer)
+    if constants is None:
         return optimizer
-    key = (type(optimizer), mode, optimizer.fused, optimizer.rule, optimizer.flags, tuple(optimizer.group_of), tuple(
-        (param.name, param.shape, param.dtype) for param in optimizer.get_parameters()))
+    key = (mode, *constants, tuple((param.name, param.shape, param.dtype) for param in optimizer.get_parameters()))
     twin = _compiled.pop(key, optimizer)
     _compiled[key] = twin
     if len(_compiled) > KEPT:
@@ -63,13 +78,20 @@ def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
 
 
 class Session:
-    """An optimizer of MindSpore and its parameters, in one mode; a run can be stopped, and taken up elsewhere."""
+    """An optimizer of MindSpore and its parameters, in one mode; a run can be stopped, and taken up elsewhere.
 
-    def __init__(self, build: Callable[[list[Parameter]], nn.Optimizer], initial: dict[str, np.ndarray], mode: str):
+    `schedule` is the name and the arguments of a scheduler, which steps after each of its steps. `anew` compiles, even
+    if one like it has compiled before.
+    """
+
+    def __init__(self, build: Callable[[list[Parameter]], nn.Optimizer], initial: dict[str, np.ndarray], mode: str,
+                 schedule: tuple[str, dict] | None = None, anew: bool = False):
         self.mode = mode
         set_mode(mode)
-        self.optimizer = compiled_before(
-            build([Parameter(Tensor(value), name=name) for name, value in initial.items()]), mode)
+        self.optimizer = build([Parameter(Tensor(value), name=name) for name, value in initial.items()])
+        if not anew:
+            self.optimizer = compiled_before(self.optimizer, mode)
+        self.scheduler = schedule and getattr(lr_scheduler, schedule[0])(self.optimizer, **schedule[1])
 
     def steps(self, gradients: Iterable[dict[str, np.ndarray | None]]) -> Trace:
         """Take a step on each of the gradients."""
@@ -78,6 +100,8 @@ class Session:
         for drawn in gradients:
             given = [drawn[param.name] for param in self.optimizer.parameters]
             self.optimizer(tuple(None if grad is None else Tensor(grad) for grad in given))
+            if self.scheduler:
+                self.scheduler.step()
             recorder.add(self.values, _state(self.optimizer))
         return recorder.trace()
 
@@ -87,12 +111,27 @@ class Session:
         return {param.name: param.asnumpy().copy() for param in self.optimizer.parameters}
 
     def stop(self) -> tuple[dict[str, np.ndarray], dict]:
-        """The weights and the state dict as they are now, as arrays."""
-        return self.values, _arrays(self.optimizer.state_dict())
+        """The weights as they are now, and, as arrays, the state dicts of what there is, by name."""
+        return self.values, {name: _arrays(part.state_dict()) for name, part in self._parts.items()}
 
-    def take_up(self, state_dict: dict):
-        """Load a state dict."""
-        self.optimizer.load_state_dict(state_dict)
+    def take_up(self, state: dict):
+        """Load what `stop` of a session has given."""
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+
+    def save(self, file: Path) -> dict:
+        """Write a checkpoint of the optimizer; the state of the scheduler, which is none of a Cell, is returned."""
+        ms_optim.save(self.optimizer, file)
+        return self.scheduler.state_dict()
+
+    def restore(self, file: Path, schedule: dict):
+        """Read what `save` has written."""
+        self.scheduler.load_state_dict(schedule)
+        ms_optim.restore(self.optimizer, file)
+
+    @property
+    def _parts(self):
+        return {"optimizer": self.optimizer} | ({"scheduler": self.scheduler} if self.scheduler else {})
 
 
 def _arrays(tree):

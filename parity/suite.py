@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 import ms_optim
 from ms_optim._fused import obstacle
 from parity import maths, mindspore_side, models_mindspore, models_torch, torch_side
@@ -18,6 +20,9 @@ from parity.trace import PARAMETER, Recorder
 
 # Two trainings part exponentially, so ours may part from the truth by this many times what torch in float32 does.
 FREE_RATIO = 10.0
+# What a resumed run has besides its optimizer: a schedule of the host, by its name in both frameworks, and an average.
+SCHEDULE = ("CosineAnnealingLR", {"T_max": 12})
+AVERAGE = {"decay": 0.9, "schedule": "timm"}
 
 
 @dataclass(frozen=True)
@@ -64,15 +69,20 @@ def paths(case: Case) -> dict[str, bool]:
 
 
 def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
-    """Take a run up in the other framework after a third of its steps, from its weights and its state dict.
+    """Stop a run after a third of its steps, with a schedule and an average of the parameters, and take it up again.
 
-    The legs "... from torch" are ours after torch's steps, "torch from ..." torch after ours. The two go on side by
-    side and are judged by torch in float64, which goes on from there too, and by the error of torch in float32.
+    The legs "... from torch" are ours after torch's steps, "torch from ..." torch after ours: from weights and state
+    dicts alone. The two go on side by side and are judged by torch in float64, which goes on from there too, and by the
+    error of torch in float32. The legs "... from a file" are ours from a checkpoint of ours, in a new optimizer or in
+    the one that has compiled and gone on: they must have the bits of the run that was not stopped.
     """
     problem = problem.of_rank(case.rank)
+    if not case.inner:
+        case = Case("EMA", "parity.references.EMA", AVERAGE, inner=case, rank=case.rank, noise=case.noise)
     cut = max(1, len(problem.gradients) // 3)
     begun, rest = problem.gradients[:cut], problem.gradients[cut:]
-    theirs, ours = (functools.partial(side.Session, side.factory(case)) for side in (torch_side, mindspore_side))
+    theirs, ours = (functools.partial(side.Session, side.factory(case), schedule=SCHEDULE)
+                    for side in (torch_side, mindspore_side))
 
     def judge(start, follow, mode):
         sessions = {start: start(problem.initial, mode[start])}
@@ -84,11 +94,26 @@ def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
         return compare(sessions[ours].steps(rest), sessions[theirs].steps(rest), exact.steps(rest), noise=case.noise,
                        initial=values)
 
+    def from_file(mode, suffix, anew):
+        with TemporaryDirectory() as folder:
+            file = Path(folder, f"stopped{suffix}")
+            session = ours(problem.initial, mode)
+            session.steps(begun)
+            schedule = session.save(file)
+            expected = session.steps(rest)
+            if anew:
+                zeros = {name: np.zeros_like(value) for name, value in problem.initial.items()}
+                session = ours(zeros, mode, anew=True)
+            session.restore(file, schedule)
+            return compare_exactly(session.steps(rest), expected)
+
     verdicts = {}
     for mode in modes:
         how = {theirs: "float32", ours: mode}
         verdicts[f"{mode} from torch"] = judge(theirs, ours, how)
         verdicts[f"torch from {mode}"] = judge(ours, theirs, how)
+        verdicts[f"{mode} from a .ckpt file, new"] = from_file(mode, ".ckpt", True)
+        verdicts[f"{mode} from a .safetensors file, compiled"] = from_file(mode, ".safetensors", False)
     return Outcome(case, f"{problem.name}, resumed", Verdict(), verdicts)
 
 

@@ -41,25 +41,25 @@ class _Averaged:
     """An optimizer and the average that is updated after each of its steps, as one optimizer whose state has both."""
 
     def __init__(self, optimizer, average, names):
-        self._optimizer, self._average, self._names = optimizer, average, names
+        self.optimizer, self._average, self._names = optimizer, average, names
         self.zero_grad = optimizer.zero_grad
 
     def step(self):
-        self._optimizer.step()
+        self.optimizer.step()
         self._average.update()
 
     @property
     def state(self):
         averages = zip(self._average.params, self._average.average)
-        return {param: {**self._optimizer.state.get(param, {}), "ema": average} for param, average in averages}
+        return {param: {**self.optimizer.state.get(param, {}), "ema": average} for param, average in averages}
 
     def state_dict(self):
         averages = dict(zip(self._names, self._average.average))
-        return {**self._optimizer.state_dict(), "ema": {"step": self._average.step, "decay": self._average.decay,
+        return {**self.optimizer.state_dict(), "ema": {"step": self._average.step, "decay": self._average.decay,
                                                         "averages": averages}}
 
     def load_state_dict(self, given):
-        self._optimizer.load_state_dict({key: value for key, value in given.items() if key != "ema"})
+        self.optimizer.load_state_dict({key: value for key, value in given.items() if key != "ema"})
         averages = given["ema"]["averages"]
         self._average.restore(given["ema"]["step"], [averages[name] for name in self._names])
 
@@ -91,14 +91,24 @@ def one_thread() -> Iterator[None]:
 
 
 class Session:
-    """An optimizer of PyTorch and its parameters, in one dtype; a run can be stopped, and taken up elsewhere."""
+    """An optimizer of PyTorch and its parameters, in one dtype; a run can be stopped, and taken up elsewhere.
 
-    def __init__(self, build: Callable[[list], torch.optim.Optimizer], initial: dict[str, np.ndarray], dtype: str):
+    `schedule` is the name and the arguments of one of torch's schedulers, which steps after each of its steps.
+    """
+
+    def __init__(self, build: Callable[[list], torch.optim.Optimizer], initial: dict[str, np.ndarray], dtype: str,
+                 schedule: tuple[str, dict] | None = None):
         self.dtype = DTYPES[dtype]
         self.named = [(name, torch.nn.Parameter(torch.tensor(value, dtype=self.dtype)))
                       for name, value in initial.items()]
         with default_dtype(self.dtype):
             self.optimizer = build(self.named)
+            if schedule:
+                name, kwargs = schedule
+                scheduled = getattr(self.optimizer, "optimizer", self.optimizer)
+                self.scheduler = getattr(torch.optim.lr_scheduler, name)(scheduled, **kwargs)
+            else:
+                self.scheduler = None
 
     def steps(self, gradients: Iterable[dict[str, np.ndarray | None]]) -> Trace:
         """Take a step on each of the gradients."""
@@ -108,6 +118,8 @@ class Session:
                 for name, param in self.named:
                     param.grad = None if drawn[name] is None else torch.tensor(drawn[name], dtype=self.dtype)
                 self.optimizer.step()
+                if self.scheduler:
+                    self.scheduler.step()
                 recorder.add(self.values, _state(self.optimizer, self.named))
         return recorder.trace()
 
@@ -117,15 +129,20 @@ class Session:
         return {name: param.detach().numpy().copy() for name, param in self.named}
 
     def stop(self) -> tuple[dict[str, np.ndarray], dict]:
-        """The weights and the state dict as they are now, as arrays."""
-        return self.values, _mapped(
-            self.optimizer.state_dict(), lambda value: value.detach().numpy().copy(), torch.Tensor)
+        """The weights as they are now, and, as arrays, the state dicts of what there is, by name."""
+        return self.values, {name: _mapped(part.state_dict(), lambda value: value.detach().numpy().copy(), torch.Tensor)
+                             for name, part in self._parts.items()}
 
-    def take_up(self, state_dict: dict):
-        """Load a state dict that holds arrays."""
+    def take_up(self, state: dict):
+        """Load what `stop` of a session has given."""
         with default_dtype(self.dtype):
-            self.optimizer.load_state_dict(_mapped(
-                state_dict, lambda value: torch.tensor(value, dtype=self.dtype), np.ndarray))
+            for name, part in self._parts.items():
+                part.load_state_dict(_mapped(
+                    state[name], lambda value: torch.tensor(value, dtype=self.dtype), np.ndarray))
+
+    @property
+    def _parts(self):
+        return {"optimizer": self.optimizer} | ({"scheduler": self.scheduler} if self.scheduler else {})
 
 
 def _mapped(tree, function, kind):
