@@ -1,12 +1,13 @@
 """Saving so that nothing is lost, and restoring into cells that may have compiled."""
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 
 FORMATS = (".ckpt", ".safetensors")
 
@@ -46,11 +47,19 @@ def save(cell: nn.Cell, file: str | os.PathLike):
     if twice:
         raise ValueError(f"For 'save', the Parameters of 'cell' must have different names, but got {twice} more than "
                          "once.")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        written = Path(folder, path.name)
+    with replacing(path) as written:
         # A list, because a Cell is saved with what its own `state_dict` gives.
         ms.save_checkpoint([{"name": param.name, "data": param} for param in cell.get_parameters()], str(written),
                            format=path.suffix[1:])
+
+
+@contextlib.contextmanager
+def replacing(file: str | os.PathLike) -> Iterator[Path]:
+    """Where to write what then, whole and on the disk, takes the place of a file; unless an exception was raised."""
+    path = Path(file)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        written = Path(folder, path.name)
+        yield written
         _to_disk(written)
         os.replace(written, path)
     _to_disk(path.parent)
@@ -115,5 +124,13 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
             raise ValueError(f"For 'restore', '{name}' must be {param.dtype} of shape {param.shape}, but got "
                              f"{value.dtype} of shape {value.shape}.")
     for name, param in wanted.items():
-        ops.assign(param, parameters[name])
+        assign(param, parameters[name])
     return [name for name in parameters if name not in wanted]
+
+
+def assign(param: Parameter, value: Tensor):
+    """Write into the buffer of a Parameter, which a step that has compiled goes on reading."""
+    if param.dtype == ms.bfloat16:  # for which `assign` has no kernel on CPU
+        param.copy_(value)
+    else:
+        ops.assign(param, value)

@@ -13,7 +13,8 @@ import torch
 from mindspore import Parameter, Tensor, mint, nn, ops
 
 from ms_optim import EMA, SGD, AdamW, NAdam
-from ms_optim.convert import load, main, parameter_map, print_table, to_mindspore, to_torch
+from ms_optim._convert_cli import main, print_table
+from ms_optim.convert import load, parameter_map, to_mindspore, to_torch
 from parity.compare import compare
 from parity.mindspore_side import MODES, set_mode
 from parity.trace import Recorder

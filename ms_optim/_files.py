@@ -1,0 +1,131 @@
+"""Checkpoint files of torch and MindSpore, and the same numbers as tensors of either."""
+
+import importlib
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from ms_optim._state_dict import as_array
+from ms_optim.checkpoint import replacing
+
+# Whose a file is, by how it ends.
+FORMATS = {".pt": "torch", ".pth": "torch", ".ckpt": "MindSpore", ".safetensors": "either"}
+
+
+def torch_package():
+    """The package, which only files and tensors of torch need."""
+    try:
+        return importlib.import_module("torch")
+    except ImportError as error:
+        raise ImportError(f"For 'convert', files and tensors of torch need the package torch, but {error}.") from error
+
+
+def array(value) -> np.ndarray:
+    """The numbers of a tensor of either framework; bfloat16 as float32."""
+    found = as_array(value)
+    return found.astype(np.float32) if found.dtype.name == "bfloat16" else found
+
+
+def dtype_of(value) -> str:
+    """The name of a dtype of either framework or of NumPy."""
+    return str(value.dtype).rpartition(".")[2].lower()
+
+
+def same(one, other) -> bool:
+    """Whether they hold the same numbers; NaN is NaN."""
+    return np.array_equal(array(one), array(other), equal_nan=True)
+
+
+def ms_tensor(values, dtype, name: str) -> Tensor:
+    """A Tensor of MindSpore that holds the very numbers."""
+    tensor = Tensor(np.ascontiguousarray(values).reshape(values.shape), dtype)
+    if not same(tensor, values):
+        raise ValueError(f"For 'to_mindspore', {dtype} must hold the numbers of '{name}' exactly, but they are "
+                         f"{values.dtype} and would be rounded.")
+    return tensor
+
+
+def torch_tensor(values, dtype: str, exactly: bool = True):
+    """A tensor of torch that holds the numbers."""
+    torch = torch_package()
+    tensor = torch.from_numpy(np.array(values)).to(getattr(torch, dtype))
+    if exactly and not same(tensor, values):
+        raise ValueError(f"For 'to_torch', {dtype} must hold the numbers exactly, but they are {values.dtype} and "
+                         "would be rounded.")
+    return tensor
+
+
+def load(file: str | os.PathLike) -> dict:
+    """Read a checkpoint as numpy arrays and plain dicts, lists and numbers; bfloat16 as float32, which is exact.
+
+    Nothing that a file contains is run.
+
+    Args:
+        file (Union[str, PathLike]): Ends in ".pt" or ".pth" (torch.save), ".ckpt" (mindspore.save_checkpoint) or
+            ".safetensors".
+
+    Returns:
+        dict, what the file holds, by name.
+
+    Raises:
+        ValueError: If the file ends otherwise, holds code or anything but tensors, numbers and containers, is damaged,
+            or is no mapping.
+        OSError: If it cannot be read.
+        ImportError: If it is torch's and there is no torch.
+    """
+    return _plain(read(file))
+
+
+def _plain(value):
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    return array(value) if hasattr(value, "dtype") else value
+
+
+def read(file: str | os.PathLike) -> Mapping:
+    """What `load` reads, as the tensors of whoever reads it, which have its dtypes."""
+    path = Path(file)
+    if path.suffix not in FORMATS:
+        raise ValueError(f"For 'load', 'file' must end in one of {(*FORMATS,)}, but got {str(path)!r}.")
+    with path.open("rb"):
+        pass
+    try:
+        if FORMATS[path.suffix] == "torch":
+            found = torch_package().load(path, map_location="cpu", weights_only=True)
+        else:
+            found = ms.load_checkpoint(str(path), format=path.suffix[1:])
+    except pickle.UnpicklingError as error:
+        reason = next((line.strip() for line in str(error).splitlines()
+                       if "GLOBAL" in line or "WeightsUnpickler error" in line), "no checkpoint of torch")
+        raise ValueError(f"For 'load', '{path}' must hold only tensors, numbers and containers, and nothing else in it "
+                         f"was run, but got: {reason}") from None
+    except (ImportError, OSError):
+        raise
+    except Exception as error:  # of protobuf, zip, safetensors: each has its own kind for a damaged file
+        raise ValueError(f"For 'load', '{path}' must be a whole checkpoint, but got {type(error).__name__}: "
+                         f"{str(error).strip().partition(chr(10))[0]}") from error
+    if not isinstance(found, Mapping):
+        raise ValueError(f"For 'load', '{path}' must hold a mapping by name, but got {type(found).__name__}.")
+    return found
+
+
+def write(values: Mapping, file: str | os.PathLike):
+    """Write tensors of either framework by name, with their dtypes; a file that would not hold them is not written."""
+    suffix = Path(file).suffix
+    with replacing(file) as path:
+        if FORMATS[suffix] == "torch":
+            torch_package().save({name: torch_tensor(array(value), dtype_of(value)) for name, value in values.items()},
+                                 path)
+        else:
+            ms.save_checkpoint([{"name": name, "data": ms_tensor(array(value), getattr(ms, dtype_of(value)), name)}
+                                for name, value in values.items()], str(path), format=suffix[1:])
+        lost = sorted(values.keys() - read(path).keys())
+        if lost:
+            raise ValueError(f"For 'convert', '{file}' must hold all tensors, but MindSpore finds no {lost} in it.")
