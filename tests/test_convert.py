@@ -1,6 +1,7 @@
 """From torch to MindSpore and back: weights, optimizers, averages, files; and what cannot be mapped."""
 
 import copy
+import itertools
 import json
 import os
 import sys
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from mindspore import Parameter, Tensor, mint, nn, ops
+from safetensors.torch import load_file, save_file
 
-from ms_optim import EMA, SGD, AdamW, NAdam
+from ms_optim import EMA, LBFGS, SGD, AdamW, NAdam, save
 from ms_optim._convert_cli import main, print_table
 from ms_optim.convert import load, parameter_map, to_mindspore, to_torch
 from parity.compare import compare
@@ -497,8 +499,6 @@ def test_a_hostile_file_runs_nothing(protocol, tmp_path, capsys):
 
 def test_loads_each_kind_of_file(tmp_path):
     """As arrays; bfloat16 as float32 with the same numbers."""
-    from safetensors.torch import save_file
-
     values = {"a": torch.randn(3).bfloat16(), "b": torch.arange(3), "c": torch.randn(()).double()}
     torch.save({"model": OrderedDict(values), "epoch": 3, "rest": [values["a"], (1, "x")]}, tmp_path / "a.pth")
     save_file(values, tmp_path / "a.safetensors")
@@ -597,3 +597,286 @@ def test_table(monkeypatch, capsys):
     capsys.readouterr()
     print_table(rows)
     assert capsys.readouterr().out == f"{rows}\n"
+
+
+def spread(module, seed=0):
+    """The module, in evaluation, with a number of its own in each place."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for value in module.state_dict().values():
+            if value.dtype.is_floating_point:
+                value.copy_(torch.rand(value.shape) + 0.3)
+    return module.eval()
+
+
+@pytest.mark.parametrize(("theirs", "ours", "shapes"), [
+    (lambda: torch.nn.Conv1d(4, 6, 3, groups=2), lambda: nn.Conv1d(4, 6, 3, pad_mode="valid", group=2, has_bias=True),
+     [(2, 4, 7)]),
+    (lambda: torch.nn.ConvTranspose1d(4, 6, 3), lambda: nn.Conv1dTranspose(4, 6, 3, pad_mode="valid", has_bias=True),
+     [(2, 4, 7)]),
+    (lambda: torch.nn.ConvTranspose2d(4, 6, 3, groups=2),
+     lambda: nn.Conv2dTranspose(4, 6, 3, pad_mode="valid", group=2, has_bias=True), [(2, 4, 5, 5)]),
+    (lambda: torch.nn.Conv2d(4, 4, 3, groups=4),
+     lambda: nn.Conv2d(4, 4, 3, pad_mode="valid", group=4, has_bias=True), [(2, 4, 5, 5)]),
+    (lambda: torch.nn.BatchNorm2d(4, affine=False), lambda: nn.BatchNorm2d(4, affine=False), [(2, 4, 5, 5)]),
+    (lambda: torch.nn.BatchNorm3d(4, affine=False), lambda: nn.BatchNorm3d(4, affine=False), [(2, 4, 3, 3, 3)]),
+    (lambda: torch.nn.BatchNorm3d(4), lambda: nn.BatchNorm3d(4), [(2, 4, 3, 3, 3)]),
+    (lambda: torch.nn.Embedding(5, 3, padding_idx=0), lambda: nn.Embedding(5, 3, padding_idx=0), [(4, 2)]),
+    (lambda: torch.nn.MultiheadAttention(8, 2, batch_first=True),
+     lambda: nn.MultiheadAttention(8, 2, batch_first=True), [(2, 3, 8)] * 3),
+    (lambda: torch.nn.MultiheadAttention(8, 2, batch_first=True, kdim=4, vdim=6, add_bias_kv=True),
+     lambda: nn.MultiheadAttention(8, 2, batch_first=True, kdim=4, vdim=6, add_bias_kv=True),
+     [(2, 3, 8), (2, 3, 4), (2, 3, 6)]),
+])
+@pytest.mark.parametrize("mode", MODES)
+def test_layers_compute_the_same(theirs, ours, shapes, mode):
+    """By name, and back with the same bits."""
+    set_mode(mode)
+    module, net = spread(theirs()), ours().set_train(False)
+    rows = to_mindspore(net, module.state_dict())
+    assert {row.how for row in rows} <= {"name", "no counterpart"}
+    rng = np.random.default_rng(0)
+    inputs = [np.float32(rng.standard_normal(shape)) if "Embedding" not in type(net).__name__ else
+              rng.integers(0, 5, shape) for shape in shapes]
+    expected, got = module(*map(torch.tensor, inputs)), net(*map(Tensor, inputs))
+    expected, got = (each[0] if isinstance(each, tuple) else each for each in (expected, got))
+    np.testing.assert_allclose(got.asnumpy(), expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert_equal(to_torch(net, module.state_dict())["model"], dict(module.state_dict()))
+
+
+def test_what_torch_may_lack():
+    """The ones and zeros of a norm without affine, as long as they are."""
+    net = nn.SequentialCell(nn.Dense(4, 4), nn.GroupNorm(2, 4, affine=False))
+    state = torch.nn.Linear(4, 4).state_dict(prefix="0.")
+    to_mindspore(net, state)
+    ops.assign(net[1].beta, Tensor(np.full(4, 0.5, np.float32)))
+    with pytest.raises(ValueError, match=r"torch: nothing\nMindSpore: 1.beta \(4,\)$"):
+        to_mindspore(net, state)
+    with pytest.raises(ValueError, match=r"MindSpore: 1.gamma \(4,\), 1.beta \(4,\)$"):
+        to_mindspore(nn.SequentialCell(nn.Dense(4, 4), nn.GroupNorm(2, 4)), state)
+
+
+class TiedModule(torch.nn.Module):
+    """Its last layer has the weight of its first, and that of the one between has the same shape."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(4, 4)
+        self.fc = torch.nn.Linear(4, 4)
+        self.head = torch.nn.Linear(4, 4, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids):
+        """From (n,) integers to (n, 4)."""
+        return self.head(self.fc(self.embed(ids)))
+
+
+class TiedNet(nn.Cell):
+    """The same, with the head or without."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.embed = nn.Embedding(4, 4)
+        self.fc = nn.Dense(4, 4)
+        if head:
+            self.head = nn.Dense(4, 4, has_bias=False)
+            self.head.weight = self.embed.embedding_table
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_state_of_tied_weights(head):
+    """Is that of the first name: the order of torch's parameters is that in which they first occur."""
+    module, net = spread(TiedModule()), TiedNet(head)
+    reference = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    (module(torch.arange(4)) ** 2).mean().backward()
+    reference.step()
+    average = torch.optim.swa_utils.AveragedModel(
+        module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
+    average.update_parameters(module)
+    ema = EMA(SGD(net.trainable_params(), lr=0.1, momentum=0.9), decay=0.9, schedule="averaged_model")
+    given = None if head else {"head.weight": "embed.embedding_table"}
+    to_mindspore(net, module.state_dict(), ema, reference.state_dict(), ema_state=average.state_dict(), given=given)
+    for name, param in (("embed.embedding_table", module.embed.weight), ("fc.weight", module.fc.weight)):
+        np.testing.assert_array_equal(ema.state[name]["momentum_buffer"].asnumpy(),
+                                      reference.state[param]["momentum_buffer"].numpy(), name)
+    converted = to_torch(net, module.state_dict(), ema, optimizer_like=reference.state_dict(), given=given)
+    assert_equal(converted, {"model": dict(module.state_dict()), "optimizer": reference.state_dict(),
+                             "ema": dict(average.state_dict())})
+    own = to_torch(net, module.state_dict(), ema, given=given)["optimizer"]
+    assert own["param_groups"][0]["param_names"] == ["embed.weight", "fc.weight", "fc.bias"]
+    assert_equal(own["state"], reference.state_dict()["state"])
+
+
+def test_a_shared_layer_must_be_given():
+    """The cell has it once."""
+    layer, dense = torch.nn.Linear(4, 4), nn.Dense(4, 4)
+    module, net = torch.nn.Sequential(layer, torch.nn.ReLU(), layer), nn.SequentialCell(dense, nn.ReLU(), dense)
+    with pytest.raises(ValueError, match=r"torch: 2.weight \(4, 4\), 2.bias \(4,\)\nMindSpore: nothing"):
+        to_mindspore(net, module.state_dict())
+    to_mindspore(net, module.state_dict(), given={"2": "0"})
+    np.testing.assert_array_equal(dense.weight.asnumpy(), layer.weight.detach().numpy())
+
+
+class Wrapped(torch.nn.Module):
+    """A part of it has the name of a wrapper, and of each shape there are two."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = torch.nn.Linear(3, 3)
+        self.weight = torch.nn.Parameter(torch.zeros(3, 3))
+        self.bias = torch.nn.Parameter(torch.zeros(3))
+
+
+class WrappedNet(nn.Cell):
+    """The same."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = nn.Dense(3, 3)
+        self.weight = Parameter(Tensor(np.zeros((3, 3), np.float32)), name="weight")
+        self.bias = Parameter(Tensor(np.zeros(3, np.float32)), name="bias")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_wrappers_are_what_all_names_have(prefix):
+    """In the weights, in the optimizer, or in both."""
+    module = spread(Wrapped())
+    reference = torch.optim.AdamW(module.named_parameters())
+    for number, param in enumerate(module.parameters()):
+        param.grad = torch.full_like(param, number)
+    reference.step()
+    for weights_in, names_in in ((prefix, ""), ("", prefix), (prefix, prefix)):
+        values = {f"{weights_in}{name}": value for name, value in module.state_dict().items()}
+        state = copy.deepcopy(reference.state_dict())
+        group = state["param_groups"][0]
+        group["param_names"] = [f"{names_in}{name}" for name in group["param_names"]]
+        net = WrappedNet()
+        optimizer = AdamW(net.trainable_params())
+        rows = to_mindspore(net, values, optimizer, state)
+        assert {row.torch: row.parameter for row in rows} == {
+            f"{weights_in}{name}": name for name in module.state_dict()}
+        for name, param in module.named_parameters():
+            np.testing.assert_array_equal(optimizer.state[name]["exp_avg"].asnumpy(),
+                                          reference.state[param]["exp_avg"].numpy(), name)
+        assert_equal(to_torch(net, values, optimizer, optimizer_like=state),
+                     {"model": values, "optimizer": state})
+
+
+def test_a_part_that_is_compiled():
+    """Has its wrapper inside the names."""
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    module[1] = torch.compile(module[1])
+    net = nn.SequentialCell(nn.Dense(3, 3), nn.Dense(3, 3))
+    rows = to_mindspore(net, module.state_dict())
+    assert [(row.torch, row.parameter, row.how) for row in rows][2] == ("1._orig_mod.weight", "1.weight", "name")
+    assert_equal(to_torch(net, module.state_dict())["model"], dict(module.state_dict()))
+
+
+def test_what_is_given_goes_first():
+    """Before the name; then two for one Parameter must be equal, and none may be without one."""
+    net = nn.SequentialCell(nn.Dense(4, 4), nn.Dense(4, 4))
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    state = module.state_dict()
+    with pytest.raises(ValueError, match=r"torch: nothing\nMindSpore: 0.weight \(4, 4\), 0.bias \(4,\)"):
+        to_mindspore(net, state, given={"0": "1"})
+    rows = to_mindspore(net, state, given={"0": "1", "1": "0", "1.bias": "0.bias"})
+    assert [row.parameter for row in rows] == ["1.weight", "1.bias", "0.weight", "0.bias"]
+    optimizer = SGD(net.trainable_params(), lr=0.1, momentum=0.9)
+    reference = torch.optim.SGD(module.named_parameters(), lr=0.1, momentum=0.9).state_dict()
+    reference["state"] = {place: {"momentum_buffer": torch.full_like(value, place)}
+                          for place, value in enumerate(state.values())}
+    to_mindspore(net, state, optimizer, reference, names=["1.weight", "1.bias", "0.weight", "0.bias"])
+    assert [optimizer.state[f"{name}.bias"]["momentum_buffer"].asnumpy()[0] for name in "01"] == [3, 1]
+
+
+def test_a_network_in_bfloat16(mode):
+    """Takes the numbers, also when it has compiled."""
+    net, module = nn.Dense(3, 2, dtype=ms.bfloat16), torch.nn.Linear(3, 2, dtype=torch.bfloat16)
+
+    @ms.jit
+    def compiled():
+        return net.weight.astype(ms.float32)
+
+    compiled()
+    to_mindspore(net, module.state_dict())
+    np.testing.assert_array_equal(compiled().asnumpy(), module.weight.detach().float().numpy())
+    assert_equal(to_torch(net, module.state_dict())["model"], dict(module.state_dict()))
+    with pytest.raises(ValueError, match="BFloat16 must hold the numbers of 'weight' exactly"):
+        to_mindspore(net, {name: value.float() / 3 for name, value in module.state_dict().items()})
+
+
+@pytest.mark.parametrize("make", [LBFGS, nn.Adam, lambda params: EMA(nn.Adam(params)), lambda params: 3])
+def test_other_optimizers(make):
+    """Have no state for each parameter in torch's layout."""
+    net, module = nn.Dense(3, 2), torch.nn.Linear(3, 2)
+    optimizer = make(net.trainable_params())
+    averages = {"ema_state": module.state_dict(), "ema_step": 1} if isinstance(optimizer, EMA) else {}
+    with pytest.raises(TypeError, match="For 'to_mindspore', 'optimizer' must be one of ms_optim"):
+        to_mindspore(net, module.state_dict(), optimizer, torch.optim.Adam(module.parameters()).state_dict(),
+                     **averages)
+    with pytest.raises(TypeError, match="For 'to_torch', 'optimizer' must be one of ms_optim"):
+        to_torch(net, module.state_dict(), optimizer)
+    with pytest.raises(TypeError, match="'optimizer_like' must be the state dict of an optimizer of torch, but got"):
+        to_torch(net, module.state_dict(), SGD(net.trainable_params(), lr=0.1), optimizer_like={})
+    with pytest.raises(ValueError, match="the groups of both optimizers must hold the same parameters"):
+        to_torch(net, module.state_dict(), SGD([Parameter(Tensor([1.0]), name="other")], lr=0.1))
+
+
+def parts():
+    """A network whose layers are not called what torch calls them."""
+    return nn.SequentialCell(nn.Dense(3, 4), nn.Conv1d(4, 4, 3), nn.BatchNorm3d(4))
+
+
+def halves():
+    """One in bfloat16."""
+    return nn.Dense(3, 2, dtype=ms.bfloat16)
+
+
+def test_command_line_takes_one_map_both_ways(tmp_path, monkeypatch):
+    """Names of modules and what goes nowhere in it; and a network in bfloat16."""
+    monkeypatch.setattr(sys, "path", [os.path.dirname(__file__), *sys.path])
+    module = spread(torch.nn.ModuleDict({"first": torch.nn.Linear(3, 4), "norm": torch.nn.BatchNorm3d(4),
+                                         "line": torch.nn.Conv1d(4, 4, 3, bias=False)}))
+    given = {"first": "0", "line.weight": "1.weight", "norm": "2", "extra": None}
+    (tmp_path / "map.json").write_text(json.dumps(given))
+    half = torch.nn.Linear(3, 2, dtype=torch.bfloat16)
+    for state, factory, extra in (({**module.state_dict(), "extra.x": torch.ones(3)}, "parts",
+                                   ["--map", str(tmp_path / "map.json")]), (half.state_dict(), "halves", [])):
+        torch.save(state, tmp_path / "a.pt")
+        extra += ["--cell", f"{__name__}:{factory}"]
+        assert main([str(tmp_path / "a.pt"), str(tmp_path / "b.ckpt"), *extra]) == 0
+        assert main([str(tmp_path / "b.ckpt"), str(tmp_path / "c.pt"), *extra]) == 0
+        assert_equal(torch.load(tmp_path / "c.pt"), {
+            name: value for name, value in state.items() if "extra" not in name and "num_batches" not in name})
+
+
+def test_command_line_with_a_file_of_another_cell(tmp_path, monkeypatch, capsys):
+    """Both sides are listed."""
+    monkeypatch.setattr(sys, "path", [os.path.dirname(__file__), *sys.path])
+    save(nn.Dense(3, 3), tmp_path / "a.ckpt")
+    assert main([str(tmp_path / "a.ckpt"), str(tmp_path / "b.pt"), "--cell", f"{__name__}:halves"]) == 2
+    assert ("do not fit\nfile: weight (3, 3), bias (3,)\ncell: weight (2, 3), bias (2,)"
+            in capsys.readouterr().err)
+
+
+def test_command_line_keeps_every_dtype(tmp_path):
+    """And a strided tensor, through both formats."""
+    values = {f"x.{str(dtype)[6:]}": torch.ones((), dtype=dtype) for dtype in (
+        torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float64)}
+    values["x.strided"] = torch.randn(3, 4, 5, 6).permute(3, 0, 1, 2)
+    torch.save(values, tmp_path / "a.pt")
+    files = [str(tmp_path / name) for name in ("a.pt", "b.ckpt", "c.safetensors", "d.pth")]
+    assert [main(pair) for pair in itertools.pairwise(files)] == [0, 0, 0]
+    assert_equal(torch.load(files[-1]), values)
+    assert_equal(load_file(files[-2]), values)
+
+
+@pytest.mark.parametrize(("value", "target"), [
+    (torch.empty(0, 3), "b.ckpt"), (torch.ones(2, dtype=torch.complex64), "b.ckpt"),
+    (torch.ones(2, dtype=torch.complex64), "b.safetensors"), (torch.ones(2).to(torch.float8_e5m2), "b.ckpt")])
+def test_what_a_file_cannot_hold(value, target, tmp_path, capsys):
+    """MindSpore would write it, and not find it."""
+    torch.save({"a.x": value, "a.weight": torch.ones(2, 3, 3, 3)}, tmp_path / "a.pt")
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / target)]) == 2
+    assert capsys.readouterr().err.startswith("convert: error: ")
+    assert os.listdir(tmp_path) == ["a.pt"]
