@@ -48,13 +48,14 @@ def _convert(options):
     given = json.loads(Path(options.map).read_text(encoding="utf-8")) if options.map else {}
     if not isinstance(given, dict):
         raise ValueError(f"'--map' must be a JSON object, but got {type(given).__name__}.")
-    module, _, factory = (options.cell or "").partition(":")
-    cell = getattr(importlib.import_module(module), factory)() if module else None
+    if options.cell:
+        module, _, factory = options.cell.partition(":")
+        cell = getattr(importlib.import_module(module), factory)()
     if sides[1] == "torch" or sides[0] == "MindSpore":
         given = {name: goal for name, goal in given.items() if goal is not None}
-        rows = _by_cell(values, cell, given) if module else _by_rules(values, True, given)
+        rows = _by_cell(values, cell, given) if options.cell else _by_rules(values, True, given)
         written = {row.torch: values[row.parameter].reshape(row.torch_shape) for row in rows}
-    elif module:
+    elif options.cell:
         rows = to_mindspore(cell, values, given=given)
         written = cell.parameters_dict()
     else:
@@ -81,6 +82,17 @@ def _by_cell(values, cell, given):
     return parameter_map(cell, {names[key]: row.torch_shape for key, row in words.items()}, given)
 
 
+def _words(leaves, back):
+    """What the names in a layer are on the other side, if another, and those by which it could be another layer."""
+    if back:
+        norm = {"gamma", "beta"} <= leaves.keys() or "moving_mean" in leaves
+        return (NORM, ()) if norm else ({"embedding_table": "weight"}, ("gamma", "beta"))
+    if "running_mean" in leaves or [len(leaves.get(leaf, ())) for leaf in ("weight", "bias")] == [1, 1]:
+        return {theirs: ours for ours, theirs in NORM.items()}, ()
+    rank = len(leaves.get("weight", ()))
+    return {}, ("weight",) if rank < 2 or (rank == 2 and "bias" not in leaves) else ()
+
+
 def _by_rules(values, back, given):
     """A map by names alone: those of norms and embeddings differ. What a name alone does not tell is an error."""
     given = {goal: name for name, goal in given.items()} if back else dict(given)
@@ -90,21 +102,13 @@ def _by_rules(values, back, given):
         layers[layer][leaf] = shape
     for name, shape in shapes.items():
         layer, _, leaf = name.rpartition(".")
-        leaves = layers[layer]
-        if back:
-            norm = {"gamma", "beta"} <= leaves.keys() or "moving_mean" in leaves
-            words = NORM if norm else {"embedding_table": "weight"}
-            plain = norm or leaf not in ("gamma", "beta")
-        else:
-            norm = "running_mean" in leaves or [len(leaves.get(leaf, ())) for leaf in ("weight", "bias")] == [1, 1]
-            words = {theirs: ours for ours, theirs in NORM.items()} if norm else {}
-            plain = norm or leaf != "weight" or len(shape) > 2 or (len(shape) == 2 and "bias" in leaves)
+        words, doubtful = _words(layers[layer], back)
         other, how = f"{layer}.{words.get(leaf, leaf)}".lstrip("."), "layer" if leaf in words else "name"
         if name in given:
             other, how = given.pop(name), "given"
-        elif not back and leaf == COUNTER and "running_mean" in leaves:
+        elif not back and leaf == COUNTER and "running_mean" in layers[layer]:
             other, how = None, "no counterpart"
-        elif not plain:
+        elif leaf in doubtful:
             unclear.append(f"{name} {shape}")
         rows.append(Row(*((other, name) if back else (name, other)), shape, shape, how))
     goals = [row.torch if back else row.parameter for row in rows]

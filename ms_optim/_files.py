@@ -126,6 +126,6 @@ def write(values: Mapping, file: str | os.PathLike):
         else:
             ms.save_checkpoint([{"name": name, "data": ms_tensor(array(value), getattr(ms, dtype_of(value)), name)}
                                 for name, value in values.items()], str(path), format=suffix[1:])
-        lost = sorted(values.keys() - read(path).keys())
+        lost = sorted(values.keys() - read(path).keys())  # MindSpore reads no empty tensor from a .ckpt
         if lost:
             raise ValueError(f"For 'convert', '{file}' must hold all tensors, but MindSpore finds no {lost} in it.")

@@ -1,12 +1,12 @@
 """Weights, optimizer state and averages from torch (2.13) to MindSpore and back, by the names of the parameters.
 
-A run that torch began goes on here:
+A run that torch began goes on here, and back there:
 
     >>> import tempfile
     >>> import torch
     >>> from mindspore import nn
     >>> from ms_optim import AdamW
-    >>> from ms_optim.convert import load, to_mindspore
+    >>> from ms_optim.convert import load, to_mindspore, to_torch
     >>> module = torch.nn.Linear(2, 3)
     >>> begun = torch.optim.AdamW(module.parameters(), lr=3e-4)
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -17,6 +17,10 @@ A run that torch began goes on here:
     >>> rows = to_mindspore(net, saved["model"], optimizer, saved["optimizer"])
     >>> optimizer.param_groups[0]["lr"]
     0.0003
+    >>> converted = to_torch(net, module.state_dict(), optimizer)
+    >>> module.load_state_dict(converted["model"])
+    <All keys matched successfully>
+    >>> begun.load_state_dict(converted["optimizer"])
 """
 
 import itertools
@@ -76,8 +80,8 @@ def to_mindspore(cell: nn.Cell, state_dict: Mapping, optimizer: nn.Optimizer | N
         if (inner is not optimizer) != (ema_state is not None):
             raise ValueError("For 'to_mindspore', 'ema_state' must be given if 'optimizer' is an EMA, and only then: "
                              "an EMA that is made after the conversion starts at the weights.")
-        state = (inner.state_dict() if optimizer_state is None else
-                 _state_by_name(rows, params, inner, optimizer_state, names))
+        state = (_state_by_name(rows, params, inner, optimizer_state, names) if optimizer_state is not None else
+                 inner.state_dict())
         if ema_state is not None:
             state["ema"] = _averages_by_name(rows, params, optimizer, ema_state, ema_step, values)
         optimizer.load_state_dict(state)
@@ -119,7 +123,7 @@ def _matched(rows, params, optimizer, given, names, owner):
                         "dict of an optimizer of torch, but got "
                         f"{sorted(given) if isinstance(given, Mapping) else type(given).__name__}.")
     groups = given["param_groups"]
-    lengths = [len(group["params"]) for group in groups]
+    count = sum(len(group["params"]) for group in groups)
     if names is None and all("param_names" in group for group in groups):
         names = [name for group in groups for name in group["param_names"]]
     elif names is None:
@@ -130,8 +134,8 @@ def _matched(rows, params, optimizer, given, names, owner):
                              "optimizer, because its groups have no 'param_names' and there are several, or some "
                              "Parameters are not trained.")
         names = list(own.values())
-    if len(names) != sum(lengths):
-        raise ValueError(f"For '{owner}', 'names' must be the {sum(lengths)} parameters of torch's optimizer, but got "
+    if len(names) != count:
+        raise ValueError(f"For '{owner}', 'names' must be the {count} parameters of torch's optimizer, but got "
                          f"{len(names)}: {list(names)}.")
     known, short = {row.torch: row.parameter for row in rows}, {name: name for name in names}
     if not known.keys() >= short.keys():  # the module was in a wrapper on one side only
@@ -143,7 +147,7 @@ def _matched(rows, params, optimizer, given, names, owner):
     ours = [[param.name for param in group["params"]] for group in optimizer.param_groups]
     matched = [(group, numbers) for each in ours for group, numbers in zip(groups, theirs)
                if numbers.keys() == set(each)]
-    if not len(ours) == len(theirs) == len(matched) or [len(each) for each in theirs] != lengths:
+    if not len(ours) == len(theirs) == len(matched) or sum(map(len, theirs)) != count:
         raise ValueError(f"For '{owner}', the groups of both optimizers must hold the same parameters, but got\n"
                          + sides(map(str, named), map(str, ours)))
     return matched
@@ -215,17 +219,6 @@ def to_torch(cell: nn.Cell, like: Mapping, optimizer: nn.Optimizer | None = None
     Raises:
         TypeError: If an argument is of the wrong kind.
         ValueError: If something does not fit or would be rounded.
-
-    Examples:
-        >>> import torch
-        >>> from mindspore import nn
-        >>> from ms_optim import AdamW
-        >>> from ms_optim.convert import to_torch
-        >>> net, module = nn.Dense(2, 3), torch.nn.Linear(2, 3)
-        >>> converted = to_torch(net, module.state_dict(), AdamW(net.trainable_params()))
-        >>> module.load_state_dict(converted["model"])
-        <All keys matched successfully>
-        >>> torch.optim.AdamW(module.parameters()).load_state_dict(converted["optimizer"])
     """
     rows = parameter_map(cell, like, given)
     params = cell.parameters_dict()

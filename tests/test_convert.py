@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import os
+import subprocess
 import sys
 from collections import OrderedDict
 
@@ -568,6 +569,7 @@ def test_command_line_keeps_dtypes(tmp_path):
     (["a.pt", "b.ckpt", "--map", "list.json"], "'--map' must be a JSON object, but got list"),
     (["a.pt", "b.ckpt", "--map", "odd.json"], "given but not there: nix"),
     (["a.pt", "b.ckpt", "--cell", "none.such:net"], "No module named 'none'"),
+    (["a.pt", "b.ckpt", "--cell", ":net"], "Empty module name"),
     (["a.pt", "b.ckpt", "--cell", "mindspore.nn:ReLU"], "act.weight (4,)\nMindSpore: nothing"),
     (["a.pt", "none/b.ckpt", "--map", "map.json"], "No such file"),
 ])
@@ -880,3 +882,17 @@ def test_what_a_file_cannot_hold(value, target, tmp_path, capsys):
     assert main([str(tmp_path / "a.pt"), str(tmp_path / target)]) == 2
     assert capsys.readouterr().err.startswith("convert: error: ")
     assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_command_line_as_a_module(tmp_path, monkeypatch, capsys):
+    """And without torch, where a file of torch must be read or written."""
+    torch.save({"norm.weight": torch.ones(2), "norm.bias": torch.zeros(2)}, tmp_path / "a.pt")
+    files = [str(tmp_path / name) for name in ("a.pt", "b.ckpt", "c.safetensors", "d.pt")]
+    done = subprocess.run([sys.executable, "-m", "ms_optim.convert", *files[:2]], check=True, stdout=subprocess.PIPE,
+                          text=True)
+    assert "norm.weight  norm.gamma  (2,)   layer\n" in done.stdout
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert [main(pair) for pair in itertools.pairwise(files)] == [2, 0, 2]
+    assert "files and tensors of torch need the package torch" in capsys.readouterr().err
+    assert sorted(load(files[2])) == ["norm.bias", "norm.weight"]
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.ckpt", "c.safetensors"]
