@@ -56,10 +56,10 @@ def parameter_map(cell: nn.Cell, names_and_shapes: Mapping, given: Mapping[str, 
     """Find which Parameter of a cell each tensor of a torch module is.
 
     A Parameter is found by its place in the cell, if that is the name in torch, "gamma" of a norm being "weight" and so
-    on; else by structure: if the names and shapes that remain of its layer occur once on either side. "module." and
-    "_orig_mod." before all names do not count. `mindspore.nn.Conv1d` has an axis of size 1 in its weight that torch's
-    has not; the table shows both shapes. "num_batches_tracked" goes nowhere unless the layer has it, as those of
-    `mint.nn`; ones and zeros of a norm without `affine`, which torch's has not, stay.
+    on; else by structure: if no other layer on either side has the same names and shapes. "module." and "_orig_mod."
+    before all names do not count. `mindspore.nn.Conv1d` has an axis of size 1 in its weight that torch's has not; the
+    table shows both shapes. "num_batches_tracked" goes nowhere unless the layer has it, as those of `mint.nn`; ones and
+    zeros of a norm without `affine`, which torch's has not, stay.
 
     Args:
         cell (Cell): The network.
@@ -93,15 +93,18 @@ def parameter_map(cell: nn.Cell, names_and_shapes: Mapping, given: Mapping[str, 
     keys = {short: key for key, short in bare(ours).items()}
     found = {name: (keys[short], "name") for name, short in bare(shapes).items() if short in keys} | chosen
     used = {key for key, _ in found.values()}
-    found |= _by_structure({name: shape for name, shape in shapes.items() if name not in found},
-                           {key: row.torch_shape for key, row in ours.items() if key not in used})
+    found |= {name: (key, "structure") for name, key in _by_structure(
+        shapes, {key: row.torch_shape for key, row in ours.items()}) if name not in found and key not in used}
     for name in shapes.keys() - found.keys():  # a counter goes where the mean beside it goes
         mean, _ = found.get(name.removesuffix(COUNTER) + "running_mean", (None, ""))
         if mean is not None:
             key = mean.removesuffix("running_mean") + COUNTER
             found[name] = (key, "structure") if key in ours else (None, "no counterpart")
-    rows = [Row(name, None, shapes[name], shapes[name], found[name][1]) if found[name][0] is None else
-            replace(ours[found[name][0]], torch=name, how=found[name][1]) for name in shapes if name in found]
+    rows = []
+    for name, shape in shapes.items():
+        if name in found:
+            key, how = found[name]
+            rows.append(replace(ours.get(key, Row(name, None, shape, shape, how)), torch=name, how=how))
     problems += [f"shapes differ: {row.torch} {shapes[row.torch]} in torch, {row.parameter} {row.shape} in MindSpore"
                  for row in rows if row.torch_shape != shapes[row.torch]]
     used = {key for key, _ in found.values()}
@@ -135,7 +138,7 @@ def shapes_of(values: Mapping) -> dict[str, tuple[int, ...]]:
              if not isinstance(shape, (tuple, list))]
     if wrong or not shapes:
         raise TypeError("For 'parameter_map', a state dict must map names to tensors or shapes, but got "
-                        f"{wrong[0] if wrong else f'{type(values).__name__} {values}'}.")
+                        f"{wrong[0] if wrong else type(values).__name__ + ' {}' * isinstance(values, Mapping)}.")
     return {name: tuple(map(int, shape)) for name, shape in shapes.items()}
 
 
@@ -186,5 +189,4 @@ def _by_structure(theirs, ours):
         for leaves in layers.values():
             kinds[frozenset(leaves)].append(leaves)
         once.append({kind: found[0] for kind, found in kinds.items() if len(found) == 1})
-    return {once[0][kind][leaf]: (once[1][kind][leaf], "structure")
-            for kind in once[0].keys() & once[1].keys() for leaf in kind}
+    return [(once[0][kind][leaf], once[1][kind][leaf]) for kind in once[0].keys() & once[1].keys() for leaf in kind]

@@ -110,7 +110,7 @@ def _by_parameter(rows, given, like, what=""):
             raise ValueError(f"For 'to_mindspore', {what}'{row.torch}' must be of shape {row.torch_shape}, but got "
                              f"{found.shape}.")
         value = ms_tensor(found.reshape(row.shape), like[row.parameter].dtype, what + row.torch)
-        if not same(values.setdefault(row.parameter, value), value):
+        if values.setdefault(row.parameter, value) is not value and not same(values[row.parameter], value):
             raise ValueError(f"For 'to_mindspore', what goes to '{row.parameter}' must be one value, but "
                              f"{[other.torch for other in rows if other.parameter == row.parameter]} differ.")
     return values

@@ -658,6 +658,16 @@ def test_what_torch_may_lack():
         to_mindspore(nn.SequentialCell(nn.Dense(4, 4), nn.GroupNorm(2, 4)), state)
 
 
+def test_a_layer_is_not_what_is_left():
+    """Where one of the same shapes was found by a name that may mean another."""
+    net = nn.SequentialCell(nn.Flatten(), nn.Dense(4, 4), nn.Dense(4, 4))
+    state = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)).state_dict()
+    with pytest.raises(ValueError, match=r"torch: 0.weight \(4, 4\), 0.bias \(4,\)\nMindSpore: 2.weight"):
+        to_mindspore(net, state)
+    to_mindspore(net, state, given={"0": "1", "1": "2"})
+    np.testing.assert_array_equal(net[1].weight.asnumpy(), state["0.weight"].numpy())
+
+
 class TiedModule(torch.nn.Module):
     """Its last layer has the weight of its first, and that of the one between has the same shape."""
 
