@@ -51,14 +51,15 @@ def to_mindspore(cell: nn.Cell, state_dict: Mapping, optimizer: nn.Optimizer | N
     Args:
         cell (Cell): The network. Its Parameters get the values.
         state_dict (Mapping): That of the torch module: tensors of torch or MindSpore, or arrays.
-        optimizer (Optimizer): One of this library over Parameters of `cell`, or an EMA. Default: ``None`` .
+        optimizer (Optimizer): One of this library over Parameters of `cell`, or an EMA; not LBFGS, whose
+            `load_state_dict` takes torch's. Default: ``None`` .
         optimizer_state (Mapping): `state_dict()` of torch's optimizer, whose groups must hold the same parameters, in
             any order. Default: ``None`` .
         ema_state (Mapping): That of torch's AveragedModel, or averages by the module's names, as timm's. An EMA needs
             it. Buffers that the EMA does not average must be those of `state_dict`. Default: ``None`` .
         ema_step (int): How many steps the EMA has seen. Default: ``None`` , "n_averaged" of AveragedModel.
-        names (Sequence[str]): The module's parameter names in the order in which torch's optimizer numbers them, if
-            its groups have no "param_names". Default: ``None`` , the order of `state_dict`, if there is one group.
+        names (Sequence[str]): The module's parameter names in the order in which torch's optimizer numbers them.
+            Default: ``None`` , its groups' "param_names", or else the order of `state_dict`, if there is one group.
         given (Mapping[str, Union[str, None]]): As for `parameter_map`. Default: ``None`` .
 
     Returns:
