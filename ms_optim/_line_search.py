@@ -31,10 +31,12 @@ class Point(NamedTuple):
 def cubic_minimum(one: Point, other: Point, bounds: tuple | None = None):
     """Where the cubic through two points has its minimum, within bounds; their middle if it has none.
 
-    The bounds are the points, unless they are given.
+    The bounds are the points, unless they are given. At a learning rate of 0 both are the start.
     """
     left, right = (one, other) if one.t <= other.t else (other, one)
     low, high = bounds or (left.t, right.t)
+    if left.t == right.t:
+        return (low + high) / 2.0
     mean = left.slope + right.slope - 3 * (left.loss - right.loss) / (left.t - right.t)
     square = mean**2 - left.slope * right.slope
     if not square >= 0:

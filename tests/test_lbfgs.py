@@ -399,6 +399,24 @@ def test_a_loss_that_is_nan_where_it_is_flat(mode):
     assert np.isnan(parts(mode, DOUBLE).state["p0"]["prev_loss"])
 
 
+def test_a_learning_rate_of_zero(mode):
+    """Torch's search divides by zero in its second step; ours stays, as in the first, and goes on with another rate."""
+    def before(optimizer, step):
+        optimizer.param_groups[0]["lr"] = float(step == 2)
+
+    def function(x, calls):
+        return wells(x)
+
+    with pytest.raises(ZeroDivisionError):
+        both(function, START, mode, 2, lr=0.0, line_search_fn="strong_wolfe")
+    optimizer = parts(mode, DOUBLE)
+    optimizer.load_state_dict(LBFGS(optimizer.parameters, line_search_fn="strong_wolfe").state_dict())
+    *still, last = run(optimizer, Host(optimizer, function), 3, before)
+    assert counts(still) == [(4, 1), (8, 2)]
+    assert all(np.array_equal(step.position, START) for step in still)
+    assert last.loss - wells(last.position)[0] > 1
+
+
 @each_search
 def test_an_absent_gradient_is_zero(search, mode):
     """That parameter stands still."""
