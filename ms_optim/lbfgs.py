@@ -377,7 +377,7 @@ class LBFGS(nn.Optimizer):
         if array.shape != shape:
             raise ValueError(f"For 'LBFGS', '{name}' of the state must be of shape {shape}, but got {array.shape}.")
         array = array.astype(ms.dtype_to_nptype(self.like.dtype))
-        return array.reshape(1) if name == "t" else Tensor(array)
+        return array if name == "t" else Tensor(array)
 
     @property
     def state_bytes(self) -> int:

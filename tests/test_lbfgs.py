@@ -17,6 +17,7 @@ from mindspore.train import Model
 from torch.testing._internal.common_optimizers import optim_db
 
 from ms_optim import EMA, LBFGS
+from ms_optim.lbfgs import dot
 from parity.mindspore_side import MODES, set_mode
 from parity.models import digits
 
@@ -202,11 +203,10 @@ def test_float64_is_torchs(name, search, mode):
         assert ours_now.loss == pytest.approx(expected_now.loss, rel=1e-9)
 
 
-# Each ends a step for another reason, or for one after the other: too many iterations or evaluations, flat at the
-# start or later, a short way, little slope, little gain.
-LIMITS = ({"max_iter": 3, "max_eval": 100}, {"max_eval": 1}, {"max_eval": 4}, {"max_eval": 8},
-          {"tolerance_grad": 300.0}, {"tolerance_grad": 5.0},
-          {"tolerance_change": 0.05}, {"tolerance_change": 3e-3}, {"tolerance_change": 1.0})
+# Each ends a step for another reason: too many iterations or evaluations, flat at the start or later, a short way,
+# little slope or gain.
+LIMITS = ({"max_iter": 3, "max_eval": 100}, {"max_eval": 4}, {"tolerance_grad": 300.0}, {"tolerance_grad": 5.0},
+          {"tolerance_change": 0.05}, {"tolerance_change": 3e-3})
 
 
 @each_search
@@ -365,12 +365,40 @@ def test_any_arguments(mode):
         assert_same_way(got, expected)
 
 
+# Along the first direction all slopes are exact, so that losses, slopes and lengths of steps meet every limit exactly.
+AXIS = np.array([1.0, -1, 0, 0, 0, 0])
+MET = {"max_iter": (1, 2, 3, 5), "max_eval": (1, 2, 4, 10), "lr": (0.5, 1, 2), "tolerance_grad": (0, 0.5, 1),
+       "tolerance_change": (-3, 0, 0.5, 1, 2), "history_size": (1, 2, 10)}
+
+
+def dictated(seed, search):
+    """Losses and gradients that only the number of calls decides, and arguments."""
+    rng = np.random.default_rng(seed)
+    losses = rng.choice((-1, 0, 0.5, 1 - 2e-4, 1 - 1e-5, 1, 1, 2), 100)
+    slopes = rng.choice((-2, -1, -0.9, -0.5, 0, 0.5, 0.9, 1 - 1e-11, 1, 1, 2), 100)
+    slopes[1], losses[1] = rng.choice((0.25, 0.5, 1)), 1
+    kwargs = {name: rng.choice(values).item() for name, values in MET.items() if rng.random() < 0.5}
+    if search and rng.random() < 0.1:
+        kwargs["lr"] = 2e-9  # the first bracket is as long as one must be: 1e-9
+    return lambda x, calls: (losses[calls], slopes[calls] * AXIS), {**kwargs, "line_search_fn": search}
+
+
+@each_search
+def test_limits_that_are_met_exactly(search, mode):
+    """Each comparison of the step and of the search, where both sides are equal."""
+    for seed in range(200):
+        function, kwargs = dictated(seed, search)
+        got, expected = both(function, np.zeros(6), mode, 2, **kwargs)
+        assert_same_way(got, expected)
+
+
 START = np.array([0.5, -0.3, 0.8, 1.2, -0.7, 0.1])
 # What a function returns instead from some call on, or at that call only.
 BROKEN = {
     "loss and gradient": lambda loss, slope: (nan, slope * nan),
     "gradient": lambda loss, slope: (loss, slope * nan),
     "one element": lambda loss, slope: (loss, np.where(np.arange(6) == 3, nan, slope)),
+    "one element, and the others are zero": lambda loss, slope: (loss, np.where(np.arange(6) == 3, nan, 0.0)),
     "infinite loss": lambda loss, slope: (inf, slope),
     "infinite": lambda loss, slope: (inf, slope * inf),
 }
@@ -386,6 +414,12 @@ def test_what_is_not_finite(what, search, mode):
 
         got, expected = both(function, START, mode, 2, **SEARCHES[search], max_iter=6)
         assert_same_way(got, expected)
+
+
+def test_products_are_computed_in_float64(mode):
+    """What float32 rounds off is all that is left of their sum."""
+    product = dot(Tensor(np.float32([1 + 2**-12, 1])), Tensor(np.float32([1 + 2**-12, -1 - 2**-11])))
+    assert (product.dtype, product.item()) == (ms.float32, 2**-24)
 
 
 def test_a_loss_that_is_nan_where_it_is_flat(mode):
@@ -534,11 +568,15 @@ def test_a_run_of_torch_continues(search, kind, mode):
         for param, value in zip(reference.param_groups[0]["params"], values):
             param.data.copy_(value)
         expected.append(run(reference, torch_closure, 3))
+    double, _ = ours("logistic", mode, ms.float64)
+    double.load_state_dict(translated(reference.state_dict(), kind))
+    assert_alike(double.state_dict(), reference.state_dict())
     optimizer, ours_closure = ours("logistic", mode)
     for param, value in zip(optimizer.parameters, values):
         ops.assign(param, Tensor(value.numpy()))
     assert "al" in saved["state"][0]
     optimizer.load_state_dict(translated(saved, kind))
+    assert_alike(optimizer.state_dict(), saved)
     assert_in_budget(run(optimizer, ours_closure, 3), *expected)
 
 
