@@ -2,16 +2,15 @@
 
 import argparse
 import difflib
-import gc
+import os
 import sys
 from collections.abc import Collection
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
-from parity.cases import CASES, RECIPES
+from parity.cases import CASES, MINIMIZERS
 from parity.draws import Draw
 from parity.problems import STEPS, synthetic
 
@@ -25,10 +24,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mode", choices=MODES, default="both", help="how MindSpore runs (default: both)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of each case (default: {STEPS})")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write JSON and plots into this folder")
+    parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), metavar="N",
+                        help="processes (default: one for each core, at most 4)")
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     parser.add_argument("--mutants", action="store_true", help="hunt wrong rules instead, and count the caught")
     parser.add_argument("--case", metavar="JSON", help="run one case that `python -m parity.fuzz` has found, and stop")
-    options = parse_names(parser, CASES, argv)
+    options = parse_names(parser, [*CASES, *MINIMIZERS], argv)
     if options.case is not None:
         try:
             options.case = Draw.parse(options.case)
@@ -36,6 +37,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--case: {error}")
     if options.steps < 2:  # a gradient is absent from the first step, and without one torch makes no state
         parser.error(f"--steps must be at least 2, but got {options.steps}")
+    if options.workers < 1:
+        parser.error(f"--workers must be at least 1, but got {options.workers}")
     if options.report and options.report.exists() and not options.report.is_dir():
         parser.error(f"--report must be a folder, but {str(options.report)!r} is a file")
     return options
@@ -62,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         console = Console(width=160)
     if options.list:
         for name in options.names:
-            for case in CASES[name]:
+            for case in (*CASES.get(name, ()), *MINIMIZERS.get(name, ())):
                 console.print(str(case), highlight=False, markup=False, soft_wrap=True)
         return 0
     if options.case is not None:
@@ -84,27 +87,17 @@ def _case(draw, console):
 
 
 def _verify(options, console):
-    from parity import report, suite  # here, because they import both frameworks, and --list and --help need neither
+    from parity import jobs, report, suite  # here, because they import both frameworks; --list and --help need neither
 
-    gc.freeze()  # MindSpore collects garbage whenever it compiles; what is loaded by now need not be looked through
-    modes = MODES[options.mode]
-    problem = synthetic(options.steps)
-    recipes = [(network, case) for network, case in RECIPES if case.optimizer in options.names]
-    runs = [(str(case), partial(suite.verify, case, problem, modes)) for name in options.names for case in CASES[name]]
-    runs += [(f"{name}, resumed", partial(suite.resumed, CASES[name][-1], problem, modes)) for name in options.names]
-    runs += [(f"{case.optimizer}, gradients of {network}",
-              partial(suite.teacher_forced, case, network, options.steps, modes)) for network, case in recipes]
-    runs += [(f"{case.optimizer} trains {network}", partial(suite.free_run, case, network, FREE_STEPS, modes))
-             for network, case in recipes]
-    outcomes = []
-    with Progress(console=console) as progress:
-        task = progress.add_task("parity", total=len(runs))
-        for description, run in runs:
-            progress.update(task, description=description[:60])
-            outcomes.append(run())
-            progress.advance(task)
+    todo = jobs.comparisons(options.names, MODES[options.mode], options.steps, FREE_STEPS)
+    keep = [options.report is not None] * len(todo)
+    with Progress(console=console) as progress, jobs.pool(min(options.workers, len(todo))) as run_all:
+        # The trainings, which come last, take longest.
+        done = progress.track(run_all(jobs.run, todo[::-1], keep), total=len(todo), description="parity")
+        outcomes = [outcome for part in [*done][::-1] for outcome in part]
+    outcomes.sort(key=lambda outcome: isinstance(outcome, suite.FreeRun))
     free = [outcome for outcome in outcomes if isinstance(outcome, suite.FreeRun)]
-    console.print(report.table(outcome for outcome in outcomes if outcome not in free))
+    console.print(report.table(outcomes[:len(outcomes) - len(free)]))
     console.print(report.free_table(free))
     for failure in report.failures(outcomes):
         console.print(failure, style="red", highlight=False, markup=False, soft_wrap=True)
@@ -118,10 +111,10 @@ def _verify(options, console):
 
 
 def _mutants(options, console):
-    from parity import report, suite
+    from parity import jobs, report, suite
     from parity.mutants import MUTANTS
 
-    gc.freeze()
+    jobs.start()
     mutants = [mutant for mutant in MUTANTS if mutant.optimizer in options.names]
     with Progress(console=console) as progress:
         hunted = suite.hunt(mutants, synthetic(options.steps))

@@ -19,6 +19,7 @@ class Case:
         groups: fnmatch patterns on parameter names and what the group overrides; the rest is the first group.
         inner: The case whose optimizer this one wraps.
         rank: How many axes the parameters have that it takes; None is any.
+        sparse: Whether it takes sparse gradients, and no others.
         noise: What the rule's own rounding may do to the parameters, relative to the largest magnitude.
     """
 
@@ -28,6 +29,7 @@ class Case:
     groups: tuple[tuple[str, dict], ...] = ()
     inner: "Case | None" = None
     rank: int | None = None
+    sparse: bool = False
     noise: float = 0.0
 
     def __str__(self) -> str:
@@ -154,6 +156,25 @@ CASES: dict[str, tuple[Case, ...]] = {
         *_cases("SGD", {}, *_MOMENTUM_GRID),
         Case("SGD", "torch.optim.SGD", {"lr": 0.1, "momentum": 0.9},
              groups=(("*.weight", {"momentum": 0.0}), ("*.b*", {"lr": 0.01, "nesterov": True}))),
+    ),
+    "SparseAdam": (
+        *_cases(
+            "SparseAdam", {},
+            {"lr": 0.05, "betas": (0.8, 0.99999), "eps": 1e-3},
+            {"lr": 0.1, "betas": (0.999, 0.9), "eps": 1e-2, "maximize": True},
+            sparse=True,
+        ),
+        Case("SparseAdam", "torch.optim.SparseAdam", {"lr": 0.03}, sparse=True,
+             groups=(("*.weight", {"lr": 1e-5, "betas": (0.7, 0.95), "eps": 1e-2}), ("*.b*", {"eps": 1e-4}))),
+    ),
+}
+
+# Those whose step takes a closure.
+MINIMIZERS: dict[str, tuple[Case, ...]] = {
+    "LBFGS": _cases(
+        "LBFGS",
+        {"lr": 0.3, "max_iter": 5},  # without a search, steps of length 1 leave the valley
+        {"max_iter": 5, "line_search_fn": "strong_wolfe"},
     ),
 }
 

@@ -1,7 +1,7 @@
 """Judges a run by two others: the reference in the same precision, and the reference in float64, which is the truth."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -62,6 +62,11 @@ class Verdict:
     def passed(self) -> bool:
         """Whether nothing is missing and nothing is further off than RATIO allows."""
         return not self.problems and self.divergence is None
+
+    @property
+    def brief(self) -> "Verdict":
+        """The same without the distances."""
+        return replace(self, ours={}, reference={})
 
     def __str__(self) -> str:
         if self.problems:

@@ -99,7 +99,8 @@ class Draw:
     def case(self) -> Case:
         """The case, its reference and its noise being those of the optimizer's other cases."""
         known = CASES[self.optimizer][0]
-        return Case(self.optimizer, known.reference, self.kwargs, self.groups, rank=known.rank, noise=known.noise)
+        return Case(self.optimizer, known.reference, self.kwargs, self.groups, rank=known.rank, sparse=known.sparse,
+                    noise=known.noise)
 
     @cached_property
     def problem(self) -> Problem:

@@ -4,7 +4,7 @@ import torch
 from mindspore import Parameter, Tensor
 
 from ms_optim._math import lerp
-from parity.problems import Problem
+from parity.problems import Problem, Rows
 from parity.torch_side import DTYPES, default_dtype, one_thread
 from parity.trace import Recorder, Trace
 
@@ -46,9 +46,14 @@ class _Rule:
         rows = torch.stack(numbers[len(self.numbers):], 1).to(self.dtype)
         for name, row, flags in zip(self.names, rows, self.optimizer.flags):
             if gradients[name] is not None:
-                grad = torch.tensor(gradients[name], dtype=self.dtype)
-                self.params[name], self.slots[name] = self.optimizer.update(self.params[name], grad, self.slots[name],
-                                                                            *row, *flags)
+                rows, grad = _summed(gradients[name], self.dtype)
+                kept = [slot if slot is None or rows is None else slot[rows] for slot in self.slots[name]]
+                param = self.params[name] if rows is None else self.params[name][rows]
+                param, kept = self.optimizer.update(param, grad, tuple(kept), *row, *flags)
+                if rows is not None:
+                    param, *kept = (old.index_put((rows,), new) for old, new in
+                                    zip((self.params[name], *self.slots[name]), (param, *kept)))
+                self.params[name], self.slots[name] = param, tuple(kept)
 
     @property
     def state(self):
@@ -56,6 +61,15 @@ class _Rule:
         return {name: {slot.name: kept for slot, kept in zip(self.optimizer.tensor_slots, self.slots[name])
                        if kept is not None} | {number: numbers[number][i] for number in self.optimizer.scalar_slots}
                 for i, name in enumerate(self.names)}
+
+
+def _summed(drawn, dtype):
+    """The rows that a gradient touches, or None for all, and the gradient of each."""
+    if not isinstance(drawn, Rows):
+        return None, torch.tensor(drawn, dtype=dtype)
+    rows, places = torch.tensor(drawn.indices).unique(return_inverse=True)
+    values = torch.tensor(drawn.values, dtype=dtype)
+    return rows, values.new_zeros((len(rows), *values.shape[1:])).index_add(0, places, values)
 
 
 class _Average:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 import ms_optim
 from ms_optim import lr_scheduler
 from ms_optim._optimizer import Optimizer
 from parity.cases import Case
-from parity.problems import Problem
+from parity.losses import Loss
+from parity.problems import Gradient, Problem, Rows
 from parity.trace import Recorder, Trace
 
 MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
@@ -93,13 +94,13 @@ class Session:
             self.optimizer = compiled_before(self.optimizer, mode)
         self.scheduler = schedule and getattr(lr_scheduler, schedule[0])(self.optimizer, **schedule[1])
 
-    def steps(self, gradients: Iterable[dict[str, np.ndarray | None]]) -> Trace:
+    def steps(self, gradients: Iterable[dict[str, Gradient]]) -> Trace:
         """Take a step on each of the gradients."""
         set_mode(self.mode)
         recorder = Recorder()
         for drawn in gradients:
             given = [drawn[param.name] for param in self.optimizer.parameters]
-            self.optimizer(tuple(None if grad is None else Tensor(grad) for grad in given))
+            self.optimizer(tuple(map(_gradient, given)))
             if self.scheduler:
                 self.scheduler.step()
             recorder.add(self.values, _state(self.optimizer))
@@ -134,6 +135,13 @@ class Session:
         return {"optimizer": self.optimizer} | ({"scheduler": self.scheduler} if self.scheduler else {})
 
 
+def _gradient(drawn):
+    """What a problem has drawn, as an optimizer takes it."""
+    if isinstance(drawn, Rows):
+        return Tensor(drawn.indices), Tensor(drawn.values)
+    return None if drawn is None else Tensor(drawn)
+
+
 def _arrays(tree):
     """A tree of dicts with arrays for Tensors."""
     if isinstance(tree, dict):
@@ -144,6 +152,33 @@ def _arrays(tree):
 def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, mode: str) -> Trace:
     """The trace of the optimizer that `build` makes of parameters, fed the problem's gradients in float32."""
     return Session(build, problem.initial, mode).steps(problem.gradients)
+
+
+class _Loss(nn.Cell):
+    """A loss of Parameters and data."""
+
+    def __init__(self, loss, params):
+        super().__init__()
+        self.function, self.weights = loss.function, ParameterTuple(params)
+        self.data = tuple(Tensor(value) for value in loss.data)
+
+    def construct(self):
+        """Compute it."""
+        return self.function(self.weights, self.data, ops)
+
+
+def minimize(build: Callable[[list[Parameter]], nn.Optimizer], loss: Loss, steps: int, mode: str) -> Trace:
+    """The trace of an optimizer that takes a closure: parameters, and of each step the loss and both counts."""
+    session = Session(build, loss.initial, mode)
+    optimizer = session.optimizer
+    closure = ms.value_and_grad(_Loss(loss, optimizer.parameters), None, optimizer.parameters)
+    recorder = Recorder()
+    for _ in range(steps):
+        value = optimizer.step(closure)
+        state = optimizer.state_dict()["state"][0]
+        recorder.add(session.values, {loss.name: {"loss": value.asnumpy(), **{
+            name: np.asarray(state[name]) for name in ("func_evals", "n_iter")}}})
+    return recorder.trace()
 
 
 def _state(optimizer):

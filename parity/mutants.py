@@ -288,6 +288,23 @@ _CLIPPING_MISTAKES = (
     ("everything exempt", "if not exempt:", "if exempt and not exempt:"),
     ("gradient and weight swapped", "clip_adaptively(grad, param,", "clip_adaptively(param, grad,"),
 )
+_SPARSE_MISTAKES = (
+    ("eps after the bias correction", "(1 - beta1**step), eps", "(1 - beta1**step), eps * (1 - beta2**step).sqrt()"),
+    ("eps inside the root", "(exp_avg_sq.sqrt() + eps)", "(exp_avg_sq + eps).sqrt()"),
+    ("no first bias correction", "/ (1 - beta1**step)", "/ (1 - beta1 * 0)"),
+    ("no second bias correction", "(1 - beta2**step).sqrt()", "(1 - beta2 * 0).sqrt()"),
+    ("bias correction one step ahead", "(1 - beta2**step).sqrt()", "(1 - beta2**(step + 1)).sqrt()"),
+    ("1 - beta1 in float32", "return 1 - beta1,", "return 1 - beta1.float().double(),"),
+    ("1 - beta2 in float32", " 1 - beta2, lr", " 1 - beta2.float().double(), lr"),
+    ("betas swapped", "take1 * (grad - exp_avg)", "take2 * (grad - exp_avg)"),
+    ("second moment of exp_avg", "(grad * grad - exp_avg_sq)", "(exp_avg * exp_avg - exp_avg_sq)"),
+    ("maximize ignored", "-grad if maximize", "grad if maximize"),
+    ("duplicates are not summed", "grad = sum_duplicates(indices, values.to(dtype), param.shape)",
+     "grad = values.to(dtype)"),
+    ("the moments of all rows decay", "        state = read(",
+     "        ops.assign(exp_avg, exp_avg * (1 - numbers[0]))\n        state = read("),
+    ("the second moment is not kept", ", write(exp_avg_sq, indices, state[1])", ","),
+)
 _EMA_STEP = """        done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
 """
 _EMA_AVERAGE = """        step = self._step + 1
@@ -327,6 +344,7 @@ MUTANTS = (
     *_of("Muon", _MUON_MISTAKES), *_of("NAdam", _NADAM_MISTAKES + _FLAGGED_MISTAKES),
     *_of("RAdam", _RADAM_MISTAKES + _FLAGGED_MISTAKES), *_of("RMSprop", _RMSPROP_MISTAKES + _COUPLED_MISTAKES),
     *_of("Rprop", _RPROP_MISTAKES), *_of("SGD", _MOMENTUM_MISTAKES),
+    *_of("SparseAdam", _SPARSE_MISTAKES),
 )
 
 

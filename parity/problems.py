@@ -5,7 +5,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from parity.cases import Case
+
 STEPS = 30
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A sparse gradient: rows of the parameter, of which one may occur more than once, and a value for each."""
+
+    indices: np.ndarray
+    values: np.ndarray
+
+
+Gradient = np.ndarray | Rows | None
 
 
 @dataclass(frozen=True)
@@ -14,13 +27,25 @@ class Problem:
 
     name: str
     initial: dict[str, np.ndarray]
-    gradients: list[dict[str, np.ndarray | None]]
+    gradients: list[dict[str, Gradient]]
 
-    def of_rank(self, rank: int | None) -> "Problem":
-        """The problem without the parameters that have not this many axes; None is all."""
-        names = [name for name, value in self.initial.items() if rank in (None, value.ndim)]
-        return Problem(self.name, {name: self.initial[name] for name in names},
-                       [{name: gradients[name] for name in names} for gradients in self.gradients])
+    def fitting(self, case: Case) -> "Problem":
+        """The part of the problem that the optimizer of a case takes: parameters of its rank, rows if it is sparse."""
+        names = [name for name, value in self.initial.items()
+                 if case.rank in (None, value.ndim) and (value.ndim or not case.sparse)]
+        gradients = [{name: drawn[name] for name in names} for drawn in self.gradients]
+        if case.sparse:
+            rng = np.random.default_rng(0)
+            gradients = [{name: _rows(rng, grad) for name, grad in drawn.items()} for drawn in gradients]
+        return Problem(self.name, {name: self.initial[name] for name in names}, gradients)
+
+
+def _rows(rng, grad):
+    """About half of the rows, drawn with replacement."""
+    if grad is None:
+        return None
+    indices = rng.integers(0, len(grad), max(1, len(grad) // 2))
+    return Rows(indices, grad[indices])
 
 
 def _normal(rng, shape, step):

@@ -85,14 +85,14 @@ def mutant_table(fates: Iterable[Fate]) -> Table:
 
 
 def write(outcomes: Iterable[Outcome | FreeRun], folder: Path) -> list[Path]:
-    """Write `parity.json`, and one figure for each case, problem and mode, into a folder that is made if need be."""
+    """Write `parity.json`, and one figure for each leg that has a budget, into a folder that is made if need be."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "parity.json"]
     outcomes = list(outcomes)
     written[0].write_text(json.dumps([_plain(outcome) for outcome in outcomes], indent=1) + "\n")
     for i, outcome in enumerate(outcomes):
         for mode, verdict in outcome.modes.items():
-            if verdict.ours:
+            if verdict.ours and verdict.reference:
                 name = re.sub(r"\W+", "-", f"{outcome.case}")[:60].strip("-")
                 how = f"{outcome.problem}-free" if isinstance(outcome, FreeRun) else outcome.problem
                 written.append(folder / f"{i:03d}-{name}-{how}-{mode}.png")

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +13,7 @@ from ms_optim._fused import obstacle
 from parity import maths, mindspore_side, models_mindspore, models_torch, torch_side
 from parity.cases import CASES, Case
 from parity.compare import Verdict, compare, compare_exactly
+from parity.losses import STEPS, Loss
 from parity.models import initial_weights
 from parity.mutants import Mutant, breed
 from parity.problems import Problem, synthetic
@@ -44,13 +45,18 @@ class Outcome:
         """Whether every leg stands."""
         return all(verdict.passed for verdict in self.verdicts.values())
 
+    @property
+    def brief(self) -> "Outcome":
+        """The same without the errors of each element, which only plots show."""
+        return replace(self, maths=self.maths.brief, modes={mode: leg.brief for mode, leg in self.modes.items()})
+
 
 def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
     """Run the legs on a case; the arithmetic in each mode, once native and once composed where there is a kernel.
 
     Native kernels are compared with torch's own where torch has fused ones.
     """
-    problem = problem.of_rank(case.rank)
+    problem = problem.fitting(case)
     double = torch_side.run(torch_side.factory(case), problem, "float64")
     exact = compare_exactly(maths.run(mindspore_side.factory(case), problem), double, case.noise, problem.initial)
     verdicts = {}
@@ -73,12 +79,14 @@ def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
 
     The legs "... from torch" are ours after torch's steps, "torch from ..." torch after ours: from weights and state
     dicts alone. The two go on side by side and are judged by torch in float64, which goes on from there too, and by the
-    error of torch in float32. The legs "... from a file" are ours from a checkpoint of ours, in a new optimizer or in
-    the one that has compiled and gone on: they must have the bits of the run that was not stopped.
+    error of torch in float32. The legs "... from .ckpt" are ours from a checkpoint of ours in a new optimizer, those
+    "... from .safetensors" in the one that has compiled and gone on: both must have the bits of the run that was not
+    stopped.
     """
-    problem = problem.of_rank(case.rank)
+    problem = problem.fitting(case)
     if not case.inner:
-        case = Case("EMA", "parity.references.EMA", AVERAGE, inner=case, rank=case.rank, noise=case.noise)
+        case = Case("EMA", "parity.references.EMA", AVERAGE, inner=case, rank=case.rank, sparse=case.sparse,
+                    noise=case.noise)
     cut = max(1, len(problem.gradients) // 3)
     begun, rest = problem.gradients[:cut], problem.gradients[cut:]
     theirs, ours = (functools.partial(side.Session, side.factory(case), schedule=SCHEDULE)
@@ -112,8 +120,8 @@ def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
         how = {theirs: "float32", ours: mode}
         verdicts[f"{mode} from torch"] = judge(theirs, ours, how)
         verdicts[f"torch from {mode}"] = judge(ours, theirs, how)
-        verdicts[f"{mode} from a .ckpt file, new"] = from_file(mode, ".ckpt", True)
-        verdicts[f"{mode} from a .safetensors file, compiled"] = from_file(mode, ".safetensors", False)
+        verdicts[f"{mode} from .ckpt"] = from_file(mode, ".ckpt", True)
+        verdicts[f"{mode} from .safetensors"] = from_file(mode, ".safetensors", False)
     return Outcome(case, f"{problem.name}, resumed", Verdict(), verdicts)
 
 
@@ -138,6 +146,11 @@ class FreeRun:
         return self.modes
 
     @property
+    def brief(self) -> "FreeRun":
+        """The same without the errors of each element."""
+        return replace(self, modes={mode: leg.brief for mode, leg in self.modes.items()})
+
+    @property
     def passed(self) -> bool:
         """Whether no mode parts from torch in float64 by more than FREE_RATIO times what torch in float32 does."""
         return all(verdict.passed for verdict in self.modes.values())
@@ -156,6 +169,15 @@ def free_run(case: Case, model: str, steps: int, modes: Iterable[str]) -> FreeRu
             lambda watch: models_mindspore.train(model, mindspore_side.factory(case), steps, watch, rank=case.rank))
         verdicts[mode] = compare(ours, single, double, FREE_RATIO, case.noise, initial_weights(model))
     return FreeRun(case, model, verdicts, accuracy)
+
+
+def minimized(case: Case, loss: Loss, modes: Iterable[str]) -> Outcome:
+    """Compare an optimizer that takes a closure where it goes by itself: evaluations must be as many as torch's."""
+    build = torch_side.factory(case)
+    single, double = (torch_side.minimize(build, loss, STEPS, dtype) for dtype in ("float32", "float64"))
+    verdicts = {mode: compare(mindspore_side.minimize(mindspore_side.factory(case), loss, STEPS, mode), single, double,
+                              FREE_RATIO) for mode in modes}
+    return Outcome(case, loss.name, Verdict(), verdicts)
 
 
 def _trained(train):
@@ -219,7 +241,7 @@ def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) ->
 
     @functools.cache
     def references(case):
-        build, fitting = torch_side.factory(case), problem.of_rank(case.rank)
+        build, fitting = torch_side.factory(case), problem.fitting(case)
         return torch_side.run(build, fitting, "float32"), torch_side.run(build, fitting, "float64")
 
     with TemporaryDirectory() as folder:
@@ -235,7 +257,7 @@ def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) ->
 def _hunt_one(mutant, wrong, cases, leg, problem, references):
     """One leg, over the cases in order."""
     for case in cases:
-        build, fitting = mindspore_side.factory(case, wrong), problem.of_rank(case.rank)
+        build, fitting = mindspore_side.factory(case, wrong), problem.fitting(case)
         ours = (maths.run(build, fitting, "float32") if leg == "rule"
                 else mindspore_side.run(build, fitting, leg))
         verdict = compare(ours, *references(case), noise=case.noise, initial=fitting.initial)

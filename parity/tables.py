@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import ms_optim
+from ms_optim import lbfgs
 from ms_optim._optimizer import Slot
-from parity.cases import CASES
+from parity.cases import CASES, MINIMIZERS
+from parity.losses import losses
 from parity.mutants import MUTANTS
 
 README = Path(__file__).parents[1] / "README.md"
@@ -21,10 +23,14 @@ BEGIN, END = "<!-- optimizers -->\n", "<!-- end -->\n"
 def optimizers() -> str:
     """One row for each optimizer: paper, state, memory in multiples of the parameters, proof."""
     rows = [("optimizer", "paper", "state", "memory", "parity"), ("---",) * 5]
-    for name, optimizer in ms_optim.OPTIMIZERS.items():
+    for name, optimizer in {**ms_optim.OPTIMIZERS, "SparseAdam": ms_optim.SparseAdam}.items():
         slots = [slot for slot in optimizer.slots if not slot.scalar]
         state = ", ".join(f"`{slot.name}`" + (f" ({slot.when})" if slot.when else "") for slot in slots)
         rows.append((f"`{name}`", paper(optimizer), state, memory(slots), proof(name)))
+    vectors = ", ".join(f"`{name}`" for name in (*lbfgs.VECTORS, *lbfgs.HISTORY))
+    history = inspect.signature(ms_optim.LBFGS).parameters["history_size"].default
+    most = len(lbfgs.VECTORS) + len(lbfgs.HISTORY) * history
+    rows.append(("`LBFGS`", paper(ms_optim.LBFGS), vectors, f"{len(lbfgs.VECTORS)}-{most}", proof("LBFGS")))
     rows.append(("`EMA`", paper(ms_optim.EMA), "`ema`", "1 more", proof("EMA")))
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
@@ -44,6 +50,8 @@ def paper(optimizer: type) -> str:
 
 def proof(name: str) -> str:
     """How many cases equal torch, and how many wrong versions of the rule are caught."""
+    if name in MINIMIZERS:
+        return f"{len(MINIMIZERS[name])} cases x {len(losses())} losses x 2 modes"
     wrong = sum(mutant.optimizer == name for mutant in MUTANTS)
     return f"{len(CASES[name])} cases x 2 modes, {wrong} mutants caught"
 

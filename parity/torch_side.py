@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from parity.cases import Case
-from parity.problems import Problem
+from parity.losses import Loss
+from parity.problems import Gradient, Problem, Rows
 from parity.trace import Recorder, Trace
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -103,20 +104,16 @@ class Session:
                       for name, value in initial.items()]
         with default_dtype(self.dtype):
             self.optimizer = build(self.named)
-            if schedule:
-                name, kwargs = schedule
-                scheduled = getattr(self.optimizer, "optimizer", self.optimizer)
-                self.scheduler = getattr(torch.optim.lr_scheduler, name)(scheduled, **kwargs)
-            else:
-                self.scheduler = None
+            self._inner = getattr(self.optimizer, "optimizer", self.optimizer)
+            self.scheduler = schedule and getattr(torch.optim.lr_scheduler, schedule[0])(self._inner, **schedule[1])
 
-    def steps(self, gradients: Iterable[dict[str, np.ndarray | None]]) -> Trace:
+    def steps(self, gradients: Iterable[dict[str, Gradient]]) -> Trace:
         """Take a step on each of the gradients."""
         recorder = Recorder()
         with default_dtype(self.dtype), one_thread():
             for drawn in gradients:
                 for name, param in self.named:
-                    param.grad = None if drawn[name] is None else torch.tensor(drawn[name], dtype=self.dtype)
+                    param.grad = _gradient(drawn[name], param)
                 self.optimizer.step()
                 if self.scheduler:
                     self.scheduler.step()
@@ -137,12 +134,25 @@ class Session:
         """Load what `stop` of a session has given."""
         with default_dtype(self.dtype):
             for name, part in self._parts.items():
-                part.load_state_dict(_mapped(
-                    state[name], lambda value: torch.tensor(value, dtype=self.dtype), np.ndarray))
+                part.load_state_dict(_mapped(state[name], self._kept, np.ndarray))
+
+    def _kept(self, value):
+        """An array as torch keeps it: SparseAdam counts its steps by an int."""
+        if isinstance(self._inner, torch.optim.SparseAdam) and not value.ndim:
+            return int(value)
+        return torch.tensor(value, dtype=self.dtype)
 
     @property
     def _parts(self):
         return {"optimizer": self.optimizer} | ({"scheduler": self.scheduler} if self.scheduler else {})
+
+
+def _gradient(drawn, param):
+    """What a problem has drawn, in the dtype and the layout that the optimizer of a parameter takes."""
+    if isinstance(drawn, Rows):
+        values = torch.tensor(drawn.values, dtype=param.dtype)
+        return torch.sparse_coo_tensor(drawn.indices[None], values, param.shape, check_invariants=True)
+    return None if drawn is None else torch.tensor(drawn, dtype=param.dtype)
 
 
 def _mapped(tree, function, kind):
@@ -157,6 +167,28 @@ def run(build: Callable[[list], torch.optim.Optimizer], problem: Problem, dtype:
     return Session(build, problem.initial, dtype).steps(problem.gradients)
 
 
+def minimize(build: Callable[[list], torch.optim.Optimizer], loss: Loss, steps: int, dtype: str) -> Trace:
+    """The trace of an optimizer that takes a closure: parameters, and of each step the loss and both counts."""
+    session = Session(build, loss.initial, dtype)
+    params = [param for _, param in session.named]
+    data = [torch.tensor(value, dtype=session.dtype) for value in loss.data]
+
+    def closure():
+        session.optimizer.zero_grad()
+        value = loss.function(params, data, torch)
+        value.backward()
+        return value
+
+    recorder = Recorder()
+    with default_dtype(session.dtype), one_thread():
+        for _ in range(steps):
+            value = session.optimizer.step(closure)
+            state = session.optimizer.state_dict()["state"][0]
+            recorder.add(session.values, {loss.name: {"loss": value.detach().numpy(), **{
+                name: np.asarray(state[name]) for name in ("func_evals", "n_iter")}}})
+    return recorder.trace()
+
+
 def _state(optimizer, named):
-    return {name: {slot: value.detach().numpy() for slot, value in optimizer.state[param].items()
+    return {name: {slot: np.asarray(value) for slot, value in optimizer.state[param].items()
                    if value is not None} for name, param in named if param in optimizer.state}

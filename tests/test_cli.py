@@ -19,6 +19,7 @@ def test_lists_cases(capsys):
 @pytest.mark.parametrize(("arguments", "message"), [
     (["AdmW"], "unknown optimizer 'AdmW'; did you mean 'AdamW'?"),
     (["sgd"], "did you mean 'SGD'?"),
+    (["--workers", "0"], "--workers must be at least 1, but got 0"),
     (["--steps", "1"], "--steps must be at least 2, but got 1"),
     (["--steps", "many"], "invalid int value: 'many'"),
     (["--mode", "eager"], "invalid choice: 'eager'"),
@@ -42,10 +43,11 @@ def test_report_must_be_a_folder(tmp_path, capsys):
 def test_runs_and_reports(tmp_path, monkeypatch, capsys):
     """The table names the case, the JSON holds the scores, and each mode has a plot."""
     monkeypatch.setattr("parity.__main__.FREE_STEPS", 40)
-    assert main(["SGD", "--mode", "graph", "--steps", "3", "--report", str(tmp_path / "new" / "report")]) == 0
+    folder = tmp_path / "new" / "report"
+    assert main(["SGD", "--mode", "graph", "--steps", "3", "--workers", "2", "--report", str(folder)]) == 0
     count = len(CASES["SGD"]) + 3
     assert f"{count} of {count} comparisons equal PyTorch, mode graph, 3 steps" in capsys.readouterr().out
-    outcomes = json.loads((tmp_path / "new" / "report" / "parity.json").read_text())
+    outcomes = json.loads((folder / "parity.json").read_text())
     assert [outcome["case"] for outcome in outcomes[:-2]] == [str(case) for case in (*CASES["SGD"], CASES["SGD"][-1])]
     assert [outcome["problem"] for outcome in outcomes[-3:]] == ["synthetic, resumed", "nfnet", "nfnet"]
     accuracy = outcomes[-1]["accuracy"]
@@ -53,18 +55,19 @@ def test_runs_and_reports(tmp_path, monkeypatch, capsys):
     assert all(leg["scores"]["parameter"]["ratio"] <= 3 for outcome in outcomes
                for name, leg in outcome["legs"].items() if "graph" in name)
     assert set(outcomes[0]["legs"]) == {"maths", "graph composed", "graph native"}
-    assert set(outcomes[-3]["legs"]) == {"maths", "graph from torch", "torch from graph"}
-    assert len(list((tmp_path / "new" / "report").glob("*.png"))) == 2 * count - 1
+    assert set(outcomes[-3]["legs"]) == {
+        "maths", "graph from torch", "torch from graph", "graph from .ckpt", "graph from .safetensors"}
+    assert len(list(folder.glob("*.png"))) == 2 * count - 1
 
 
 def test_a_failure_is_red(monkeypatch, capsys):
     """Exit code 1, and the leg and its reason."""
     case = CASES["SGD"][0]
-    monkeypatch.setattr("parity.__main__.RECIPES", ())
+    monkeypatch.setattr("parity.jobs.RECIPES", ())
     failed = suite.Outcome(case, "synthetic", Verdict(), {"graph": Verdict(problems=("exp_avg of 'x' is missing",))})
     for name in ("verify", "resumed"):
         monkeypatch.setattr(suite, name, lambda *_: failed)
-    assert main(["SGD", "--mode", "graph"]) == 1
+    assert main(["SGD", "--mode", "graph", "--workers", "1"]) == 1
     output = capsys.readouterr().out
     assert "SGD() on synthetic, graph: failed: exp_avg of 'x' is missing" in output
     assert "0 of" in output

@@ -4,7 +4,6 @@ import functools
 import inspect
 import pickle
 import re
-from collections.abc import Callable
 from typing import NamedTuple
 
 import mindspore as ms
@@ -18,8 +17,8 @@ from torch.testing._internal.common_optimizers import optim_db
 
 from ms_optim import EMA, LBFGS
 from ms_optim.lbfgs import dot
+from parity.losses import losses
 from parity.mindspore_side import MODES, set_mode
-from parity.models import digits
 
 nan, inf = float("nan"), float("inf")
 each_search = pytest.mark.parametrize("search", [None, "strong_wolfe"])
@@ -35,50 +34,7 @@ def mode(request):
     return request.param
 
 
-class Problem(NamedTuple):
-    """A loss of weights and data, in methods and names that torch and mindspore.ops share, and where it starts."""
-
-    loss: Callable
-    initial: tuple[np.ndarray, ...]
-    data: tuple[np.ndarray, ...] = ()
-
-
-def rosenbrock(weights, data, ops):
-    """Two parameters of no dimension in a curved valley."""
-    x, y = weights
-    return (1 - x) ** 2 + 100 * (y - x**2) ** 2
-
-
-def quadratic(weights, data, ops):
-    """One vector; curvatures from 1 to 10,000 that no axis is along."""
-    residual = (data[0] * (weights[0] - data[1])).sum(1)
-    return (residual * residual).sum()
-
-
-def logistic(weights, data, ops):
-    """A matrix and a vector; cross-entropy with a penalty."""
-    images, labels, penalty = data
-    logits = images @ weights[0].mT + weights[1]
-    return (ops.logsumexp(logits, 1) - (logits * labels).sum(1)).mean() + penalty * (weights[0] * weights[0]).sum()
-
-
-def problems():
-    """Those of the issue, as float32."""
-    rng = np.random.default_rng(0)
-    rotation, _ = np.linalg.qr(rng.standard_normal((30, 30)))
-    (images, labels), _ = digits()
-    found = {
-        "rosenbrock": Problem(rosenbrock, (-1.2, 1.0)),
-        "quadratic": Problem(quadratic, (np.zeros(30),),
-                             (np.logspace(0, 2, 30)[:, None] * rotation, rng.standard_normal(30))),
-        "logistic": Problem(logistic, (np.zeros((10, 64)), np.zeros(10)),
-                            (images.reshape(-1, 64), np.eye(10)[labels], 1e-3)),
-    }
-    return {name: Problem(problem.loss, *(tuple(np.asarray(value, np.float32) for value in values)
-                                          for values in problem[1:])) for name, problem in found.items()}
-
-
-PROBLEMS = problems()
+PROBLEMS = {loss.name: loss for loss in losses()}
 
 
 class Loss(nn.Cell):
@@ -86,7 +42,7 @@ class Loss(nn.Cell):
 
     def __init__(self, problem, params, dtype):
         super().__init__()
-        self.loss, self.weights = problem.loss, ParameterTuple(params)
+        self.loss, self.weights = problem.function, ParameterTuple(params)
         self.data = tuple(Tensor(value, dtype) for value in problem.data)
 
     def construct(self):
@@ -98,7 +54,7 @@ class Loss(nn.Cell):
 def compiled(name, mode, dtype, number=0):
     """An optimizer of a problem and its closure. `mode` is the one that is set."""
     problem = PROBLEMS[name]
-    params = [Parameter(Tensor(value, dtype), name=f"p{i}") for i, value in enumerate(problem.initial)]
+    params = [Parameter(Tensor(value, dtype), name=f"p{i}") for i, value in enumerate(problem.initial.values())]
     optimizer = LBFGS(params)
     return optimizer, ms.value_and_grad(Loss(problem, params, dtype), None, optimizer.parameters)
 
@@ -106,7 +62,7 @@ def compiled(name, mode, dtype, number=0):
 def ours(name, mode, dtype=ms.float32, number=0, **kwargs):
     """The same, where it starts and with these arguments."""
     optimizer, closure = compiled(name, mode, dtype, number)
-    for param, value in zip(optimizer.parameters, PROBLEMS[name].initial):
+    for param, value in zip(optimizer.parameters, PROBLEMS[name].initial.values()):
         ops.assign(param, Tensor(value, dtype))
     optimizer.load_state_dict(LBFGS(optimizer.parameters, **kwargs).state_dict())
     return optimizer, closure
@@ -115,13 +71,13 @@ def ours(name, mode, dtype=ms.float32, number=0, **kwargs):
 def torchs(name, dtype=torch.float32, **kwargs):
     """The optimizer of torch for a problem, and its closure."""
     problem = PROBLEMS[name]
-    params = [torch.nn.Parameter(torch.tensor(value).to(dtype)) for value in problem.initial]
+    params = [torch.nn.Parameter(torch.tensor(value).to(dtype)) for value in problem.initial.values()]
     data = [torch.tensor(value).to(dtype) for value in problem.data]
     optimizer = torch.optim.LBFGS(params, **kwargs)
 
     def closure():
         optimizer.zero_grad()
-        loss = problem.loss(params, data, torch)
+        loss = problem.function(params, data, torch)
         loss.backward()
         return loss
 
@@ -179,16 +135,6 @@ def assert_in_budget(got, single, double):
         truth = double_now.position
         allowed = max(allowed, np.abs(single_now.position - truth).max(), np.abs(truth).max() * ulp)
         assert np.abs(ours_now.position - truth).max() <= 10 * allowed
-
-
-@each_search
-@pytest.mark.parametrize("name", PROBLEMS)
-def test_the_way_is_torchs(name, search, mode):
-    """The evaluations of each step and the parameters after it."""
-    kwargs = {**SEARCHES[search], "max_iter": 5}
-    got = run(*ours(name, mode, **kwargs))
-    assert_in_budget(got, *(reference(name, dtype, **kwargs) for dtype in (torch.float32, torch.float64)))
-    assert got[-1].loss < 0.5 * got[0].loss
 
 
 @each_search

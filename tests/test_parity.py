@@ -10,8 +10,9 @@ from mindspore import nn
 
 import ms_optim
 from parity import mindspore_side, suite, torch_side
-from parity.cases import CASES
+from parity.cases import CASES, MINIMIZERS
 from parity.compare import compare_exactly
+from parity.losses import losses
 from parity.problems import Problem, synthetic
 
 PROBLEM = synthetic()
@@ -28,12 +29,21 @@ def test_equals_torch(case):
     assert outcome.passed, {leg: str(verdict) for leg, verdict in outcome.verdicts.items()}
 
 
+@pytest.mark.parametrize("loss", losses(), ids=lambda loss: loss.name)
+@pytest.mark.parametrize("case", [case for cases in MINIMIZERS.values() for case in cases], ids=str)
+def test_minimizes_as_torch_does(case, loss):
+    """Evaluations, losses and parameters after each step."""
+    outcome = suite.minimized(case, loss, ("graph", "pynative"))
+    assert outcome.passed, {leg: str(verdict) for leg, verdict in outcome.verdicts.items()}
+    assert all({"loss", "func_evals", "n_iter", "parameter"} == {*verdict.scores} for verdict in outcome.modes.values())
+
+
 @pytest.mark.parametrize("name", ms_optim.OPTIMIZERS)
 @pytest.mark.parametrize("mode", ["graph", "pynative"])
 def test_float64_parameters_equal_torch_in_float64(name, mode):
     """No number of a step passes through float32 on its way to a float64 parameter."""
     case = CASES[name][-1]
-    problem = PROBLEM.of_rank(case.rank)
+    problem = PROBLEM.fitting(case)
     wide = Problem("float64", {key: value.astype(np.float64) for key, value in problem.initial.items()},
                    [{key: None if grad is None else grad.astype(np.float64) for key, grad in gradients.items()}
                     for gradients in problem.gradients])

@@ -16,7 +16,7 @@ from torch.testing._internal.common_optimizers import optim_db
 import ms_optim
 from ms_optim import OPTIMIZERS
 from parity import mindspore_side, torch_side
-from parity.cases import CASES
+from parity.cases import CASES, Case
 from parity.compare import compare
 from parity.problems import STEPS, Problem, synthetic
 
@@ -130,7 +130,7 @@ def problem(rank, steps):
     whole = synthetic(steps, absent=False)
     chosen = Problem("published", {name: whole.initial[name] for name in NAMES},
                      [{name: gradients[name] for name in NAMES} for gradients in whole.gradients])
-    return chosen.of_rank(rank)
+    return chosen.fitting(Case("", "", {}, rank=rank))
 
 
 @pytest.mark.parametrize("name", COMMON)

@@ -32,7 +32,7 @@ def grids(names=TORCH):
 
 def problem_of(case):
     """What the case is run on."""
-    return (SMALL if case.rank is None else PROBLEM).of_rank(case.rank)
+    return (SMALL if case.rank is None else PROBLEM).fitting(case)
 
 
 def in_torch(case, values):
