@@ -282,9 +282,18 @@ class Optimizer(nn.Optimizer):
         a schedule, whose place is "global_step", or else the largest step.
 
         Raises:
-            ValueError: If a parameter, a state or an argument does not fit; nothing is changed then.
+            TypeError, ValueError: If a parameter, a state or an argument does not fit; nothing is changed then.
         """
-        _state_dict.load_state_dict(self, state_dict)
+        for assign in self.assignments(state_dict):
+            assign()
+
+    def assignments(self, state_dict: Mapping) -> list[Callable[[], object]]:
+        """What `load_state_dict` does, one call for each thing that it writes; none of them is made.
+
+        Raises:
+            TypeError, ValueError: As `load_state_dict`.
+        """
+        return _state_dict.assignments(self, state_dict)
 
     def add_param_group(self, group: dict):
         """Add a group of parameters, as to torch's optimizers; they come last. All others keep their state.
@@ -298,17 +307,15 @@ class Optimizer(nn.Optimizer):
         Raises:
             TypeError, ValueError: As at construction; nothing is changed then.
         """
-        owner, count = type(self).__name__, len(self.options)
-        groups, _, _ = parse_groups(owner, [*self.options, group], self.defaults)
-        learning_rate_source(owner, groups[-1]["lr"], "learning_rate")
-        before = self.state_dict()
-        groups = [*map(dict, self.param_groups), groups[-1]]
-        order = [*self.parameters, *groups[-1]["params"]]
-        known = inspect.signature(type(self)).parameters
-        self.__init__([*groups, {"order_params": order}], fused=self.fused_as_asked, loss_scale=self.loss_scale,
-                      **{name: value for name, value in self.defaults.items() if name in known})
-        after = self.state_dict()
-        self.load_state_dict({**before, "param_groups": before["param_groups"] + after["param_groups"][count:]})
+        groups, parameters, _ = parse_groups(type(self).__name__, [*self.options, group], self.defaults)
+        state, known = self.state_dict(), inspect.signature(type(self)).parameters
+        state["param_groups"].append({"params": list(range(len(self.parameters), len(parameters)))})
+        order = {"order_params": [*self.parameters, *groups[-1]["params"]]}
+        groups = [*map(dict, self.param_groups), groups[-1], order]
+        for optimizer in (type(self).__new__(type(self)), self):  # what does not fit is to show in one that is not used
+            optimizer.__init__(groups, fused=self.fused_as_asked, loss_scale=self.loss_scale,
+                               **{name: value for name, value in self.defaults.items() if name in known})
+            optimizer.load_state_dict(state)
 
     def describe(self) -> str:
         """What each parameter got, as a table: its group, shape, state and arguments."""

@@ -6,6 +6,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from ms_optim._arguments import NOTES, check, members_of, number_of
 from ms_optim._learning_rate import Constant
+from ms_optim._values import as_number, plain
 
 
 class ParamGroup(Mapping):
@@ -17,7 +18,10 @@ class ParamGroup(Mapping):
 
     def __init__(self, optimizer: nn.Optimizer, index: int):
         self._optimizer, self._index = optimizer, index
-        self._options = optimizer.options[index]
+
+    @property
+    def _options(self):
+        return self._optimizer.options[self._index]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._options)
@@ -32,10 +36,10 @@ class ParamGroup(Mapping):
         return tuple(numbers) if isinstance(self._options[name], tuple) else numbers[0]
 
     def __setitem__(self, name: str, value):
+        value = self.check(name, value)
         if name in NOTES:
             self._options[name] = value
             return
-        value = self.check(name, value)
         options = {**self._options, name: value}
         for (parameter, at), member in zip(self._places(name), members_of(options, name)):
             values = parameter.asnumpy().copy()
@@ -50,11 +54,14 @@ class ParamGroup(Mapping):
             TypeError, ValueError: If the value is out of range, or the group cannot have it.
         """
         owner = type(self._optimizer).__name__
+        what = f"For '{owner}', '{name}'"
+        if name in NOTES:
+            return as_number(value, what)
         if name not in self.settable:
             raise KeyError(f"For '{owner}', what can be set in a group must be in {self.settable}, but got {name!r}.")
         if name == "lr" and self.scheduled:
             raise ValueError(f"For '{owner}', 'lr' of a group on a schedule must not be set, but got {value}.")
-        value = check(owner, name, value)
+        value = check(owner, name, plain(value, what))
         if any(slot.when == name and bool(value) != bool(self[name]) for slot in self._optimizer.slots):
             raise ValueError(f"For '{owner}', '{name}' must stay zero or stay nonzero, because it decides which state "
                              f"there is, but got {value} after {self[name]}.")

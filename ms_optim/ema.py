@@ -1,7 +1,8 @@
 """Exponential moving averages of parameters (Polyak and Juditsky 1992; Tarvainen and Valpola 2017, "Mean teachers")."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import zip_longest
 
 import mindspore as ms
@@ -13,7 +14,8 @@ from ms_optim import _fused
 from ms_optim._arguments import FLOATS, check, check_gradients
 from ms_optim._math import lerp
 from ms_optim._optimizer import Optimizer, run_compiled
-from ms_optim._state_dict import as_array
+from ms_optim._state_dict import assignment
+from ms_optim._values import as_number, plain
 
 
 def constant(n, steps, decay, warmup):
@@ -257,26 +259,32 @@ class EMA(nn.Optimizer):
         """Take over what `state_dict` of an average of the same parameters has given.
 
         Raises:
-            ValueError: If a parameter, a state or an argument does not fit; nothing is changed then.
+            TypeError, ValueError: If a parameter, a state or an argument does not fit; nothing is changed then.
+        """
+        for assign in self.assignments(state_dict):
+            assign()
+
+    def assignments(self, state_dict: Mapping) -> list[Callable[[], object]]:
+        """What `load_state_dict` does, one call for each thing that it writes; none of them is made.
+
+        Raises:
+            TypeError, ValueError: As `load_state_dict`.
         """
         self._refuse_foreign("load_state_dict")
         given = state_dict.get("ema") if isinstance(state_dict, Mapping) else None
         names = [param.name for param in self.tracked]
         if not isinstance(given, Mapping) or given.keys() != {"averages", "decay", "step"} or (
-                given["averages"].keys() != set(names)):
+                not isinstance(given["averages"], Mapping) or given["averages"].keys() != set(names)):
             raise ValueError(f"For 'EMA', 'state_dict' must hold as 'ema' 'averages' of {names}, 'decay' and 'step', "
-                             f"but got {sorted(given) if isinstance(given, Mapping) else given!r}.")
-        decay = check("EMA", "decay", given["decay"])
-        values = [as_array(given["averages"][name]) for name in names]
-        for name, value, average in zip(names, values, self.averages):
-            if value.shape != tuple(average.shape):
-                raise ValueError(f"For 'EMA', the average of '{name}' must be of shape {tuple(average.shape)}, but got "
-                                 f"{value.shape}.")
-        self.optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "ema"})
-        for value, average in zip(values, self.averages):
-            ops.assign(average, Tensor(value, average.dtype))
-        ops.assign(self._decay, Tensor(decay, self._decay.dtype))
-        ops.assign(self._step, Tensor(float(given["step"]), self._step.dtype))
+                             f"but got {sorted(given, key=str) if isinstance(given, Mapping) else given!r}.")
+        decay = check("EMA", "decay", plain(given["decay"], "For 'EMA', 'decay'"))
+        step = as_number(given["step"], "For 'EMA', 'step'", whole=True)
+        averages = [assignment(average, given["averages"][name], f"For 'EMA', the average of '{name}'")
+                    for name, average in zip(names, self.averages)]
+        inner = self.optimizer.assignments({key: value for key, value in state_dict.items() if key != "ema"})
+        numbers = [partial(ops.assign, kept, Tensor(value, kept.dtype))
+                   for kept, value in ((self._decay, decay), (self._step, step))]
+        return [*inner, *averages, *numbers]
 
     def add_param_group(self, group: dict):
         """Raise: an average has the parameters that it was made with.

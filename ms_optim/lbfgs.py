@@ -13,6 +13,8 @@ from ms_optim._arguments import NOTES, check, check_gradients, parse_groups
 from ms_optim._learning_rate import float64_parameter
 from ms_optim._line_search import Point, reach, strong_wolfe
 from ms_optim._optimizer import Params
+from ms_optim._state_dict import layout
+from ms_optim._values import LIST, as_array, as_number, plain
 
 # A pair of changes of gradient and parameters enters the history if their product is larger: the curvature is positive.
 POSITIVE = 1e-10
@@ -204,11 +206,11 @@ class Group(MutableMapping):
             TypeError, ValueError: If the value is none of those that it may have.
         """
         if name in NOTES:
-            return value
+            return as_number(value, f"For 'LBFGS', '{name}'")
         names = [key for key in self if key != "params" and key not in NOTES]
         if name not in names:
             raise KeyError(f"For 'LBFGS', what can be set in the group must be in {names}, but got {name!r}.")
-        return check("LBFGS", name, value)
+        return check("LBFGS", name, plain(value, f"For 'LBFGS', '{name}'"))
 
 
 class LBFGS(nn.Optimizer):
@@ -328,23 +330,22 @@ class LBFGS(nn.Optimizer):
 
         Args:
             state_dict (Mapping): In torch's layout; vectors and numbers may be Tensors or arrays, of any float dtype.
-                Torch's "param_names" and "al", which say nothing more, may be there.
+                Torch's "al", which says nothing more, may be there, and "param_names", to tell another order by.
 
         Raises:
-            TypeError: If it is not in torch's layout.
-            ValueError: If keys are missing or unknown, or vectors have another size. Nothing is changed then.
+            TypeError: If an argument is of the wrong kind.
+            ValueError: If keys, values or the order of the parameters do not fit. Nothing is changed then.
         """
-        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= state_dict.keys():
-            got = list(state_dict) if isinstance(state_dict, Mapping) else type(state_dict).__name__
-            raise TypeError("For 'LBFGS', 'state_dict' must be a dict with the keys 'state' and 'param_groups', but "
-                            f"got {got}.")
-        state, groups = state_dict["state"], state_dict["param_groups"]
+        state, groups = layout("LBFGS", state_dict)
         sizes = [len(group["params"]) for group in groups]
         if sizes != [len(self.parameters)]:
             raise ValueError(f"For 'LBFGS', 'state_dict' must have one group of {len(self.parameters)} parameters, but "
                              f"got groups of {sizes}.")
         if not state.keys() <= {0}:
             raise ValueError(f"For 'LBFGS', 'state_dict' must have state of parameter 0 only, but got {list(state)}.")
+        own, names = [param.name for param in self.parameters], groups[0].get("param_names", ())
+        if any(name in own and name != other for name, other in zip(names, own)):
+            raise ValueError(f"For 'LBFGS', 'param_names' must be in the order of {own}, but got {[*names]}.")
         options = {name: value for name, value in groups[0].items() if name not in ("params", "param_names")}
         _compare("the group", options.keys() - set(NOTES), self._group.keys() - {"params", *NOTES})
         options = {name: self._group.checked(name, value) for name, value in options.items()}
@@ -356,9 +357,8 @@ class LBFGS(nn.Optimizer):
 
     def _restored(self, saved):
         """A state of torch's as this one keeps it; "al" is where torch's computes, and no state."""
-        saved = {name: value for name, value in saved.items() if name != "al"}
-        _compare("the state", saved.keys(), STATE if int(saved.get("n_iter", 1)) else COUNTS)
-        state = {name: self._restored_value(name, value) for name, value in saved.items()}
+        state = {name: self._restored_value(name, value) for name, value in saved.items() if name != "al"}
+        _compare("the state", state.keys(), STATE if state.get("n_iter", 1) else COUNTS)
         lengths = [len(state.get(name, ())) for name in (*HISTORY, "ro")]
         if len(set(lengths)) > 1:
             raise ValueError("For 'LBFGS', 'old_dirs', 'old_stps' and 'ro' of the state must be of one length, but got "
@@ -366,18 +366,18 @@ class LBFGS(nn.Optimizer):
         return state
 
     def _restored_value(self, name, value):
-        if isinstance(value, (list, tuple)):
-            return [self._restored_value(name, item) for item in value]
-        if isinstance(value, int) or (type(value) is float and name in ("t", "prev_loss")):
-            return value
-        array = value.asnumpy() if isinstance(value, Tensor) else np.asarray(value)
-        if name in COUNTS or name == "prev_loss":
-            return array.item()
+        what, dtype = f"For 'LBFGS', '{name}' of the state", ms.dtype_to_nptype(self.like.dtype)
+        if name in COUNTS:
+            return as_number(value, what, whole=True)
+        if name in ("t", "prev_loss") or (name == "H_diag" and type(value) is int):
+            scalar = as_array(value, what, ())
+            return scalar.astype(dtype) if name == "t" and hasattr(value, "dtype") else scalar.item()
+        listed = name in (*HISTORY, "ro")
+        if listed and not isinstance(value, LIST):
+            raise ValueError(f"{what} must be a list, but got {type(value).__name__}.")
         shape = (sum(param.size for param in self.parameters),) if name in (*VECTORS, *HISTORY) else ()
-        if array.shape != shape:
-            raise ValueError(f"For 'LBFGS', '{name}' of the state must be of shape {shape}, but got {array.shape}.")
-        array = array.astype(ms.dtype_to_nptype(self.like.dtype))
-        return array if name == "t" else Tensor(array)
+        tensors = [Tensor(as_array(item, what, shape).astype(dtype)) for item in (value if listed else [value])]
+        return tensors if listed else tensors[0]
 
     @property
     def state_bytes(self) -> int:
@@ -469,7 +469,7 @@ class LBFGS(nn.Optimizer):
 
 
 def _compare(what, got, expected):
-    missing, unknown = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
+    missing, unknown = sorted(set(expected) - set(got)), sorted(set(got) - set(expected), key=str)
     if missing or unknown:
         raise ValueError(f"For 'LBFGS', the keys of {what} must be {sorted(expected)}, but {missing} are missing and "
                          f"{unknown} are unknown.")

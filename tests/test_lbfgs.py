@@ -715,9 +715,10 @@ VECTOR, NUMBER = np.ones(3), np.ones(())
 KEPT = {"func_evals": 2, "n_iter": 1, "d": VECTOR, "t": 0.5, "old_dirs": [], "old_stps": [], "ro": [], "H_diag": 1,
         "prev_flat_grad": VECTOR, "prev_loss": 1.0}
 STATES = [
-    (3, TypeError, "'state_dict' must be a dict with the keys 'state' and 'param_groups', but got int."),
-    ({"state": {}}, TypeError,
-     "'state_dict' must be a dict with the keys 'state' and 'param_groups', but got ['state']."),
+    (3, ValueError,
+     "'state_dict' must have the keys 'state' and 'param_groups', as that of torch.optim has, but got int."),
+    ({"state": {}}, ValueError,
+     "'state_dict' must have the keys 'state' and 'param_groups', as that of torch.optim has, but got ['state']."),
     ({"state": {}, "param_groups": [GROUP, GROUP]}, ValueError,
      "'state_dict' must have one group of 1 parameters, but got groups of [1, 1]."),
     ({"state": {}, "param_groups": [{**GROUP, "params": [0, 1]}]}, ValueError,

@@ -1,0 +1,65 @@
+"""Numbers and tensors of either framework, as state dicts hold them, and what is none."""
+
+import math
+import reprlib
+
+import numpy as np
+from mindspore import Tensor
+
+LIST = (list, tuple)
+
+
+def as_array(value, what: str = "A tensor", shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Numbers, an array, a Tensor of MindSpore or one of torch, on any device, as an array; bfloat16 as float32.
+
+    Raises:
+        ValueError: If it does not hold real numbers, each in its place, or has another shape. `what` begins the
+            message.
+    """
+    said = f"{what} must be real numbers in a dense tensor or array, but got " + (
+        f"{type(value).__name__} of {value.dtype}" if hasattr(value, "dtype") else reprlib.repr(value))
+    try:
+        if isinstance(value, Tensor):
+            value = value.asnumpy()
+        elif hasattr(value, "detach"):
+            value = value.detach().cpu().resolve_neg()
+            value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{said}: {error}") from None
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise ValueError(f"{said}.")
+    if shape is not None and array.shape != tuple(shape):
+        raise ValueError(f"{what} must be of shape {tuple(shape)}, but got {array.shape}.")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def as_number(value, what: str, whole: bool = False) -> float | int:
+    """A finite number, or one element, as Python's; if `whole`, an integer that an int32 can count to.
+
+    Raises:
+        ValueError: If it is none. `what` begins the message.
+    """
+    array = as_array(value, what)
+    if array.size != 1 or array.dtype.kind == "b":
+        got = f"shape {array.shape}" if array.size != 1 else array.item()
+        raise ValueError(f"{what} must be a number, but got {got}.")
+    number = array.item()
+    if whole and not (0 <= number < 2**31 and number == int(number)):
+        raise ValueError(f"{what} must be an integer in [0, 2**31), but got {number}.")
+    if not math.isfinite(number):
+        raise ValueError(f"{what} must be finite, but got {number}.")
+    return int(number) if whole else number
+
+
+def plain(value, what: str):
+    """An argument without tensors and arrays: one element is a number, several are a list."""
+    if isinstance(value, LIST):
+        items = [plain(item, what) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if not hasattr(value, "dtype"):
+        return value
+    array = as_array(value, what)
+    return array.item() if array.size == 1 else array.tolist()
