@@ -1,11 +1,13 @@
 """Groups that are added in mid-training: what was there goes on as it was, what is new starts anew."""
 
+import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from helpers import assert_same, everything
 from mindspore import Parameter, Tensor
 
-from ms_optim import EMA, OPTIMIZERS, SGD, AdamW
+from ms_optim import EMA, OPTIMIZERS, SGD, AdamW, MomentumAGC, Muon, SparseAdam
 from parity import torch_side
 from parity.cases import CASES
 from parity.compare import compare
@@ -91,6 +93,61 @@ def test_what_does_not_fit_changes_nothing(group, message):
     assert len(optimizer.param_groups) == 1
     optimizer((Tensor(np.ones(3, np.float32)),))
     np.testing.assert_allclose(optimizer.parameters[0].asnumpy(), 0.9)
+
+
+def matrix(name, shape=(3, 4)):
+    """A Parameter of ones."""
+    return Parameter(Tensor(np.ones(shape, np.float32)), name=name)
+
+
+SPARSE = (Tensor([0], ms.int32), Tensor(np.ones((1, 4), np.float32)))
+REFUSED = {
+    "rank": (Muon, {}, lambda: {"params": [matrix("b", (3,))]}, "For 'Muon', 'params' must be matrices"),
+    "no axis": (SparseAdam, {}, lambda: {"params": [matrix("b", ())]}, "For 'SparseAdam', 'params' must have an axis"),
+    "idle pattern": (MomentumAGC, {}, lambda: {"params": weights("b"), "exempt": "zzz"},
+                     "each pattern of 'exempt' must match one of .* but got 'zzz'"),
+    "no bool": (MomentumAGC, {}, lambda: {"params": weights("b"), "exempt": lambda param: 3},
+                "the function must return a bool, but got 3"),
+    "name of state": (AdamW, {"amsgrad": True}, lambda: {"params": weights("exp_avg.a")},
+                      r"must have other names than what the optimizer keeps, but got \['exp_avg.a'\]"),
+    "name of the rate": (AdamW, {}, lambda: {"params": weights("learning_rate")},
+                         r"must have other names than what the optimizer keeps, but got \['learning_rate'\]"),
+    "schedule": (AdamW, {}, lambda: {"params": weights("b"), "lr": [0.1, -1.0]}, r"'lr\[1\]' must be in \[0, inf\)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_late_changes_nothing(case, mode, compilations):
+    """The state stays, and the steps that come are those of an optimizer that was not asked, without compiling."""
+    cls, kwargs, group, message = REFUSED[case]
+    grads = (SPARSE if cls is SparseAdam else Tensor(np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)),)
+    asked, other = (cls([{"params": [matrix("a")], "initial_lr": 0.5}], **kwargs) for _ in range(2))
+    for _ in range(2):
+        asked(grads)
+        other(grads)
+    handle, count = asked.param_groups[0], len(compilations)
+    with pytest.raises((TypeError, ValueError), match=message):
+        asked.add_param_group(group())
+    assert_same(everything(asked), everything(other))
+    handle["weight_decay" if "weight_decay" in handle else "eps"] = 0.3
+    other.param_groups[0]["weight_decay" if "weight_decay" in handle else "eps"] = 0.3
+    for _ in range(2):
+        asked(grads)
+        other(grads)
+    assert_same(everything(asked), everything(other))
+    assert len(compilations) == count and len(asked.param_groups) == 1
+    asked.add_param_group({"params": [matrix("b")]})
+    asked((*grads, *grads))
+
+
+def test_a_group_that_was_taken_before_is_the_group(mode):
+    """Its numbers and its notes."""
+    optimizer = SGD(weights("a"), lr=0.1)
+    group = optimizer.param_groups[0]
+    optimizer.add_param_group({"params": weights("b")})
+    group["lr"], group["initial_lr"] = 0.5, 0.25
+    assert dict(optimizer.param_groups[0]) == dict(group)
+    assert (group["lr"], group["initial_lr"]) == (0.5, 0.25)
 
 
 def test_an_average_says_what_to_do():

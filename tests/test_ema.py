@@ -825,3 +825,48 @@ def test_parameter_ema_says_which_pair_does_not_fit():
     follow = ParameterEMA(source, target, 0.9)
     with pytest.raises(ValueError, match="For 'ParameterEMA', 'decay'"):
         follow.decay = -1
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (lambda state: state["ema"].update(step=math.nan), "For 'EMA', 'step' must be an integer in .* but got nan"),
+    (lambda state: state["ema"].update(step=-1), "For 'EMA', 'step' must be an integer in .* but got -1"),
+    (lambda state: state["ema"].update(step=1.5), "For 'EMA', 'step' must be an integer in .* but got 1.5"),
+    (lambda state: state["ema"].update(step=2**60), "For 'EMA', 'step' must be an integer in"),
+    (lambda state: state["ema"].update(step=True), "For 'EMA', 'step' must be a number, but got True"),
+    (lambda state: state["ema"].update(step="x"), "For 'EMA', 'step' must be real numbers .* but got 'x'"),
+    (lambda state: state["ema"].update(step=None), "For 'EMA', 'step' must be real numbers .* but got None"),
+    (lambda state: state["ema"].update(averages=None), "For 'EMA', 'state_dict' must hold as 'ema' 'averages' of"),
+    (lambda state: state["ema"].update(averages=["bn.beta"]), "For 'EMA', 'state_dict' must hold as 'ema' 'averages'"),
+    (lambda state: state["ema"].update({5: 1}), "For 'EMA', 'state_dict' must hold as 'ema' .* but got"),
+    (lambda state: state["ema"]["averages"].update({"bn.beta": np.array(1j)}),
+     "For 'EMA', the average of 'bn.beta' must be real numbers .* but got ndarray of complex128"),
+    (lambda state: state["ema"]["averages"].update({"bn.beta": torch.ones(2)}),
+     r"For 'EMA', the average of 'bn.beta' must be of shape \(\), but got \(2,\)"),
+    (lambda state: state["ema"]["averages"].update({"bn.gamma": torch.ones(3, 4).to_sparse()}),
+     "For 'EMA', the average of 'bn.gamma' must be real numbers"),
+    (lambda state: state.update(global_step=math.nan), "For 'SGD', 'global_step' must be an integer in"),
+    (lambda state: state["state"][4].update(momentum_buffer=1.0), "For 'SGD', 'momentum_buffer' of .* of shape"),
+])
+def test_a_state_that_does_not_fit_changes_nothing(rng, spoil, message):
+    """Neither the average nor its optimizer, whose part may fit."""
+    params = make_parameters(rng)
+    ema = EMA(SGD(params, lr=0.1, momentum=0.9), decay=0.5)
+    ema(make_gradients(rng, params))
+    state, before = ema.state_dict(), bits(ema.get_parameters())
+    state["param_groups"][0] |= {"lr": 0.7, "initial_lr": 0.3}
+    state["state"][0]["momentum_buffer"] = np.ones((3, 4))
+    state["ema"]["decay"] = 0.25
+    spoil(state)
+    with pytest.raises(ValueError, match=message):
+        ema.load_state_dict(state)
+    assert_same(bits(ema.get_parameters()), before)
+    assert "initial_lr" not in ema.param_groups[0]
+
+
+def test_a_state_may_be_of_tensors_of_one_element(rng):
+    """As torch may save them."""
+    ema = EMA(SGD(make_parameters(rng), lr=0.1), decay=0.5)
+    state = ema.state_dict()
+    state["ema"] |= {"step": torch.tensor([3.0]), "decay": torch.tensor([0.25])}
+    ema.load_state_dict(state)
+    assert (ema.state_dict()["ema"]["step"], ema.decay.asnumpy()) == (3, 0.25)

@@ -719,7 +719,7 @@ STATES = [
      "'state_dict' must have the keys 'state' and 'param_groups', as that of torch.optim has, but got int."),
     ({"state": {}}, ValueError,
      "'state_dict' must have the keys 'state' and 'param_groups', as that of torch.optim has, but got ['state']."),
-    ({"state": {}, "param_groups": [GROUP, GROUP]}, ValueError,
+    ({"state": {}, "param_groups": [GROUP, {**GROUP, "params": [1]}]}, ValueError,
      "'state_dict' must have one group of 1 parameters, but got groups of [1, 1]."),
     ({"state": {}, "param_groups": [{**GROUP, "params": [0, 1]}]}, ValueError,
      "'state_dict' must have one group of 1 parameters, but got groups of [2]."),
@@ -732,6 +732,20 @@ STATES = [
      "the keys of the state must be ['func_evals', 'n_iter'], but [] are missing and ['d'] are unknown."),
     ({"state": {0: {**KEPT, "step": 1}}, "param_groups": [GROUP]}, ValueError,
      f"the keys of the state must be {sorted(KEPT)}, but [] are missing and ['step'] are unknown."),
+    ({"state": None, "param_groups": [GROUP]}, ValueError, "'state' must be a dict of dicts, but got None."),
+    ({"state": {0: 3}, "param_groups": [GROUP]}, ValueError, "'state' must be a dict of dicts, but got {0: 3}."),
+    ({"state": {0: {**KEPT, "n_iter": nan}}, "param_groups": [GROUP]}, ValueError,
+     "'n_iter' of the state must be an integer in [0, 2**31), but got nan."),
+    ({"state": {0: {**KEPT, "old_dirs": VECTOR}}, "param_groups": [GROUP]}, ValueError,
+     "'old_dirs' of the state must be a list, but got ndarray."),
+    *[({"state": {0: {**KEPT, name: value}}, "param_groups": [GROUP]}, ValueError,
+       f"'{name}' of the state must be real numbers in a dense tensor or array, but got {kind}.")
+      for value, kind in ((np.ones(3) * 1j, "ndarray of complex128"), (None, "None"), ("x", "'x'"))
+      for name in KEPT if name not in ("old_dirs", "old_stps", "ro")],
+    ({"state": {}, "param_groups": [{**GROUP, "max_lr": "x"}]}, ValueError,
+     "'max_lr' must be real numbers in a dense tensor or array, but got 'x'."),
+    ({"state": {0: {**KEPT, "d": 3}}, "param_groups": [GROUP]}, ValueError,
+     "'d' of the state must be of shape (3,), but got ()."),
     ({"state": {0: {**KEPT, "d": np.ones(4)}}, "param_groups": [GROUP]}, ValueError,
      "'d' of the state must be of shape (3,), but got (4,)."),
     ({"state": {0: {**KEPT, "old_dirs": [VECTOR, NUMBER]}}, "param_groups": [GROUP]}, ValueError,
@@ -754,6 +768,33 @@ def test_wrong_states(state_dict, kind, message):
     after = optimizer.state_dict()
     assert after["param_groups"] == before["param_groups"] == [{**GROUP, "initial_lr": 2.0}]
     assert after["state"][0].keys() == before["state"][0].keys()
+
+
+def test_what_torch_holds_is_read():
+    """Tensors that require a gradient, bfloat16, and a learning rate of one element; notes are Python's numbers."""
+    optimizer = LBFGS([parameter()])
+    vector, one = torch.tensor([1.0, 2.0, 3.0], dtype=torch.bfloat16, requires_grad=True), torch.tensor([0.25])
+    optimizer.load_state_dict({"state": {0: {**KEPT, "d": vector, "n_iter": one * 4, "prev_loss": one[0]}},
+                               "param_groups": [{**GROUP, "lr": one, "initial_lr": one}]})
+    state, group = optimizer.state["p"], optimizer.param_groups[0]
+    assert state["d"].asnumpy().tolist() == [1.0, 2.0, 3.0]
+    assert (state["n_iter"], state["prev_loss"], group["lr"], group["initial_lr"]) == (1, 0.25, 0.25, 0.25)
+    assert {type(state["n_iter"]), type(group["initial_lr"])} == {int, float}
+
+
+@pytest.mark.parametrize(("names", "fits"), [
+    (["p", "q"], True), (["p", "other"], True), (["one", "other"], True), (["q", "p"], False), (["other", "p"], False)])
+def test_vectors_are_in_the_order_of_the_parameters(names, fits):
+    """A name that a parameter here has tells whether it is torch's too; other names tell nothing."""
+    optimizer = LBFGS([parameter(), parameter("q")])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0] |= {"param_names": names, "lr": 0.5}
+    if fits:
+        optimizer.load_state_dict(saved)
+    else:
+        with pytest.raises(ValueError, match=r"'LBFGS', 'param_names' must be in the order of \['p', 'q'\], but got"):
+            optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] == (0.5 if fits else 1)
 
 
 def test_wrong_keys_of_the_group():

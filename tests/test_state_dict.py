@@ -3,6 +3,8 @@
 import mindspore as ms
 import numpy as np
 import pytest
+import torch
+from helpers import assert_same, everything
 from mindspore import Parameter, Tensor
 
 from ms_optim import EMA, OPTIMIZERS, SGD, Adagrad, Adam, AdamW
@@ -133,7 +135,60 @@ def stepped(cls=AdamW, **kwargs):
     return optimizer
 
 
+def setting(*path, to):
+    """What sets an entry of a state dict."""
+    def spoil(state):
+        for key in path[:-1]:
+            state = state[key]
+        state[path[-1]] = to
+
+    return spoil
+
+
+COUNT = r"must be an integer in \[0, 2\*\*31\), but got "
+REAL = "must be real numbers in a dense tensor or array, but got "
+UNREADABLE = [
+    (np.full(4, 1 + 5j), f"{REAL}ndarray of complex128"),
+    (torch.ones(4, dtype=torch.complex64).conj(), f"{REAL}Tensor of torch.complex64: "),
+    (Tensor(np.ones(4), ms.complex64), f"{REAL}Tensor of Complex64"),
+    (torch.ones(4).to_sparse(), f"{REAL}Tensor of torch.float32: "),
+    (torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8), f"{REAL}Tensor of torch.qint8: "),
+    (torch.ones(4).to(torch.float8_e4m3fn), f"{REAL}Tensor of torch.float8_e4m3fn: "),
+    (torch.ones(4, device="meta"), f"{REAL}Tensor of torch.float32: "),
+    (np.array(["1"] * 4), f"{REAL}ndarray of <U1"),
+    (np.ones(4, object), f"{REAL}ndarray of object"),
+    ([[1.0], [1.0, 2.0]], f"{REAL}.*: "),
+    ("x", f"{REAL}'x'"),
+    ({}, f"{REAL}{{}}"),
+]
+COUNTS = [
+    (float("nan"), f"{COUNT}nan"), (float("inf"), f"{COUNT}inf"), (-1, f"{COUNT}-1"), (2.5, f"{COUNT}2.5"),
+    (2**31, f"{COUNT}2147483648"), (torch.tensor(1e12), f"{COUNT}999999995904.0"), ("3", f"{REAL}'3'"),
+    (3j, f"{REAL}3j"), (True, "must be a number, but got True"),
+    (np.ones(2), r"must be a number, but got shape \(2,\)"),
+]
+
+
 @pytest.mark.parametrize(("spoil", "message"), [
+    *[(setting("state", 1, "step", to=value), f"'step' of 'b' {message}") for value, message in COUNTS],
+    *[(setting("global_step", to=value), f"'global_step' {message}") for value, message in COUNTS],
+    *[(setting("state", 1, "exp_avg", to=value), f"'exp_avg' of 'b' {message}") for value, message in UNREADABLE],
+    *[(setting("state", to=value), "'state' must be a dict of dicts, but got")
+      for value in (None, [], 3, {0: None}, {0: [1]}, {0: Tensor([1.0])})],
+    *[(setting("param_groups", to=value), "'param_groups' must be a list of dicts with a list as 'params'")
+      for value in (None, 3, [3, 3], {}, [{}, {}])],
+    *[(setting("param_groups", 1, "params", to=value), "'param_groups' must be a list of dicts with a list as 'params'")
+      for value in (None, "b", 1)],
+    *[(setting("param_groups", 1, "params", to=value), r"'params' of the groups must be different integers, .* \[0, ")
+      for value in ([0], ["1"], [None])],
+    (setting("param_groups", 1, "param_names", to=None), "and one as 'param_names' if that is there"),
+    (setting("state", 1, 5, to=1.0), r"the state of 'b' must be \['exp_avg', 'exp_avg_sq', 'step'\], but got \[5, "),
+    (setting(5, to=1.0), r"must have the keys 'state' and 'param_groups', .* but got \[5, "),
+    (setting("param_groups", 1, "initial_lr", to="x"), f"'initial_lr' {REAL}'x'"),
+    (setting("param_groups", 1, "max_lr", to=float("nan")), "'max_lr' must be finite, but got nan"),
+    (setting("param_groups", 1, "lr", to=torch.ones(2).to_sparse()), f"'lr' {REAL}Tensor of torch.float32: "),
+    (setting("param_groups", 1, "amsgrad", to=np.ones(2)), r"'amsgrad' of group 1 must be False .* \[1.0, 1.0\]"),
+    (setting("param_groups", 0, 5, to=1), r"the keys of group 0 must be in \['params', 'lr', .* but got 5"),
     (lambda state: state.pop("state"), r"'state_dict' must have the keys 'state' and 'param_groups'"),
     (lambda state: state.update(epoch=3), r"but got \['epoch', 'global_step', 'param_groups', 'state'\]"),
     (lambda state: state["param_groups"].pop(), r"'param_groups' must have \[1, 1\] parameters, but got \[1\]"),
@@ -157,14 +212,46 @@ def test_what_does_not_fit_changes_nothing(spoil, message):
     """It is told, and the optimizer is as it was, what came before the fault in the dict too."""
     ms.set_context(mode=ms.GRAPH_MODE)
     state = stepped().state_dict()
-    state["param_groups"][0]["weight_decay"] = 0.7
+    state["param_groups"][0] |= {"weight_decay": 0.7, "initial_lr": 0.3}
     spoil(state)
     optimizer = make()
-    before = {param.name: param.asnumpy().copy() for param in optimizer.get_parameters()}
+    before, groups = everything(optimizer), [dict(group) for group in optimizer.param_groups]
     with pytest.raises(ValueError, match=message):
         optimizer.load_state_dict(state)
-    for param in optimizer.get_parameters():
-        np.testing.assert_array_equal(param.asnumpy(), before[param.name], err_msg=param.name)
+    assert_same(everything(optimizer), before)
+    assert [dict(group) for group in optimizer.param_groups] == groups
+
+
+@pytest.mark.parametrize("value", [
+    [1, 2, 3, 4], np.arange(1, 5, dtype=">f4"), np.arange(1, 5, dtype=np.uint16), Tensor([1, 2, 3, 4], ms.bfloat16),
+    Tensor([1, 2, 3, 4], ms.bfloat16).asnumpy(), torch.tensor([1.0, 2, 3, 4], dtype=torch.bfloat16, requires_grad=True),
+    torch._neg_view(-torch.arange(1, 5)), torch.tensor([[1, 0], [2, 0], [3, 0], [4, 0]]).t()[0],
+], ids=repr)
+def test_tensors_of_all_kinds(value):
+    """Views, bfloat16, another byte order and integers are the numbers that they hold."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    optimizer = stepped()
+    state = optimizer.state_dict()
+    state["state"][1] |= {"exp_avg": value, "step": torch.tensor([3.0])}
+    optimizer.load_state_dict(state)
+    assert optimizer.state["b"]["exp_avg"].asnumpy().tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert optimizer.state["b"]["step"].asnumpy().item() == 3
+
+
+@pytest.mark.parametrize("kind", [
+    torch.tensor, np.float32, Tensor, lambda number: torch.tensor([number]), lambda number: np.array([number])])
+def test_tensors_of_one_element_are_numbers(kind):
+    """Learning rates, betas and notes, loaded and set; what is kept is Python's."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    optimizer = make()
+    state = optimizer.state_dict()
+    state["param_groups"][0] |= {"lr": kind(0.25), "betas": (kind(0.5), kind(0.75)), "initial_lr": kind(0.125)}
+    optimizer.load_state_dict(state)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["betas"], group["initial_lr"]) == (0.25, (0.5, 0.75), 0.125)
+    group["lr"] = group["max_lr"] = kind(0.5)
+    assert (group["lr"], group["max_lr"]) == (0.5, 0.5)
+    assert {type(group[name]) for name in ("initial_lr", "max_lr")} == {float}
 
 
 def test_it_is_a_copy():
