@@ -11,7 +11,8 @@ import numpy as np
 from mindspore import Tensor
 
 from ms_optim._state_dict import as_array
-from ms_optim.checkpoint import replacing
+from ms_optim.checkpoint import damaged, replacing
+from ms_optim.checkpoint import read as read_checkpoint
 
 # Whose a file is, by how it ends.
 FORMATS = {".pt": "torch", ".pth": "torch", ".ckpt": "MindSpore", ".safetensors": "either"}
@@ -25,10 +26,17 @@ def torch_package():
         raise ImportError(f"For 'convert', files and tensors of torch need the package torch, but {error}.") from error
 
 
-def array(value) -> np.ndarray:
+def array(value, name: str = "a value") -> np.ndarray:
     """The numbers of a tensor of either framework; bfloat16 as float32."""
-    found = as_array(value)
-    return found.astype(np.float32) if found.dtype.name == "bfloat16" else found
+    try:
+        found = as_array(value)
+        found = found.astype(np.float32) if found.dtype.name == "bfloat16" else found
+        if found.dtype.kind not in "biufc":
+            raise TypeError(f"its dtype is {found.dtype}")
+    except Exception as error:  # of torch: each layout that NumPy has not has its own kind
+        raise TypeError(f"For 'convert', '{name}' must be a dense tensor of numbers that NumPy has, but got "
+                        f"{type(value).__name__}: {str(error).partition(chr(10))[0]}") from error
+    return found
 
 
 def dtype_of(value) -> str:
@@ -38,7 +46,10 @@ def dtype_of(value) -> str:
 
 def same(one, other) -> bool:
     """Whether they hold the same numbers; NaN is NaN."""
-    return np.array_equal(array(one), array(other), equal_nan=True)
+    one, other = array(one), array(other)
+    if one.dtype.kind != other.dtype.kind:  # NumPy would compare an integer as the float64 nearest to it
+        one, other = one.astype(object), other.astype(object)
+    return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
 
 
 def ms_tensor(values, dtype, name: str) -> Tensor:
@@ -78,15 +89,21 @@ def load(file: str | os.PathLike) -> dict:
         OSError: If it cannot be read.
         ImportError: If it is torch's and there is no torch.
     """
-    return _plain(read(file))
+    found = read(file)
+    try:
+        return _plain(found)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"For 'load', '{file}' must hold only dense tensors, numbers and containers, but got: {error}"
+                         ) from error
 
 
-def _plain(value):
+def _plain(value, name=""):
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _plain(item, f"{name}.{key}".lstrip(".")) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return (list if isinstance(value, list) else tuple)(map(_plain, value))
-    return array(value) if hasattr(value, "dtype") else value
+        items = [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    return array(value, name) if hasattr(value, "dtype") else value
 
 
 def read(file: str | os.PathLike) -> Mapping:
@@ -94,23 +111,22 @@ def read(file: str | os.PathLike) -> Mapping:
     path = Path(file)
     if path.suffix not in FORMATS:
         raise ValueError(f"For 'load', 'file' must end in one of {(*FORMATS,)}, but got {str(path)!r}.")
+    if FORMATS[path.suffix] != "torch":
+        return read_checkpoint("load", path)
+    load_torch = torch_package().load
     with path.open("rb"):
         pass
     try:
-        if FORMATS[path.suffix] == "torch":
-            found = torch_package().load(path, map_location="cpu", weights_only=True)
-        else:
-            found = ms.load_checkpoint(str(path), format=path.suffix[1:])
+        found = load_torch(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = next((line.strip() for line in str(error).splitlines()
                        if "GLOBAL" in line or "WeightsUnpickler error" in line), "no checkpoint of torch")
         raise ValueError(f"For 'load', '{path}' must hold only tensors, numbers and containers, and nothing else in it "
                          f"was run, but got: {reason}") from None
-    except (ImportError, OSError):
+    except OSError:
         raise
-    except Exception as error:  # of protobuf, zip, safetensors: each has its own kind for a damaged file
-        raise ValueError(f"For 'load', '{path}' must be a whole checkpoint, but got {type(error).__name__}: "
-                         f"{str(error).strip().partition(chr(10))[0]}") from error
+    except Exception as error:
+        raise damaged("load", path, error) from error
     if not isinstance(found, Mapping):
         raise ValueError(f"For 'load', '{path}' must hold a mapping by name, but got {type(found).__name__}.")
     return found

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 from mindspore import nn
 
@@ -135,7 +136,8 @@ def shapes_of(values: Mapping) -> dict[str, tuple[int, ...]]:
     shapes = ({name: getattr(value, "shape", value) for name, value in values.items()}
               if isinstance(values, Mapping) else {})
     wrong = [f"{type(shape).__name__} for {name!r}, among {list(values)[:10]}" for name, shape in shapes.items()
-             if not isinstance(shape, (tuple, list))]
+             if not isinstance(name, str) or not isinstance(shape, (tuple, list))
+             or not all(isinstance(size, Integral) for size in shape)]
     if wrong or not shapes:
         raise TypeError("For 'parameter_map', a state dict must map names to tensors or shapes, but got "
                         f"{wrong[0] if wrong else type(values).__name__ + ' {}' * isinstance(values, Mapping)}.")

@@ -1,13 +1,20 @@
 """Saving so that nothing is lost, and restoring into cells that may have compiled."""
 
 import contextlib
+import fcntl
+import glob
+import itertools
+import math
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.train.checkpoint_pb2 import Checkpoint
 
 FORMATS = (".ckpt", ".safetensors")
 
@@ -16,10 +23,12 @@ def save(cell: nn.Cell, file: str | os.PathLike):
     """Write every Parameter of a network, an optimizer or a training cell into a checkpoint.
 
     The file is the whole new checkpoint or, whenever the process or the machine stops, the one that was there before.
+    What is written until then is in a hidden folder beside it; the next `save` removes what a killed process has left.
 
     Args:
         cell (Cell): What is saved, by the names of its Parameters.
-        file (Union[str, PathLike]): Ends in ".ckpt" or ".safetensors". Its folder must be there.
+        file (Union[str, PathLike]): Ends in ".ckpt" or ".safetensors". Its folder must be there. If it is a link, the
+            file that the link names is written.
 
     Raises:
         TypeError: If `cell` is not a Cell.
@@ -56,13 +65,40 @@ def save(cell: nn.Cell, file: str | os.PathLike):
 @contextlib.contextmanager
 def replacing(file: str | os.PathLike) -> Iterator[Path]:
     """Where to write what then, whole and on the disk, takes the place of a file; unless an exception was raised."""
-    path = Path(file)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        written = Path(folder, path.name)
+    path = Path(os.path.realpath(file))
+    prefix = f".{path.name}-saving-"
+    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(OSError), _lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            shutil.rmtree(left)
+    with _own_folder(path.parent, prefix) as folder:
+        written = Path(folder, Path(file).name)
         yield written
         _to_disk(written)
         os.replace(written, path)
     _to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def _own_folder(parent, prefix):
+    """A new folder for a while, locked as long as this process lives: by that others know that it is in use."""
+    while True:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as folder, contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError):  # a file system without locks, where no one removes what is left
+                held.enter_context(_lock(folder, fcntl.LOCK_EX))
+            if os.path.exists(folder):  # unless another has removed it before it was locked
+                yield folder
+                return
+
+
+@contextlib.contextmanager
+def _lock(folder, how):
+    """Hold the lock of a folder, or raise OSError."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, how)
+        yield
+    finally:
+        os.close(number)
 
 
 def _to_disk(path):
@@ -90,7 +126,9 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
 
     Raises:
         TypeError: If `cell` is not a Cell, `parameters` not a mapping or a value not a Tensor.
-        ValueError: If a Parameter has no value, or one of another shape or dtype. Nothing is written then.
+        ValueError: If a Parameter has no value, or one of another shape or dtype, or the file is damaged. Nothing is
+            written then.
+        OSError: If the file cannot be read.
 
     Examples:
         >>> import mindspore as ms
@@ -108,7 +146,7 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
         suffix = Path(parameters).suffix
         if suffix not in FORMATS:
             raise ValueError(f"For 'restore', a file must end in one of {FORMATS}, but got {str(parameters)!r}.")
-        parameters = ms.load_checkpoint(str(parameters), format=suffix[1:])
+        parameters = read("restore", parameters)
     if not isinstance(parameters, Mapping):
         raise TypeError("For 'restore', 'parameters' must map names to Tensors or be a file, but got "
                         f"{type(parameters).__name__}.")
@@ -126,6 +164,40 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
     for name, param in wanted.items():
         assign(param, parameters[name])
     return [name for name in parameters if name not in wanted]
+
+
+def read(owner: str, file: str | os.PathLike) -> dict:
+    """What a checkpoint of MindSpore holds, by name; if it is damaged, a ValueError that names it."""
+    path = Path(file)
+    with path.open("rb"):
+        pass
+    try:
+        if path.suffix == ".ckpt":
+            _check_lengths(path.read_bytes())
+        return ms.load_checkpoint(str(path), format=path.suffix[1:])
+    except OSError:
+        raise
+    except Exception as error:
+        raise damaged(owner, path, error) from error
+
+
+def _check_lengths(content):
+    """Raise if a tensor of a .ckpt has not the bytes that its shape and dtype say: MindSpore copies them unchecked."""
+    records = Checkpoint.FromString(content[:-17] if content[-17:-10] == b"crc_num" else content).value
+    for name, parts in itertools.groupby(records, key=lambda record: record.tag):  # a large tensor is in parts
+        parts = list(parts)
+        tensor, count = parts[-1].tensor, sum(len(part.tensor.tensor_content) for part in parts)
+        dims = [] if tensor.dims == [0] else tensor.dims
+        wanted = math.prod(dims) * max(1, int(re.sub(r"\D", "", tensor.tensor_type) or 8) // 8)
+        fits = (count == wanted and min(dims, default=0) >= 0) or tensor.tensor_type in ("", "str")
+        if not fits or len({part.HasField("tensor") for part in parts}) > 1:
+            raise ValueError(f"{count} bytes for '{name}', {tensor.tensor_type} of shape {tuple(dims)}")
+
+
+def damaged(owner: str, path: Path, error: Exception) -> ValueError:
+    """What to raise where another package could not read a file: each has its own kind of error."""
+    return ValueError(f"For '{owner}', '{path}' must be a whole checkpoint, but got {type(error).__name__}: "
+                      f"{str(error).strip().partition(chr(10))[0]}")
 
 
 def assign(param: Parameter, value: Tensor):

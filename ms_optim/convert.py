@@ -32,7 +32,7 @@ from mindspore import nn
 
 from ms_optim._files import array, dtype_of, load, ms_tensor, same, torch_tensor
 from ms_optim._optimizer import Optimizer
-from ms_optim._parameter_map import COUNTER, ParameterMap, Row, bare, parameter_map, sides
+from ms_optim._parameter_map import COUNTER, ParameterMap, Row, bare, parameter_map, shapes_of, sides
 from ms_optim.checkpoint import assign
 from ms_optim.ema import EMA
 
@@ -46,7 +46,9 @@ def to_mindspore(cell: nn.Cell, state_dict: Mapping, optimizer: nn.Optimizer | N
                  given: Mapping[str, str | None] | None = None) -> ParameterMap:
     """Give a network, its optimizer and its average what torch's had; a step that has compiled goes on from there.
 
-    A state dict holds no arguments of layers: the eps of `mindspore.nn.LayerNorm`, for one, is not torch's.
+    A state dict holds no arguments of layers: the eps of `mindspore.nn.LayerNorm`, for one, is not torch's. Adafactor
+    computes something else for the weight of `mindspore.nn.Conv1d`, whose last two axes are not torch's: its state is
+    refused; `mint.nn.Conv1d` has torch's axes.
 
     Args:
         cell (Cell): The network. Its Parameters get the values.
@@ -106,10 +108,10 @@ def _by_parameter(rows, given, like, what=""):
     for row in rows:
         if row.parameter is None:
             continue
-        found = array(given[row.torch])
-        if found.shape != row.torch_shape:
-            raise ValueError(f"For 'to_mindspore', {what}'{row.torch}' must be of shape {row.torch_shape}, but got "
-                             f"{found.shape}.")
+        found = array(given[row.torch], what + row.torch)
+        if found.shape != row.torch_shape or not hasattr(given[row.torch], "dtype"):
+            raise ValueError(f"For 'to_mindspore', {what}'{row.torch}' must be a tensor of shape {row.torch_shape}, "
+                             f"but got {type(given[row.torch]).__name__} of {found.shape}.")
         value = ms_tensor(found.reshape(row.shape), like[row.parameter].dtype, what + row.torch)
         if values.setdefault(row.parameter, value) is not value and not same(values[row.parameter], value):
             raise ValueError(f"For 'to_mindspore', what goes to '{row.parameter}' must be one value, but "
@@ -117,12 +119,33 @@ def _by_parameter(rows, given, like, what=""):
     return values
 
 
+def _is_state_dict(given):
+    """Whether it has the parts of the state dict of an optimizer of torch."""
+    state, groups = (given.get(key) if isinstance(given, Mapping) else None for key in ("state", "param_groups"))
+    return (isinstance(state, Mapping) and all(isinstance(kept, Mapping) for kept in state.values())
+            and isinstance(groups, (list, tuple)) and all(
+                isinstance(group, Mapping) and isinstance(group.get("params"), (list, tuple))
+                and isinstance(group.get("param_names", []), (list, tuple)) for group in groups))
+
+
+def _reshaped(found, old, new, name):
+    """State in the shape that its parameter has on the other side."""
+    if found.shape == old:
+        return found.reshape(new)
+    if old != new and found.ndim == len(old):
+        raise ValueError(f"For 'convert', '{name}' must have the shape of its parameter, {old}, because that is {new} "
+                         f"on the other side, but got {found.shape}: Adafactor divides these axes otherwise there. "
+                         "mint.nn.Conv1d has torch's.")
+    return found
+
+
 def _matched(rows, params, optimizer, given, names, owner):
     """For each group of ours, that of torch, and torch's number of each of its parameters, by name."""
-    if not isinstance(given, Mapping) or not {"state", "param_groups"} <= given.keys():
+    if not _is_state_dict(given):
         raise TypeError(f"For '{owner}', 'optimizer_{'like' if owner == 'to_torch' else 'state'}' must be the state "
                         "dict of an optimizer of torch, but got "
-                        f"{sorted(given) if isinstance(given, Mapping) else type(given).__name__}.")
+                        f"{list(given) if isinstance(given, Mapping) else type(given).__name__}: 'state' must be a "
+                        "mapping of mappings, and 'param_groups' a list of mappings with lists of 'params'.")
     groups = given["param_groups"]
     count = sum(len(group["params"]) for group in groups)
     if names is None and all("param_names" in group for group in groups):
@@ -165,22 +188,26 @@ def _state_by_name(rows, params, optimizer, given, names):
             row, kept = by_parameter[param.name], state.get(numbers[param.name], {})
             for slot, value in kept.items():
                 if slot in slots and value is not None:
-                    found = array(value)
-                    found = found.reshape(row.shape) if found.shape == row.torch_shape else found
-                    kept[slot] = ms_tensor(found, param.dtype, f"{slot} of {row.torch}")
+                    name = f"{slot} of {row.torch}"
+                    found = _reshaped(array(value, name), row.torch_shape, row.shape, name)
+                    kept[slot] = ms_tensor(found, param.dtype, name)
     return {"state": state, "param_groups": groups}
 
 
 def _averages_by_name(rows, params, ema, given, step, values):
     """What `EMA.load_state_dict` takes, from the averages by torch's names."""
+    if not isinstance(given, Mapping):
+        raise TypeError("For 'to_mindspore', 'ema_state' must be a mapping of averages by name, but got "
+                        f"{type(given).__name__}.")
     count = given.get("n_averaged")
     given = {name: value for name, value in given.items() if name != "n_averaged"}
-    given, wanted = {short: given[name] for name, short in bare(given).items()}, bare(row.torch for row in rows)
+    given = {short: given[name] for name, short in bare(shapes_of(given)).items()}
+    wanted = bare(row.torch for row in rows)
     if step is None:
         if count is None or (ema.update_after_step, ema.update_every) != (0, 1):
             raise ValueError("For 'to_mindspore', 'ema_step' must say how many steps the EMA has seen, because "
                              "'n_averaged' does not.")
-        step = int(array(count).item())
+        step = array(count, "n_averaged").tolist()
     theirs, ours = given.keys(), set(wanted.values())
     if theirs != ours:
         raise ValueError("For 'to_mindspore', 'ema_state' must have the names of 'state_dict', but only one has\n"
@@ -263,7 +290,7 @@ def _state_for_torch(rows, params, optimizer, like, names):
             row = first[param.name]
             for slot, value in ours["state"].get(place, {}).items():
                 found, scalar = array(value), slot in optimizer.scalar_slots
-                found = found.reshape(row.torch_shape) if found.shape == row.shape and not scalar else found
+                found = found if scalar else _reshaped(found, row.shape, row.torch_shape, f"{slot} of {row.parameter}")
                 state.setdefault(numbers[param.name], {})[slot] = torch_tensor(
                     found, "float32" if scalar else dtype_of(value), exactly=not scalar)
     return {"state": dict(sorted(state.items())), "param_groups": sorted(groups, key=lambda group: group["params"])}

@@ -81,13 +81,24 @@ RANGES = {
     "total_iters": 1,
     "total_steps": 1,
 }
+# What a state holds beside arguments; of a list, of each entry.
+RANGES |= {
+    **dict.fromkeys(("T_cur", "base_lrs", "base_momentums", "max_lrs", "max_momentums", "min_lrs"), "[0, inf)"),
+    **dict.fromkeys(("_milestones", "_step_count", "cooldown_counter", "num_bad_epochs"), 0),
+    **dict.fromkeys(("_anneal_func_type", "_anneal_strategy"), RANGES["anneal_strategy"]),
+    **dict.fromkeys(("_last_lr", "best", "mode_worse"), "[-inf, inf]"),
+    "T_i": 1, "default_min_lr": "[0, inf) or None", "step_ratio": "[0, 1]", "total_size": "(0, inf)",
+    "use_beta1": (False, True),
+}
+# What each scheduler has: of a class that is not defined here nothing else is known.
+OF_ALL = ("_last_lr", "_step_count", "base_lrs", "last_epoch")
 # What torch's state has and no step reads: two flags that are False between steps, and one of older versions.
 FLAGS = {"_get_lr_called_within_step", "_is_initial", "verbose"}
 
 
 def _check(owner, name, value, at=""):
     """Check the value of an argument, or its entry `at` a place, and keep it as torch does."""
-    allowed = RANGES.get(f"{owner}.{name}", RANGES[name])
+    allowed = RANGES[f"{owner}.{name}" if f"{owner}.{name}" in RANGES else name]
     name = f"{name}{at}"
     if allowed is callable:
         if not callable(value):
@@ -138,18 +149,20 @@ def _plain(value):
     return deepcopy(value)
 
 
-def _restored(own, saved):
+def _has_parts(value):
+    return isinstance(value, list) and any(isinstance(item, LRScheduler) or callable(item) for item in value)
+
+
+def _restored(own, fitting):
     """An attribute with what a state holds of it; functions and schedulers stay the same objects."""
     if isinstance(own, LRScheduler):
-        own.load_state_dict(saved)
+        own._take(fitting)
         return own
     if callable(own):
-        if saved:
-            vars(own).update(deepcopy(saved))
+        if fitting:
+            vars(own).update(fitting)
         return own
-    if isinstance(own, list) and any(isinstance(item, LRScheduler) or callable(item) for item in own):
-        return [_restored(item, value) for item, value in zip(own, saved, strict=True)]
-    return deepcopy(saved)
+    return list(map(_restored, own, fitting)) if _has_parts(own) else fitting
 
 
 class LRScheduler:
@@ -243,8 +256,14 @@ class LRScheduler:
         if len(lrs) != len(groups):
             raise ValueError(f"For '{type(self).__name__}', 'optimizer' must keep the groups that it had, but got "
                              f"{len(groups)} instead of {len(lrs)}.")
-        for group, lr in zip(groups, lrs):
-            group["lr"] = lr
+        for i, (group, lr) in enumerate(zip(groups, lrs)):
+            try:
+                group["lr"] = lr
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"For '{type(self).__name__}', what 'step' computes for group {i} must be a learning "
+                                  f"rate that the optimizer takes, but got {lr} at epoch {self.last_epoch}, from "
+                                  f"{group['lr']} before: what is set by hand, or by another scheduler, must be what "
+                                  "it can go on from; to a cosine, nothing below 'eta_min'.") from error
         self._last_lr = self._lrs()
 
     def _lrs(self):
@@ -269,24 +288,65 @@ class LRScheduler:
         """Take what `state_dict` gave, here or in torch, from a scheduler of this class. The groups are left alone.
 
         Raises:
-            TypeError: If `state_dict` is not a mapping.
-            ValueError: If it has not the keys of this scheduler, or not its number of groups or schedulers.
+            TypeError: If `state_dict` is not a mapping, or a value in it is of the wrong kind.
+            ValueError: If it has not the keys of this scheduler, or not its number of groups or schedulers, or a value
+                is out of the range that the constructor allows. Nothing is changed then, in parts of this one either.
         """
+        self._take(self._fitting(state_dict, "[-1, inf)"))
+
+    def _take(self, fitting):
+        vars(self).update({key: _restored(vars(self)[key], value) for key, value in fitting.items()})
+
+    def _fitting(self, state_dict, epochs):
+        """What each attribute becomes, once all is checked; `epochs` is where `last_epoch` may be."""
         owner, own = type(self).__name__, {key: value for key, value in vars(self).items() if key != "optimizer"}
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"For '{owner}', 'state_dict' must be a mapping, but got {type(state_dict).__name__}.")
         different = (own.keys() ^ state_dict.keys()) - FLAGS
         if different:
             raise ValueError(f"For '{owner}', 'state_dict' must have the keys {sorted(own.keys() - FLAGS)}, but got "
-                             f"{sorted(state_dict.keys() - FLAGS)}: they differ in {sorted(different)}.")
-        for key in ("_last_lr", "_schedulers", "lr_lambdas"):
-            if key in own and len(state_dict[key]) != len(own[key]):
-                raise ValueError(f"For '{owner}', '{key}' of 'state_dict' must have {len(own[key])} entries, but got "
-                                 f"{len(state_dict[key])}.")
+                             f"{sorted(map(str, state_dict.keys() - FLAGS))}: they differ in "
+                             f"{sorted(map(str, different))}.")
         if state_dict.get("_scale_fn_custom") is not None and own["_scale_fn_custom"] is None:
             raise ValueError(f"For '{owner}', 'scale_fn' must be given where the one of 'state_dict' was an object.")
-        new = {key: _restored(own.get(key), value) for key, value in state_dict.items() if key not in FLAGS}
-        vars(self).update(new)
+        return {key: self._fitting_value(key, own[key], value, epochs) for key, value in state_dict.items()
+                if key not in FLAGS}
+
+    def _fitting_value(self, name, own, given, epochs):
+        owner, what = type(self).__name__, f"'{name}' of 'state_dict' must"
+        known = name in (RANGES if type(self).__module__ == __name__ else OF_ALL)
+        if isinstance(own, LRScheduler):
+            return own._fitting(given, "(-inf, inf)")  # one that waits for its milestone is before the first epoch
+        if callable(own):
+            if not isinstance(given, (Mapping, type(None))) or (given and not hasattr(own, "__dict__")):
+                raise TypeError(f"For '{owner}', {what} be the attributes of {own!r} or None, but got {given!r}.")
+        elif name == "_schedule_phases":
+            _check_phases(owner, given)
+        elif isinstance(own, Counter) and known:
+            if not isinstance(given, Mapping):
+                raise TypeError(f"For '{owner}', {what} map epochs to counts, but got {given!r}.")
+            epochs = [int(key) if isinstance(key, str) and key.isdecimal() else key for key in given]  # JSON has text
+            return Counter(dict(zip(_check_each(owner, name, epochs), _check_each(owner, name, given.values()))))
+        elif isinstance(own, list) and (known or _has_parts(own)):
+            if not isinstance(given, (list, tuple)):
+                raise TypeError(f"For '{owner}', {what} be a list, but got {given!r}.")
+            grows = name in ("base_lrs", "min_lrs")  # not when a group is added, as "_last_lr" does
+            if len(given) != len(own) and not (given and grows):
+                raise ValueError(f"For '{owner}', {what} have {len(own)} entries, but got {len(given)}.")
+            if _has_parts(own):
+                return [self._fitting_value(name, *each, epochs) for each in zip(own, given)]
+            values = _check_each(owner, name, given)
+            if name == "_milestones" and values != sorted(values):
+                raise ValueError(f"For '{owner}', {what} be in order, but got {given!r}.")
+            return values
+        elif isinstance(own, bool) and known and given is not own:
+            raise ValueError(f"For '{owner}', {what} be {own} as in the scheduler, but got {given!r}.")
+        elif name == "last_epoch":  # a float after `step` with one
+            number = number_in(owner, name, given, epochs)
+            return given if type(given) is int else number
+        elif known and (name != "mode" or getattr(self, "_scale_fn_custom", None) is None):
+            return self._checked(name, given)
+        return deepcopy(given)
 
 
 class _Lambdas(LRScheduler):
@@ -848,6 +908,17 @@ class OneCycleLR(_MomentumCycle):
         if self._anneal_func_type == "linear":
             return (end - start) * progress + start
         return end + (start - end) / 2.0 * (math.cos(math.pi * progress) + 1)
+
+
+def _check_phases(owner, given):
+    """Raise if these are not phases as `_phases` makes them, whatever their last steps."""
+    rows = [row for row in given if isinstance(row, dict)] if isinstance(given, list) else []
+    known = [[row | {"end_step": None} for row in _phases(1, 0.0, three_phase)] for three_phase in (False, True)]
+    if rows != given or [row | {"end_step": None} for row in rows] not in known:
+        raise ValueError(f"For '{owner}', '_schedule_phases' of 'state_dict' must be two or three phases, but got "
+                         f"{given!r}.")
+    for row in rows:
+        number_in(owner, "end_step", row.get("end_step"), "(-inf, inf)")
 
 
 def _phases(total_steps, pct_start, three_phase):

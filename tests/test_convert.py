@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import OrderedDict
@@ -15,7 +16,7 @@ import torch
 from mindspore import Parameter, Tensor, mint, nn, ops
 from safetensors.torch import load_file, save_file
 
-from ms_optim import EMA, LBFGS, SGD, AdamW, NAdam, save
+from ms_optim import EMA, LBFGS, SGD, Adafactor, AdamW, NAdam, save
 from ms_optim._convert_cli import main, print_table
 from ms_optim.convert import load, parameter_map, to_mindspore, to_torch
 from parity.compare import compare
@@ -522,6 +523,98 @@ def test_loads_each_kind_of_file(tmp_path):
         load(tmp_path / "a.npz")
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "none.ckpt")
+
+
+def holding_itself():
+    """A dict that has no end."""
+    state = {"model": {}}
+    state["model"]["again"] = state
+    return state
+
+
+@pytest.mark.parametrize(("state", "message"), [
+    ({"model": {"a": [torch.eye(2).to_sparse()]}}, "'model.a.0.' must be a dense tensor .* got Tensor"),
+    ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "'a' must be a dense tensor of numbers that NumPy has"),
+    ({"a": torch.ones(2, device="meta")}, "'a' must be a dense tensor"),
+    (holding_itself(), "recursion"),
+])
+def test_tensors_that_are_no_arrays(state, message, tmp_path):
+    """And containers without an end: the file and the entry are named."""
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=rf"^For 'load', '.*a.pt' must hold only dense tensors, .*{message}"):
+        load(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("value", [torch.tensor([2**53 + 1]), torch.tensor([2**63 - 1]), torch.tensor([2**24 + 1]),
+                                   np.array([2**64 - 1], np.uint64)])
+def test_integers_that_would_be_rounded(value):
+    """Though NumPy calls them equal to the float that they would become."""
+    net = nn.Dense(1, 1)
+    to_mindspore(net, {"weight": torch.tensor([[2**24 + 2]]), "bias": torch.tensor([2**60])})
+    assert (net.weight.asnumpy().item(), net.bias.asnumpy().item()) == (2**24 + 2, 2**60)
+    with pytest.raises(ValueError, match="Float32 must hold the numbers of 'bias' exactly"):
+        to_mindspore(net, {"weight": torch.ones(1, 1), "bias": value})
+
+
+FIRST = {"params": [0, 1], "lr": 0.1, "param_names": ["weight", "bias"]}
+
+
+@pytest.mark.parametrize(("given", "state", "ema", "message"), [
+    ({"bias": [1]}, None, None, "'bias' must be a tensor of shape (1,), but got list"),
+    ({"bias": (1,)}, None, None, "'bias' must be a tensor of shape (1,), but got tuple"),
+    ({"bias": ["a"]}, None, None, "must map names to tensors or shapes, but got list for 'bias'"),
+    ({3: torch.ones(1)}, None, None, "must map names to tensors or shapes, but got Size for 3"),
+    ({None: torch.ones(1)}, None, None, "must map names to tensors or shapes, but got Size for None"),
+    ({(1, 2): (3,)}, None, None, "must map names to tensors or shapes, but got tuple for (1, 2)"),
+    ({"bias": np.array(["a"])}, None, None, "'bias' must be a dense tensor of numbers"),
+    ({"bias": np.array([None])}, None, None, "'bias' must be a dense tensor of numbers"),
+    ({"bias": torch.ones(1).to_sparse()}, None, None, "'bias' must be a dense tensor of numbers"),
+    *(({}, state, None, "'optimizer_state' must be the state dict of an optimizer of torch") for state in (
+        3, {"state": None, "param_groups": [FIRST]}, {"state": {}, "param_groups": None},
+        {"state": {}, "param_groups": [0]}, {"state": {}, "param_groups": [{**FIRST, "params": None}]},
+        {"state": {}, "param_groups": [{**FIRST, "param_names": None}]},
+        {"state": {0: None}, "param_groups": [FIRST]}, {"state": {0: torch.ones(1)}, "param_groups": [FIRST]})),
+    ({}, {"state": {0: {"momentum_buffer": np.array("x")}}, "param_groups": [FIRST]}, None,
+     "'momentum_buffer of weight' must be a dense tensor of numbers"),
+    ({}, None, [1], "'ema_state' must be a mapping of averages by name, but got list"),
+    ({}, None, {"n_averaged": 1, 3: torch.ones(1)}, "must map names to tensors or shapes, but got Size for 3"),
+    ({}, None, {"n_averaged": 1, "weight": [1, 1], "bias": torch.ones(1)}, "'weight' must be a tensor of shape (1, 1)"),
+])
+def test_what_is_no_state(given, state, ema, message):
+    """Is refused by name, and nothing changes."""
+    net = nn.Dense(1, 1)
+    optimizer = SGD(net.trainable_params(), lr=0.5, momentum=0.9)
+    optimizer = optimizer if ema is None else EMA(optimizer, decay=0.5)
+    before = weights_of(net, optimizer)
+    with pytest.raises((TypeError, ValueError), match=f"^For '.*{re.escape(message)}"):
+        to_mindspore(net, {"weight": torch.ones(1, 1), "bias": torch.ones(1), **given},
+                     None if state is None and ema is None else optimizer, state, ema_state=ema)
+    assert_equal(weights_of(net, optimizer), before)
+
+
+def weights_of(*cells):
+    """What each of their Parameters holds."""
+    return [{name: value.tolist() for name, value in weights(cell).items()} for cell in cells]
+
+
+def test_adafactor_of_a_line():
+    """It divides the last two axes of the weight, which `nn.Conv1d` has otherwise."""
+    module, net, same = torch.nn.Conv1d(2, 3, 4), nn.Conv1d(2, 3, 4, has_bias=True), mint.nn.Conv1d(2, 3, 4)
+    reference = torch.optim.Adafactor(module.parameters())
+    module(torch.randn(1, 2, 9)).sum().backward()
+    reference.step()
+    optimizer = Adafactor(net.trainable_params())
+    before = weights_of(net, optimizer)
+    with pytest.raises(ValueError, match=r"'row_var of weight' must have the shape of its parameter, \(3, 2, 4\), bec"
+                                         r".* \(3, 2, 1, 4\) on the other side, but got \(3, 2, 1\): .*mint.nn.Conv1d"):
+        to_mindspore(net, module.state_dict(), optimizer, reference.state_dict())
+    assert weights_of(net, optimizer) == before
+    optimizer(tuple(ops.ones_like(param) for param in optimizer.parameters))
+    with pytest.raises(ValueError, match=r"'row_var of weight' must have the shape of its parameter, \(3, 2, 1, 4\)"):
+        to_torch(net, module.state_dict(), optimizer)
+    optimizer = Adafactor(same.trainable_params())
+    to_mindspore(same, module.state_dict(), optimizer, reference.state_dict())
+    assert_equal(to_torch(same, module.state_dict(), optimizer)["optimizer"]["state"], reference.state_dict()["state"])
 
 
 FACTORY = f"{__name__}:Net"

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import json
 import math
 import pickle
 import re
@@ -19,6 +20,7 @@ from mindspore.train import Callback, Model
 
 from ms_optim import EMA, SGD, Adam, lr_scheduler
 from ms_optim._arguments import NOTES
+from ms_optim.convert import load
 from ms_optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, SchedulerCallback, StepLR, table
 
 # torch's: of a scheduler that is stepped before its optimizer, and of a step to a given epoch.
@@ -297,6 +299,96 @@ def test_a_state_of_an_older_torch():
     assert (scheduler.step_size, scheduler.gamma, scheduler.last_epoch) == (7, 0.1, 7)
     assert optimizer.param_groups[0]["lr"] == 0.1 * 0.1
     assert not hasattr(scheduler, "verbose")
+
+
+@each
+@pytest.mark.parametrize("way", ["JSON", "torch"])
+def test_a_state_through_a_file(name, way, tmp_path):
+    """Of text, whose keys are text and which has lists only; or of torch, read as plain containers."""
+    old, new = torch_optimizer(), stand_in()
+    going, resumed = build(TORCH, old, CASES[name]), build(lr_scheduler, new, CASES[name])
+    step(going, 0)
+    copy_groups(old, new)
+    state = going.state_dict()
+    torch.save(state, tmp_path / "state.pt")
+    resumed.load_state_dict(json.loads(json.dumps(state)) if way == "JSON" else load(tmp_path / "state.pt"))
+    assert resumed.state_dict() == state
+    for count in range(1, 100):
+        step(going, count)
+        step(resumed, count)
+        assert positive(numbers(new)) == positive(numbers(old)), count
+
+
+def test_a_state_of_a_tensor_learning_rate():
+    """Is one of numbers."""
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=torch.tensor(0.5))
+    state = build(TORCH, optimizer, ("ExponentialLR", dict(gamma=0.5))).state_dict()
+    scheduler = build(lr_scheduler, stand_in(lrs=[0.1]), ("ExponentialLR", dict(gamma=0.9)))
+    scheduler.load_state_dict({**state, "base_lrs": [np.array(0.5, np.float32)]})
+    assert list(map(type, (*scheduler.base_lrs, *scheduler.get_last_lr()))) == [float, float]
+
+
+@pytest.mark.parametrize(("name", "key", "value"), [
+    ("step", "last_epoch", "x"), ("step", "last_epoch", float("nan")), ("step", "last_epoch", None),
+    ("step", "last_epoch", -5), ("step", "step_size", 0), ("step", "step_size", "3"), ("step", "gamma", None),
+    ("step", "base_lrs", None), ("step", "base_lrs", []), ("step", "base_lrs", [0.1, -1.0]), ("step", "_last_lr", None),
+    ("step", "_last_lr", [1]), ("step", "_step_count", "x"), ("step", 3, 4), ("multi-step", "milestones", [2, 3]),
+    ("multi-step", "milestones", {"x": 1}), ("multi-step", "milestones", {2: -1}), ("cosine", "T_max", 0),
+    ("restarts", "T_i", 0), ("restarts", "T_cur", float("inf")), ("one cycle", "_schedule_phases", []),
+    ("one cycle", "_schedule_phases", None), ("one cycle", "_schedule_phases", [{"end_step": 1}] * 2),
+    ("one cycle", "_schedule_phases", [1, 2]), ("one cycle", "total_steps", "x"), ("one cycle", "use_beta1", True),
+    ("cyclic", "mode", "saw"), ("cyclic", "total_size", 0), ("cyclic", "max_lrs", ["x", 1]),
+    ("lambda of each", "lr_lambdas", [None, 3]), ("lambda of each", "lr_lambdas", None),
+    ("plateau", "best", float("nan")), ("plateau", "factor", 1.0), ("plateau of max", "default_min_lr", -1),
+    ("swa", "_anneal_strategy", "sin"), ("chain", "_schedulers", None), ("four in a row", "_milestones", [9, 3, 1]),
+    ("four in a row", "_milestones", [9])])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_state_that_cannot_be_changes_nothing(name, key, value, inside):
+    """Neither the scheduler nor, where it is the last of several, those before it."""
+    case = ("ChainedScheduler", dict(schedulers=[CASES["lambda of each"], CASES[name]])) if inside else CASES[name]
+    if inside and (name.startswith("plateau") or value == -5):
+        pytest.skip("not in a chain, or where it is before the first epoch")
+    scheduler = build(lr_scheduler, stand_in(), case)
+    before = scheduler.state_dict()
+    later = build(lr_scheduler, stand_in(), case)
+    for count in range(3):
+        step(later, count)
+    state = later.state_dict()
+    (state["_schedulers"][1] if inside else state)[key] = value
+    with pytest.raises((TypeError, ValueError), match=rf"^For '{CASES[name][0]}', .*('{key}|'end_step'|differ in)"):
+        scheduler.load_state_dict(state)
+    assert scheduler.state_dict() == before
+
+
+def test_a_class_of_ones_own_keeps_what_it_likes():
+    """Only what each scheduler has is checked."""
+    class Own(lr_scheduler.LRScheduler):
+        def __init__(self, optimizer):
+            self.mode, self.factor, self.best, self.total_size = "own", [3], True, None
+            super().__init__(optimizer)
+
+        def get_lr(self):
+            return [0.5 for _ in self.base_lrs]
+
+    first, second = Own(stand_in()), Own(stand_in())
+    first.mode, first.factor, first.best = 3, [], False
+    second.load_state_dict(first.state_dict())
+    assert (second.mode, second.factor, second.best) == (3, [], False)
+    with pytest.raises(TypeError, match="For 'Own', 'last_epoch' must be a number"):
+        second.load_state_dict({**first.state_dict(), "last_epoch": "x"})
+
+
+def test_a_learning_rate_that_no_optimizer_takes():
+    """Where torch's is below zero; the scheduler is named, and what it came from."""
+    optimizer, theirs = our_optimizer(lrs=LRS[:1]), torch_optimizer(lrs=LRS[:1])
+    case = ("ChainedScheduler", dict(schedulers=[("CosineAnnealingLR", dict(T_max=10, eta_min=0.01)),
+                                                 ("ExponentialLR", dict(gamma=0.5))]))
+    schedulers = build(TORCH, theirs, case), build(lr_scheduler, optimizer, case)
+    with pytest.raises(ValueError, match=r"^For 'CosineAnnealingLR', what 'step' computes for group 0 .*but got -"):
+        for _ in range(12):
+            for scheduler in schedulers:
+                scheduler.step()
+    assert theirs.param_groups[0]["lr"] < 0
 
 
 @pytest.mark.parametrize("name", [name for name, (cls, _) in CASES.items()
