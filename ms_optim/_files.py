@@ -74,7 +74,8 @@ def torch_tensor(values, dtype: str, exactly: bool = True):
 def load(file: str | os.PathLike) -> dict:
     """Read a checkpoint as numpy arrays and plain dicts, lists and numbers; bfloat16 as float32, which is exact.
 
-    Nothing that a file contains is run.
+    Nothing that a file contains is run. A ".ckpt" does not say how many tensors it has: one that is cut off between two
+    of them has fewer, which `restore` and `to_mindspore` then miss.
 
     Args:
         file (Union[str, PathLike]): Ends in ".pt" or ".pth" (torch.save), ".ckpt" (mindspore.save_checkpoint) or
@@ -114,8 +115,6 @@ def read(file: str | os.PathLike) -> Mapping:
     if FORMATS[path.suffix] != "torch":
         return read_checkpoint("load", path)
     load_torch = torch_package().load
-    with path.open("rb"):
-        pass
     try:
         found = load_torch(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
