@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from ms_optim._state_dict import as_array
+from ms_optim._values import as_array
 from ms_optim.checkpoint import damaged, replacing
 from ms_optim.checkpoint import read as read_checkpoint
 
@@ -28,15 +28,7 @@ def torch_package():
 
 def array(value, name: str = "a value") -> np.ndarray:
     """The numbers of a tensor of either framework; bfloat16 as float32."""
-    try:
-        found = as_array(value)
-        found = found.astype(np.float32) if found.dtype.name == "bfloat16" else found
-        if found.dtype.kind not in "biufc":
-            raise TypeError(f"its dtype is {found.dtype}")
-    except Exception as error:  # of torch: each layout that NumPy has not has its own kind
-        raise TypeError(f"For 'convert', '{name}' must be a dense tensor of numbers that NumPy has, but got "
-                        f"{type(value).__name__}: {str(error).partition(chr(10))[0]}") from error
-    return found
+    return as_array(value, f"For 'convert', '{name}'")
 
 
 def dtype_of(value) -> str:
@@ -93,7 +85,7 @@ def load(file: str | os.PathLike) -> dict:
     found = read(file)
     try:
         return _plain(found)
-    except (TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"For 'load', '{file}' must hold only dense tensors, numbers and containers, but got: {error}"
                          ) from error
 

@@ -180,7 +180,7 @@ class Optimizer(nn.Optimizer):
         self.rule = lift(type(self).update, self.need_scale)
         self._set_path(fused)
         kept = {id(param) for param in self.get_parameters()}
-        lost = [param.name for param in parameters if id(param) not in kept]
+        lost = [param.name for param in parameters if id(param) not in kept or param is self.global_step]
         if lost:
             raise ValueError(f"For '{owner}', 'params' must have other names than what the optimizer keeps, but got "
                              f"{lost}.")

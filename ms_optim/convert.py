@@ -33,6 +33,7 @@ from mindspore import nn
 from ms_optim._files import array, dtype_of, load, ms_tensor, same, torch_tensor
 from ms_optim._optimizer import Optimizer
 from ms_optim._parameter_map import COUNTER, ParameterMap, Row, bare, parameter_map, shapes_of, sides
+from ms_optim._values import as_number
 from ms_optim.checkpoint import assign
 from ms_optim.ema import EMA
 
@@ -207,7 +208,7 @@ def _averages_by_name(rows, params, ema, given, step, values):
         if count is None or (ema.update_after_step, ema.update_every) != (0, 1):
             raise ValueError("For 'to_mindspore', 'ema_step' must say how many steps the EMA has seen, because "
                              "'n_averaged' does not.")
-        step = array(count, "n_averaged").tolist()
+        step = as_number(count, "For 'to_mindspore', 'n_averaged'", whole=True)
     theirs, ours = given.keys(), set(wanted.values())
     if theirs != ours:
         raise ValueError("For 'to_mindspore', 'ema_state' must have the names of 'state_dict', but only one has\n"

@@ -533,9 +533,9 @@ def holding_itself():
 
 
 @pytest.mark.parametrize(("state", "message"), [
-    ({"model": {"a": [torch.eye(2).to_sparse()]}}, "'model.a.0.' must be a dense tensor .* got Tensor"),
-    ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "'a' must be a dense tensor of numbers that NumPy has"),
-    ({"a": torch.ones(2, device="meta")}, "'a' must be a dense tensor"),
+    ({"model": {"a": [torch.eye(2).to_sparse()]}}, "'model.a.0.' must be real numbers .* got Tensor"),
+    ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "'a' must be real numbers in a dense tensor"),
+    ({"a": torch.ones(2, device="meta")}, "'a' must be real numbers in a dense tensor"),
     (holding_itself(), "recursion"),
 ])
 def test_tensors_that_are_no_arrays(state, message, tmp_path):
@@ -566,16 +566,16 @@ FIRST = {"params": [0, 1], "lr": 0.1, "param_names": ["weight", "bias"]}
     ({3: torch.ones(1)}, None, None, "must map names to tensors or shapes, but got Size for 3"),
     ({None: torch.ones(1)}, None, None, "must map names to tensors or shapes, but got Size for None"),
     ({(1, 2): (3,)}, None, None, "must map names to tensors or shapes, but got tuple for (1, 2)"),
-    ({"bias": np.array(["a"])}, None, None, "'bias' must be a dense tensor of numbers"),
-    ({"bias": np.array([None])}, None, None, "'bias' must be a dense tensor of numbers"),
-    ({"bias": torch.ones(1).to_sparse()}, None, None, "'bias' must be a dense tensor of numbers"),
+    ({"bias": np.array(["a"])}, None, None, "'bias' must be real numbers in a dense tensor"),
+    ({"bias": np.array([None])}, None, None, "'bias' must be real numbers in a dense tensor"),
+    ({"bias": torch.ones(1).to_sparse()}, None, None, "'bias' must be real numbers in a dense tensor"),
     *(({}, state, None, "'optimizer_state' must be the state dict of an optimizer of torch") for state in (
         3, {"state": None, "param_groups": [FIRST]}, {"state": {}, "param_groups": None},
         {"state": {}, "param_groups": [0]}, {"state": {}, "param_groups": [{**FIRST, "params": None}]},
         {"state": {}, "param_groups": [{**FIRST, "param_names": None}]},
         {"state": {0: None}, "param_groups": [FIRST]}, {"state": {0: torch.ones(1)}, "param_groups": [FIRST]})),
     ({}, {"state": {0: {"momentum_buffer": np.array("x")}}, "param_groups": [FIRST]}, None,
-     "'momentum_buffer of weight' must be a dense tensor of numbers"),
+     "'momentum_buffer of weight' must be real numbers in a dense tensor"),
     ({}, None, [1], "'ema_state' must be a mapping of averages by name, but got list"),
     ({}, None, {"n_averaged": 1, 3: torch.ones(1)}, "must map names to tensors or shapes, but got Size for 3"),
     ({}, None, {"n_averaged": 1, "weight": [1, 1], "bias": torch.ones(1)}, "'weight' must be a tensor of shape (1, 1)"),

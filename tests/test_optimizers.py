@@ -310,10 +310,11 @@ def test_bad_parameters_raise(name, params, message):
 
 
 @each
-def test_a_parameter_that_would_be_lost_raises(name):
-    """A Cell keeps its Parameters by name, and "step" is the optimizer's own."""
-    with pytest.raises(ValueError, match=f"For '{name}', 'params' must have other names .*, but got \\['step'\\]"):
-        OPTIMIZERS[name]([Parameter(Tensor(np.ones(3, np.float32)), name="step")])
+@pytest.mark.parametrize("own", ["step", "global_step"])
+def test_a_parameter_that_would_be_lost_raises(name, own):
+    """A Cell keeps its Parameters by name, and these are the optimizer's own."""
+    with pytest.raises(ValueError, match=f"For '{name}', 'params' must have other names .*, but got \\['{own}'\\]"):
+        OPTIMIZERS[name]([Parameter(Tensor(np.ones((3, 2), np.float32)), name=own)])
 
 
 @each
