@@ -10,6 +10,7 @@ from mindspore import Tensor, nn, ops
 
 from ms_optim._arguments import NOTES
 from ms_optim._values import LIST, as_array, as_number, plain
+from ms_optim.checkpoint import assign
 
 # What torch's groups also say: how it computes, and not what.
 HOW = ("capturable", "differentiable", "foreach", "fused")
@@ -133,4 +134,4 @@ def _fitting_state(optimizer, i, state, scalars):
 
 def assignment(kept: Tensor, value, what: str) -> Callable[[], object]:
     """What assigns a tensor, known to fit, to a Parameter. `what` begins the message otherwise."""
-    return partial(ops.assign, kept, Tensor(as_array(value, what, kept.shape), kept.dtype))
+    return partial(assign, kept, Tensor(as_array(value, what, kept.shape), kept.dtype))

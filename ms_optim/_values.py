@@ -62,4 +62,4 @@ def plain(value, what: str):
     if not hasattr(value, "dtype"):
         return value
     array = as_array(value, what)
-    return array.item() if array.size == 1 else array.tolist()
+    return array.item() if array.size == 1 and array.ndim < 2 else array.tolist()

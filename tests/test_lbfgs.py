@@ -138,7 +138,7 @@ def assert_in_budget(got, single, double):
 
 
 @each_search
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("name", ["rosenbrock", "quadratic"])
 def test_float64_is_torchs(name, search, mode):
     """Nothing on the way is rounded to float32."""
     kwargs = {**SEARCHES[search], "max_iter": 5}
@@ -554,7 +554,7 @@ def test_a_run_continues_in_torch(search, mode):
 def test_resumed_is_uninterrupted(search, mode):
     """Bit for bit, into an optimizer that went on and into another; what was saved stays what it was."""
     kwargs = {**SEARCHES[search], "max_iter": 4, "history_size": 5}
-    optimizer, closure = ours("logistic", mode, **kwargs)
+    optimizer, closure = ours("rosenbrock", mode, **kwargs)
     run(optimizer, closure, 2)
     saved = optimizer.state_dict()
     stored, values = pickle.dumps(saved), [param.asnumpy().copy() for param in optimizer.parameters]
@@ -562,7 +562,7 @@ def test_resumed_is_uninterrupted(search, mode):
     final = pickle.dumps(translated(optimizer.state_dict(), np.copy))
     for kept in (saved, pickle.loads(stored)):
         for number in (0, 1):
-            resumed, closure = ours("logistic", mode, number=number)
+            resumed, closure = ours("rosenbrock", mode, number=number)
             for param, value in zip(resumed.parameters, values):
                 ops.assign(param, Tensor(value))
             resumed.load_state_dict(kept)
