@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 KERNELS = Path("ms_optim", "kernels")
 source = Path(__file__).with_name("ms_optim").joinpath("__init__.py").read_text(encoding="utf-8")
@@ -13,17 +13,26 @@ setup(
     version=re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)[1],
     description="The optimizers of torch.optim, and those of NFNet, for MindSpore",
     license="Apache-2.0",
-    packages=["ms_optim", "parity"],
+    packages=find_packages(include=("ms_optim*", "parity*")),
     # No Python module but a library for MindSpore to load; without a compiler the package does without it.
-    ext_modules=[Extension(
-        "ms_optim._kernels",
-        [str(KERNELS / "kernels.cpp")],
-        depends=[str(KERNELS / header) for header in ("apply.h", "pool.h", "rules.h")],
-        extra_compile_args=["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-                            "-fvisibility=hidden", "-pthread"],
-        extra_link_args=["-pthread"],
-        optional=True,
-    )],
+    ext_modules=[
+        Extension(
+            "ms_optim._kernels",
+            [str(KERNELS / "kernels.cpp")],
+            depends=[str(KERNELS / header) for header in ("apply.h", "pool.h", "rules.h")],
+            extra_compile_args=[
+                "-std=c++17",
+                "-O3",
+                "-ffp-contract=off",
+                "-fno-math-errno",
+                "-fno-trapping-math",
+                "-fvisibility=hidden",
+                "-pthread",
+            ],
+            extra_link_args=["-pthread"],
+            optional=True,
+        )
+    ],
     python_requires=">=3.10,<3.13",
     install_requires=["mindspore>=2.10,<2.11", "numpy<2"],
     extras_require={

@@ -37,8 +37,26 @@ OPTIMIZERS = {
 }
 
 __all__ = [
-    "ASGD", "EMA", "LBFGS", "OPTIMIZERS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax",
-    "MomentumAGC", "Muon", "NAdam", "ParameterEMA", "RAdam", "RMSprop", "Rprop", "SparseAdam",
-    "restore", "save",
+    "ASGD",
+    "EMA",
+    "LBFGS",
+    "OPTIMIZERS",
+    "SGD",
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "MomentumAGC",
+    "Muon",
+    "NAdam",
+    "ParameterEMA",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SparseAdam",
+    "restore",
+    "save",
 ]
 __version__ = "0.1.0"

@@ -6,13 +6,14 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
-from ms_optim._arguments import RANGES, number_in
+from ms_optim.arguments import RANGES, number_in
 
 LearningRate = float | Iterable[float] | Tensor | LearningRateSchedule
 
 
-def learning_rate_source(owner: str, value: LearningRate, name: str,
-                         argument: str = "lr") -> Parameter | LearningRateSchedule:
+def learning_rate_source(
+    owner: str, value: LearningRate, name: str, argument: str = "lr"
+) -> Parameter | LearningRateSchedule:
     """A float64 Parameter for a number, a schedule for a table of numbers; a schedule is kept as it is.
 
     Raises:

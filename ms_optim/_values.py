@@ -17,7 +17,8 @@ def as_array(value, what: str = "A tensor", shape: tuple[int, ...] | None = None
             message.
     """
     said = f"{what} must be real numbers in a dense tensor or array, but got " + (
-        f"{type(value).__name__} of {value.dtype}" if hasattr(value, "dtype") else reprlib.repr(value))
+        f"{type(value).__name__} of {value.dtype}" if hasattr(value, "dtype") else reprlib.repr(value)
+    )
     try:
         if isinstance(value, Tensor):
             value = value.asnumpy()

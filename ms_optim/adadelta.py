@@ -2,7 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def adadelta_scalars(step, lr, rho, eps, weight_decay):
@@ -66,8 +66,17 @@ class Adadelta(Optimizer):
     scalars, update = adadelta_scalars, adadelta
     slots = (Slot("step", scalar=True), Slot("square_avg"), Slot("acc_delta"))
 
-    def __init__(self, params: Params, lr: LearningRate = 1.0, rho: float = 0.9, eps: float = 1e-6,
-                 weight_decay: float = 0.0, *, maximize: bool = False, fused: bool | None = None,
-                 loss_scale: float = 1.0):
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1.0,
+        rho: float = 0.9,
+        eps: float = 1e-6,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
         defaults = dict(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, maximize=maximize)
         super().__init__(params, defaults, loss_scale, fused)

@@ -2,7 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import larger, lerp, mean_square
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def row_shape(shape):
@@ -95,11 +95,25 @@ class Adafactor(Optimizer):
     """
 
     scalars, update = adafactor_scalars, adafactor
-    slots = (Slot("step", scalar=True), Slot("row_var", shape=row_shape), Slot("col_var", shape=column_shape),
-             Slot("variance", shape=vector_shape))
+    slots = (
+        Slot("step", scalar=True),
+        Slot("row_var", shape=row_shape),
+        Slot("col_var", shape=column_shape),
+        Slot("variance", shape=vector_shape),
+    )
 
-    def __init__(self, params: Params, lr: LearningRate = 1e-2, beta2_decay: float = -0.8,
-                 eps: tuple[float | None, float] = (None, 1e-3), d: float = 1.0, weight_decay: float = 0.0, *,
-                 maximize: bool = False, fused: bool | None = None, loss_scale: float = 1.0):
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
         defaults = dict(lr=lr, beta2_decay=beta2_decay, eps=eps, d=d, weight_decay=weight_decay, maximize=maximize)
         super().__init__(params, defaults, loss_scale, fused)

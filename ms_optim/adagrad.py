@@ -2,7 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def adagrad_scalars(step, lr, lr_decay, weight_decay, eps):
@@ -65,9 +65,25 @@ class Adagrad(Optimizer):
     scalars, update = adagrad_scalars, adagrad
     slots = (Slot("step", scalar=True), Slot("sum", init="initial_accumulator_value"))
 
-    def __init__(self, params: Params, lr: LearningRate = 1e-2, lr_decay: float = 0.0, weight_decay: float = 0.0,
-                 initial_accumulator_value: float = 0.0, eps: float = 1e-10, *, maximize: bool = False,
-                 fused: bool | None = None, loss_scale: float = 1.0):
-        defaults = dict(lr=lr, lr_decay=lr_decay, weight_decay=weight_decay,
-                        initial_accumulator_value=initial_accumulator_value, eps=eps, maximize=maximize)
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        *,
+        maximize: bool = False,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
+        defaults = dict(
+            lr=lr,
+            lr_decay=lr_decay,
+            weight_decay=weight_decay,
+            initial_accumulator_value=initial_accumulator_value,
+            eps=eps,
+            maximize=maximize,
+        )
         super().__init__(params, defaults, loss_scale, fused)

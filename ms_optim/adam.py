@@ -2,19 +2,28 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, lerp
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params, Slot
 
 adam_slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", when="amsgrad"))
 
 
 def adam_scalars(step, lr, beta1, beta2, eps, weight_decay):
     """The step's numbers."""
-    return (1 - lr * weight_decay, weight_decay, 1 - beta1, beta2, 1 - beta2, lr / (1 - beta1**step),
-            (1 - beta2**step).sqrt(), eps)
+    return (
+        1 - lr * weight_decay,
+        weight_decay,
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        lr / (1 - beta1**step),
+        (1 - beta2**step).sqrt(),
+        eps,
+    )
 
 
-def adam(param, grad, slots, keep, weight_decay, take1, beta2, take2, step_size, root, eps, decoupled_weight_decay,
-         maximize):
+def adam(
+    param, grad, slots, keep, weight_decay, take1, beta2, take2, step_size, root, eps, decoupled_weight_decay, maximize
+):
     """Compute param <- param - lr*m_hat / (sqrt(v_hat) + eps), after decaying param (decoupled) or grad."""
     exp_avg, exp_avg_sq, max_exp_avg_sq = slots
     grad = -grad if maximize else grad
@@ -77,9 +86,27 @@ class Adam(Optimizer):
 
     scalars, update, slots = adam_scalars, adam, adam_slots
 
-    def __init__(self, params: Params, lr: LearningRate = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-                 eps: float = 1e-8, weight_decay: float = 0.0, amsgrad: bool = False, *, maximize: bool = False,
-                 fused: bool | None = None, decoupled_weight_decay: bool = False, loss_scale: float = 1.0):
-        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
-                        decoupled_weight_decay=decoupled_weight_decay)
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
+        loss_scale: float = 1.0,
+    ):
+        defaults = dict(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
         super().__init__(params, defaults, loss_scale, fused)

@@ -1,8 +1,8 @@
 """AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization")."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._optimizer import Optimizer, Params
 from ms_optim.adam import adam, adam_scalars, adam_slots
+from ms_optim.optimizer import Optimizer, Params
 
 
 class AdamW(Optimizer):
@@ -50,9 +50,26 @@ class AdamW(Optimizer):
 
     scalars, update, slots = adam_scalars, adam, adam_slots
 
-    def __init__(self, params: Params, lr: LearningRate = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-                 eps: float = 1e-8, weight_decay: float = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
-                 fused: bool | None = None, loss_scale: float = 1.0):
-        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
-                        decoupled_weight_decay=True)
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
+        defaults = dict(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=maximize,
+            decoupled_weight_decay=True,
+        )
         super().__init__(params, defaults, loss_scale, fused)

@@ -2,7 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def asgd_scalars(step, eta, mu, lr, lambd, alpha, t0, weight_decay):
@@ -68,8 +68,18 @@ class ASGD(Optimizer):
     scalars, update = asgd_scalars, asgd
     slots = (Slot("step", scalar=True), Slot("eta", scalar=True), Slot("mu", scalar=True), Slot("ax"))
 
-    def __init__(self, params: Params, lr: LearningRate = 1e-2, lambd: float = 1e-4, alpha: float = 0.75,
-                 t0: float = 1e6, weight_decay: float = 0.0, *, maximize: bool = False, fused: bool | None = None,
-                 loss_scale: float = 1.0):
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-2,
+        lambd: float = 1e-4,
+        alpha: float = 0.75,
+        t0: float = 1e6,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
         defaults = dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay, maximize=maximize)
         super().__init__(params, defaults, loss_scale, fused)

@@ -54,12 +54,16 @@ def save(cell: nn.Cell, file: str | os.PathLike):
     names = [param.name for param in cell.get_parameters()]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"For 'save', the Parameters of 'cell' must have different names, but got {twice} more than "
-                         "once.")
+        raise ValueError(
+            f"For 'save', the Parameters of 'cell' must have different names, but got {twice} more than once."
+        )
     with replacing(path) as written:
         # A list, because a Cell is saved with what its own `state_dict` gives.
-        ms.save_checkpoint([{"name": param.name, "data": param} for param in cell.get_parameters()], str(written),
-                           format=path.suffix[1:])
+        ms.save_checkpoint(
+            [{"name": param.name, "data": param} for param in cell.get_parameters()],
+            str(written),
+            format=path.suffix[1:],
+        )
 
 
 @contextlib.contextmanager
@@ -148,8 +152,9 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
             raise ValueError(f"For 'restore', a file must end in one of {FORMATS}, but got {str(parameters)!r}.")
         parameters = read("restore", parameters)
     if not isinstance(parameters, Mapping):
-        raise TypeError("For 'restore', 'parameters' must map names to Tensors or be a file, but got "
-                        f"{type(parameters).__name__}.")
+        raise TypeError(
+            f"For 'restore', 'parameters' must map names to Tensors or be a file, but got {type(parameters).__name__}."
+        )
     wanted = {param.name: param for param in cell.get_parameters()}
     missing = sorted(wanted.keys() - parameters.keys())
     if missing:
@@ -159,8 +164,10 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
         if not isinstance(value, Tensor):
             raise TypeError(f"For 'restore', '{name}' must be a Tensor, but got {type(value).__name__}.")
         if (value.shape, value.dtype) != (param.shape, param.dtype):
-            raise ValueError(f"For 'restore', '{name}' must be {param.dtype} of shape {param.shape}, but got "
-                             f"{value.dtype} of shape {value.shape}.")
+            raise ValueError(
+                f"For 'restore', '{name}' must be {param.dtype} of shape {param.shape}, but got "
+                f"{value.dtype} of shape {value.shape}."
+            )
     for name, param in wanted.items():
         assign(param, parameters[name])
     return [name for name in parameters if name not in wanted]
@@ -196,8 +203,10 @@ def _check_lengths(content):
 
 def damaged(owner: str, path: Path, error: Exception) -> ValueError:
     """What to raise where another package could not read a file: each has its own kind of error."""
-    return ValueError(f"For '{owner}', '{path}' must be a whole checkpoint, but got {type(error).__name__}: "
-                      f"{str(error).strip().partition(chr(10))[0]}")
+    return ValueError(
+        f"For '{owner}', '{path}' must be a whole checkpoint, but got {type(error).__name__}: "
+        f"{str(error).strip().partition(chr(10))[0]}"
+    )
 
 
 def assign(param: Parameter, value: Tensor):

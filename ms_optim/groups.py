@@ -10,15 +10,20 @@ from typing import Any
 
 from mindspore import Parameter, mint, nn
 
-from ms_optim._arguments import check, number_in
 from ms_optim._learning_rate import Table, learning_rate_source
+from ms_optim.arguments import check, number_in
 
-NORMS = tuple(cell for library in (nn, mint.nn) for name, cell in vars(library).items()
-              if "Norm" in name and isinstance(cell, type))
+NORMS = tuple(
+    cell
+    for library in (nn, mint.nn)
+    for name, cell in vars(library).items()
+    if "Norm" in name and isinstance(cell, type)
+)
 
 
-def param_groups_weight_decay(params: Iterable[Parameter], weight_decay: float,
-                              no_decay: Sequence[str] = ()) -> list[dict[str, Any]]:
+def param_groups_weight_decay(
+    params: Iterable[Parameter], weight_decay: float, no_decay: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """No weight decay on vectors, scalars, biases and what the patterns name; as timm's function of this name.
 
     Args:
@@ -50,9 +55,14 @@ def param_groups_weight_decay(params: Iterable[Parameter], weight_decay: float,
     return _grouped(params, _decays(owner, params, no_decay), options)
 
 
-def param_groups_layer_decay(params: Iterable[Parameter], layers: Sequence[str], lr: float | Sequence[float],
-                             weight_decay: float, layer_decay: float = 0.75,
-                             no_decay: Sequence[str] = ()) -> list[dict[str, Any]]:
+def param_groups_layer_decay(
+    params: Iterable[Parameter],
+    layers: Sequence[str],
+    lr: float | Sequence[float],
+    weight_decay: float,
+    layer_decay: float = 0.75,
+    no_decay: Sequence[str] = (),
+) -> list[dict[str, Any]]:
     """Decrease the learning rate from head to input, layer by layer, as timm's function of this name does.
 
     With n layers, layer i from 0 gets lr * layer_decay**(n - 1 - i); weight decay goes to what
@@ -96,14 +106,20 @@ def param_groups_layer_decay(params: Iterable[Parameter], layers: Sequence[str],
     if lost:
         raise ValueError(f"For '{owner}', 'layers' must match every parameter, but got none for {lost}.")
     _all_used(owner, "layers", "be the first to match", layers, layer_of, params)
-    options = {(layer, decays): {"lr": (rates * layer_decay ** (len(layers) - 1 - layer)).tolist(),
-                                 "weight_decay": weight_decay * decays}
-               for layer in range(len(layers)) for decays in (False, True)}
+    options = {
+        (layer, decays): {
+            "lr": (rates * layer_decay ** (len(layers) - 1 - layer)).tolist(),
+            "weight_decay": weight_decay * decays,
+        }
+        for layer in range(len(layers))
+        for decays in (False, True)
+    }
     return _grouped(params, list(zip(layer_of, _decays(owner, params, no_decay))), options)
 
 
-def param_groups_norm_bias(net: nn.Cell, weight_decay: float, bias_lr=None,
-                           norms: Sequence[type[nn.Cell]] = ()) -> list[dict[str, Any]]:
+def param_groups_norm_bias(
+    net: nn.Cell, weight_decay: float, bias_lr=None, norms: Sequence[type[nn.Cell]] = ()
+) -> list[dict[str, Any]]:
     """Make YOLOv5's three groups: weights of norms (no decay), all other weights (decay), biases (no decay).
 
     What a parameter is, its cell says and not its name: `gamma` or `weight` of a norm cell; `beta` of a norm cell or
@@ -146,8 +162,11 @@ def param_groups_norm_bias(net: nn.Cell, weight_decay: float, bias_lr=None,
             is_bias = name == "bias" or (is_norm and name == "beta")
             is_norm_weight = is_norm and name in ("gamma", "weight")
             kind_of.setdefault(id(param), "bias" if is_bias else "norm" if is_norm_weight else "weight")
-    options = {"norm": {"weight_decay": 0.0}, "weight": {"weight_decay": weight_decay},
-               "bias": {"weight_decay": 0.0} if bias_lr is None else {"weight_decay": 0.0, "lr": bias_lr}}
+    options = {
+        "norm": {"weight_decay": 0.0},
+        "weight": {"weight_decay": weight_decay},
+        "bias": {"weight_decay": 0.0} if bias_lr is None else {"weight_decay": 0.0, "lr": bias_lr},
+    }
     return _grouped(params, [kind_of[id(param)] for param in params], options)
 
 
@@ -161,8 +180,10 @@ def _trained(owner, params):
         raise TypeError(f"For '{owner}', 'params' must be {kind}, but got an element of {odd[0]}.")
     trained = [param for param in params if param.requires_grad]
     if not trained:
-        raise ValueError(f"For '{owner}', 'params' must hold a parameter that requires a gradient, but got "
-                         f"{[param.name for param in params]}.")
+        raise ValueError(
+            f"For '{owner}', 'params' must hold a parameter that requires a gradient, but got "
+            f"{[param.name for param in params]}."
+        )
     return trained
 
 
@@ -180,16 +201,19 @@ def _matches(params, patterns):
 def _all_used(owner, argument, verb, patterns, used, params):
     idle = [pattern for i, pattern in enumerate(patterns) if i not in used]
     if idle:
-        raise ValueError(f"For '{owner}', each pattern of '{argument}' must {verb} one of "
-                         f"{[param.name for param in params]}, but got {idle}.")
+        raise ValueError(
+            f"For '{owner}', each pattern of '{argument}' must {verb} one of "
+            f"{[param.name for param in params]}, but got {idle}."
+        )
 
 
 def _decays(owner, params, no_decay):
     """Whether each parameter decays: timm's rule."""
     matches = _matches(params, _patterns(owner, "no_decay", no_decay))
     _all_used(owner, "no_decay", "match", no_decay, {i for found in matches for i in found}, params)
-    return [param.ndim > 1 and param.name.split(".")[-1] != "bias" and not found
-            for param, found in zip(params, matches)]
+    return [
+        param.ndim > 1 and param.name.split(".")[-1] != "bias" and not found for param, found in zip(params, matches)
+    ]
 
 
 def _grouped(params, keys, options):

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from mindspore import Parameter
 
-from ms_optim._arguments import NamePatterns
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import clip_adaptively
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.arguments import NamePatterns
+from ms_optim.optimizer import Optimizer, Params, Slot
 from ms_optim.sgd import sgd, sgd_scalars
 
 Exempt = str | tuple[str, ...] | list[str] | Callable[[Parameter], bool]
@@ -21,8 +21,9 @@ def momentum_agc_scalars(step, lr, momentum, dampening, weight_decay, clipping, 
     return (*sgd_scalars(step, lr, momentum, dampening, weight_decay), clipping, clip_eps)
 
 
-def momentum_agc(param, grad, slots, lr, momentum, take, weight_decay, clipping, clip_eps, nesterov, maximize, unit,
-                 exempt):
+def momentum_agc(
+    param, grad, slots, lr, momentum, take, weight_decay, clipping, clip_eps, nesterov, maximize, unit, exempt
+):
     """Scale each unit of grad to at most clipping*max(|unit of param|, clip_eps), then do as SGD."""
     if not exempt:
         grad = clip_adaptively(grad, param, clipping, clip_eps, unit)
@@ -86,12 +87,35 @@ class MomentumAGC(Optimizer):
     scalars, update = momentum_agc_scalars, momentum_agc
     slots = (Slot("momentum_buffer", when="momentum"),)
 
-    def __init__(self, params: Params, lr: LearningRate = 1e-3, momentum: float = 0.9, dampening: float = 0.0,
-                 weight_decay: float = 0.0, nesterov: bool = False, *, clipping: float = 0.01,
-                 clip_eps: float = 1e-3, exempt: Exempt = (), unit: str = "output", maximize: bool = False,
-                 fused: bool | None = None, loss_scale: float = 1.0):
-        defaults = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
-                        clipping=clipping, clip_eps=clip_eps, exempt=exempt, unit=unit, maximize=maximize)
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-3,
+        momentum: float = 0.9,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        clipping: float = 0.01,
+        clip_eps: float = 1e-3,
+        exempt: Exempt = (),
+        unit: str = "output",
+        maximize: bool = False,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
+        defaults = dict(
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            clipping=clipping,
+            clip_eps=clip_eps,
+            exempt=exempt,
+            unit=unit,
+            maximize=maximize,
+        )
         super().__init__(params, defaults, loss_scale, fused)
         self._refuse_idle_patterns()
 
@@ -109,5 +133,7 @@ class MomentumAGC(Optimizer):
                 members.setdefault(pattern, []).extend(group["params"])
         for pattern, params in members.items():
             if not any(map(NamePatterns([pattern]), params)):
-                raise ValueError("For 'MomentumAGC', each pattern of 'exempt' must match one of "
-                                 f"{[param.name for param in params]}, but got {pattern!r}.")
+                raise ValueError(
+                    "For 'MomentumAGC', each pattern of 'exempt' must match one of "
+                    f"{[param.name for param in params]}, but got {pattern!r}."
+                )

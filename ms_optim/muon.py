@@ -2,7 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import exact, lerp
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def rounded(x):
@@ -95,14 +95,34 @@ class Muon(Optimizer):
     scalars, update = muon_scalars, muon
     slots = (Slot("momentum_buffer"),)
 
-    def __init__(self, params: Params, lr: LearningRate = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95,
-                 nesterov: bool = True, ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
-                 eps: float = 1e-7, ns_steps: int = 5, adjust_lr_fn: str | None = None, *, fused: bool | None = None,
-                 loss_scale: float = 1.0):
-        defaults = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov,
-                        ns_coefficients=ns_coefficients, eps=eps, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn)
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        *,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
+        defaults = dict(
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            ns_coefficients=ns_coefficients,
+            eps=eps,
+            ns_steps=ns_steps,
+            adjust_lr_fn=adjust_lr_fn,
+        )
         super().__init__(params, defaults, loss_scale, fused)
         for param in self.parameters:
             if param.ndim != 2:
-                raise ValueError(f"For 'Muon', 'params' must be matrices, but got '{param.name}' of shape "
-                                 f"{param.shape}.")
+                raise ValueError(
+                    f"For 'Muon', 'params' must be matrices, but got '{param.name}' of shape {param.shape}."
+                )

@@ -2,7 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, exact, lerp
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def nadam_scalars(step, mu_product, lr, beta1, beta2, eps, weight_decay, momentum_decay):
@@ -11,12 +11,36 @@ def nadam_scalars(step, mu_product, lr, beta1, beta2, eps, weight_decay, momentu
     mu = beta1 * (1 - base ** (step * momentum_decay) / 2)
     mu_next = beta1 * (1 - base ** ((step + 1) * momentum_decay) / 2)
     mu_product = mu_product.where(step > 1, 1) * mu
-    return (mu_product, 1 - lr * weight_decay, weight_decay, 1 - beta1, beta2, 1 - beta2, 1 - beta2**step, eps,
-            lr * (1 - mu) / (1 - mu_product), lr * mu_next / (1 - mu_product * mu_next))
+    return (
+        mu_product,
+        1 - lr * weight_decay,
+        weight_decay,
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        1 - beta2**step,
+        eps,
+        lr * (1 - mu) / (1 - mu_product),
+        lr * mu_next / (1 - mu_product * mu_next),
+    )
 
 
-def nadam(param, grad, slots, keep, weight_decay, take1, beta2, take2, correction2, eps, grad_size, momentum_size,
-          decoupled_weight_decay, maximize):
+def nadam(
+    param,
+    grad,
+    slots,
+    keep,
+    weight_decay,
+    take1,
+    beta2,
+    take2,
+    correction2,
+    eps,
+    grad_size,
+    momentum_size,
+    decoupled_weight_decay,
+    maximize,
+):
     """Compute param <- param - lr*((1-mu)/(1-mu_product)*grad + mu_next/(1-next product)*m) / (sqrt(v_hat) + eps)."""
     exp_avg, exp_avg_sq = slots
     grad = -grad if maximize else grad
@@ -78,10 +102,27 @@ class NAdam(Optimizer):
     scalars, update = nadam_scalars, nadam
     slots = (Slot("step", scalar=True), Slot("mu_product", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"))
 
-    def __init__(self, params: Params, lr: LearningRate = 2e-3, betas: tuple[float, float] = (0.9, 0.999),
-                 eps: float = 1e-8, weight_decay: float = 0.0, momentum_decay: float = 4e-3,
-                 decoupled_weight_decay: bool = False, *, maximize: bool = False, fused: bool | None = None,
-                 loss_scale: float = 1.0):
-        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, momentum_decay=momentum_decay,
-                        decoupled_weight_decay=decoupled_weight_decay, maximize=maximize)
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
+        defaults = dict(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum_decay=momentum_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )
         super().__init__(params, defaults, loss_scale, fused)

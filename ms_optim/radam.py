@@ -2,7 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, lerp
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def radam_scalars(step, lr, beta1, beta2, eps, weight_decay):
@@ -12,12 +12,39 @@ def radam_scalars(step, lr, beta1, beta2, eps, weight_decay):
     rho = rho_inf - 2 * step * beta2**step / correction2
     rectified = rho > 5
     rect = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
-    return (1 - lr * weight_decay, weight_decay, 1 - beta1, beta2, 1 - beta2, 1 - beta1**step, lr, correction2.sqrt(),
-            eps, rect.where(rectified, 1).sqrt(), rectified.double())
+    return (
+        1 - lr * weight_decay,
+        weight_decay,
+        1 - beta1,
+        beta2,
+        1 - beta2,
+        1 - beta1**step,
+        lr,
+        correction2.sqrt(),
+        eps,
+        rect.where(rectified, 1).sqrt(),
+        rectified.double(),
+    )
 
 
-def radam(param, grad, slots, keep, weight_decay, take1, beta2, take2, correction1, lr, root, eps, rect, rectified,
-          decoupled_weight_decay, maximize):
+def radam(
+    param,
+    grad,
+    slots,
+    keep,
+    weight_decay,
+    take1,
+    beta2,
+    take2,
+    correction1,
+    lr,
+    root,
+    eps,
+    rect,
+    rectified,
+    decoupled_weight_decay,
+    maximize,
+):
     """Compute param <- param - lr*m_hat * (rect / (sqrt(v_hat) + eps) once rectified, 1 before)."""
     exp_avg, exp_avg_sq = slots
     grad = -grad if maximize else grad
@@ -78,9 +105,25 @@ class RAdam(Optimizer):
     scalars, update = radam_scalars, radam
     slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"))
 
-    def __init__(self, params: Params, lr: LearningRate = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-                 eps: float = 1e-8, weight_decay: float = 0.0, decoupled_weight_decay: bool = False, *,
-                 maximize: bool = False, fused: bool | None = None, loss_scale: float = 1.0):
-        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay,
-                        decoupled_weight_decay=decoupled_weight_decay, maximize=maximize)
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
+        defaults = dict(
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=decoupled_weight_decay,
+            maximize=maximize,
+        )
         super().__init__(params, defaults, loss_scale, fused)

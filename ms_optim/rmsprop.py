@@ -2,7 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, lerp
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def rmsprop_scalars(step, lr, alpha, eps, weight_decay, momentum):
@@ -72,12 +72,34 @@ class RMSprop(Optimizer):
     """
 
     scalars, update = rmsprop_scalars, rmsprop
-    slots = (Slot("step", scalar=True), Slot("square_avg"), Slot("momentum_buffer", when="momentum"),
-             Slot("grad_avg", when="centered"))
+    slots = (
+        Slot("step", scalar=True),
+        Slot("square_avg"),
+        Slot("momentum_buffer", when="momentum"),
+        Slot("grad_avg", when="centered"),
+    )
 
-    def __init__(self, params: Params, lr: LearningRate = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
-                 weight_decay: float = 0.0, momentum: float = 0.0, centered: bool = False, *, maximize: bool = False,
-                 fused: bool | None = None, loss_scale: float = 1.0):
-        defaults = dict(lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum, centered=centered,
-                        maximize=maximize)
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+        *,
+        maximize: bool = False,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
+        defaults = dict(
+            lr=lr,
+            alpha=alpha,
+            eps=eps,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            centered=centered,
+            maximize=maximize,
+        )
         super().__init__(params, defaults, loss_scale, fused)

@@ -1,7 +1,7 @@
 """Rprop (Riedmiller and Braun 1993, "A direct adaptive method for faster backpropagation learning")."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def rprop_scalars(step, lr, etaminus, etaplus, step_size_min, step_size_max):
@@ -70,8 +70,16 @@ class Rprop(Optimizer):
     scalars, update = rprop_scalars, rprop
     slots = (Slot("step", scalar=True), Slot("prev"), Slot("step_size"))
 
-    def __init__(self, params: Params, lr: LearningRate = 1e-2, etas: tuple[float, float] = (0.5, 1.2),
-                 step_sizes: tuple[float, float] = (1e-6, 50.0), *, maximize: bool = False, fused: bool | None = None,
-                 loss_scale: float = 1.0):
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-2,
+        etas: tuple[float, float] = (0.5, 1.2),
+        step_sizes: tuple[float, float] = (1e-6, 50.0),
+        *,
+        maximize: bool = False,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
         defaults = dict(lr=lr, etas=etas, step_sizes=step_sizes, maximize=maximize)
         super().__init__(params, defaults, loss_scale, fused)

@@ -2,7 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def sgd_scalars(step, lr, momentum, dampening, weight_decay):
@@ -66,9 +66,25 @@ class SGD(Optimizer):
     scalars, update = sgd_scalars, sgd
     slots = (Slot("momentum_buffer", when="momentum"),)
 
-    def __init__(self, params: Params, lr: LearningRate = 1e-3, momentum: float = 0.0, dampening: float = 0.0,
-                 weight_decay: float = 0.0, nesterov: bool = False, *, maximize: bool = False,
-                 fused: bool | None = None, loss_scale: float = 1.0):
-        defaults = dict(lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
-                        maximize=maximize)
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
+        defaults = dict(
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            maximize=maximize,
+        )
         super().__init__(params, defaults, loss_scale, fused)

@@ -12,9 +12,9 @@ from mindspore import COOTensor, Parameter, Tensor, ops
 from mindspore.common.sparse_tensor import RowTensorInner
 from mindspore.ops import MultitypeFuncGraph
 
-from ms_optim._arguments import FLOATS, check_gradients
 from ms_optim._learning_rate import LearningRate
-from ms_optim._optimizer import Optimizer, Params, Slot
+from ms_optim.arguments import FLOATS, check_gradients
+from ms_optim.optimizer import Optimizer, Params, Slot
 
 KINDS = "RowTensors, COOTensors, pairs of indices and values"
 
@@ -113,11 +113,12 @@ def fit_rows(owner: str, grad, param: Parameter) -> tuple[Tensor, Tensor]:
     """
     said, of = f"For '{owner}', 'gradients' must", f"for '{param.name}' of shape {param.shape}"
     if isinstance(grad, Tensor):
-        raise TypeError(f"{said} be a tuple of {KINDS} or None, but got a dense Tensor of shape {grad.shape} {of}. "
-                        "Adam takes dense gradients; in PYNATIVE_MODE, that of a lookup lacks its indices.")
+        raise TypeError(
+            f"{said} be a tuple of {KINDS} or None, but got a dense Tensor of shape {grad.shape} {of}. "
+            "Adam takes dense gradients; in PYNATIVE_MODE, that of a lookup lacks its indices."
+        )
     if isinstance(grad, (RowTensorInner, COOTensor)):
-        grad = grad.indices, grad.values, tuple(
-            grad.dense_shape if isinstance(grad, RowTensorInner) else grad.shape)
+        grad = grad.indices, grad.values, tuple(grad.dense_shape if isinstance(grad, RowTensorInner) else grad.shape)
     if isinstance(grad, tuple) and len(grad) == 3 and isinstance(grad[2], tuple):  # what a graph makes of a RowTensor
         if grad[2] != param.shape:
             raise ValueError(f"{said} have the shapes of the parameters, but got {grad[2]} {of}.")
@@ -126,8 +127,10 @@ def fit_rows(owner: str, grad, param: Parameter) -> tuple[Tensor, Tensor]:
         raise TypeError(f"{said} be a tuple of {KINDS} or None, but got {type(grad).__name__} for '{param.name}'.")
     indices, values = grad
     if indices.dtype not in (ms.int32, ms.int64) or values.dtype not in FLOATS:
-        raise TypeError(f"{said} have int32 or int64 indices and float values, but got {indices.dtype} and "
-                        f"{values.dtype} for '{param.name}'.")
+        raise TypeError(
+            f"{said} have int32 or int64 indices and float values, but got {indices.dtype} and "
+            f"{values.dtype} for '{param.name}'."
+        )
     axes = indices.shape[1] if indices.ndim == 2 else 1
     if indices.ndim not in (1, 2) or not 1 <= axes <= param.ndim:
         raise ValueError(f"{said} have indices of shape (n,) or (n, axes), but got {indices.shape} {of}.")
@@ -215,9 +218,17 @@ class SparseAdam(Optimizer):
     scalars, update = sparse_adam_scalars, sparse_adam
     slots = Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq")
 
-    def __init__(self, params: Params, lr: LearningRate = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-                 eps: float = 1e-8, maximize: bool = False, *, fused: bool | None = None,
-                 loss_scale: float = 1.0):
+    def __init__(
+        self,
+        params: Params,
+        lr: LearningRate = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        maximize: bool = False,
+        *,
+        fused: bool | None = None,
+        loss_scale: float = 1.0,
+    ):
         defaults = dict(lr=lr, betas=betas, eps=eps, maximize=maximize)
         super().__init__(params, defaults, loss_scale, fused)
         for param in self.parameters:
@@ -228,8 +239,9 @@ class SparseAdam(Optimizer):
 
     def _apply(self, gradients, rows, present):
         """Map the rule without tuples of slots, whose elements the compiler replaces by 0 beside a RowTensor."""
-        return self.hyper_map(self.rule, self.parameters, gradients, rows, self.exp_avg, self.exp_avg_sq, self.flags,
-                              present)
+        return self.hyper_map(
+            self.rule, self.parameters, gradients, rows, self.exp_avg, self.exp_avg_sq, self.flags, present
+        )
 
     def checked(self, owner, gradients):
         """Pairs of indices and values. A step compiles for the numbers of indices.
@@ -241,5 +253,6 @@ class SparseAdam(Optimizer):
             count = grad[0].shape[0] if grad else 0
             if count > self.widest[i]:
                 self.widest[i] = 1 << (count - 1).bit_length()
-        return tuple(widen(grad, widest) if grad and grad[0].shape[0] else grad
-                     for grad, widest in zip(gradients, self.widest))
+        return tuple(
+            widen(grad, widest) if grad and grad[0].shape[0] else grad for grad, widest in zip(gradients, self.widest)
+        )

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from parity.cases import CASES, MINIMIZERS
-from parity.draws import Draw
-from parity.problems import STEPS, synthetic
+from parity.cases.draws import Draw
+from parity.cases.problems import STEPS, synthetic
 
 FREE_STEPS = 200
 MODES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
@@ -24,11 +24,18 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--mode", choices=MODES, default="both", help="how MindSpore runs (default: both)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of each case (default: {STEPS})")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write JSON and plots into this folder")
-    parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), metavar="N",
-                        help="processes (default: one for each core, at most 4)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes (default: one for each core, at most 4)",
+    )
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     parser.add_argument("--mutants", action="store_true", help="hunt wrong rules instead, and count the caught")
-    parser.add_argument("--case", metavar="JSON", help="run one case that `python -m parity.fuzz` has found, and stop")
+    parser.add_argument(
+        "--case", metavar="JSON", help="run one case that `python -m parity.hunt.fuzz` has found, and stop"
+    )
     options = parse_names(parser, [*CASES, *MINIMIZERS], argv)
     if options.case is not None:
         try:
@@ -75,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _case(draw, console):
     from parity import report
-    from parity.conditioning import verify
+    from parity.judge.conditioning import verify
 
     outcome = verify(draw)
     console.print(report.table([outcome]))
@@ -97,7 +104,7 @@ def _verify(options, console):
         outcomes = [outcome for part in [*done][::-1] for outcome in part]
     outcomes.sort(key=lambda outcome: isinstance(outcome, suite.FreeRun))
     free = [outcome for outcome in outcomes if isinstance(outcome, suite.FreeRun)]
-    console.print(report.table(outcomes[:len(outcomes) - len(free)]))
+    console.print(report.table(outcomes[: len(outcomes) - len(free)]))
     console.print(report.free_table(free))
     for failure in report.failures(outcomes):
         console.print(failure, style="red", highlight=False, markup=False, soft_wrap=True)
@@ -105,14 +112,16 @@ def _verify(options, console):
         written = report.write(outcomes, options.report)
         console.print(f"wrote {len(written)} files into {options.report}")
     passed = sum(outcome.passed for outcome in outcomes)
-    console.print(f"{passed} of {len(outcomes)} comparisons equal PyTorch, mode {options.mode}, {options.steps} steps, "
-                  f"{FREE_STEPS} where a network trains freely")
+    console.print(
+        f"{passed} of {len(outcomes)} comparisons equal PyTorch, mode {options.mode}, {options.steps} steps, "
+        f"{FREE_STEPS} where a network trains freely"
+    )
     return 0 if passed == len(outcomes) else 1
 
 
 def _mutants(options, console):
     from parity import jobs, report, suite
-    from parity.mutants import MUTANTS
+    from parity.hunt.mutants import MUTANTS
 
     jobs.start()
     mutants = [mutant for mutant in MUTANTS if mutant.optimizer in options.names]

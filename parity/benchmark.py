@@ -30,17 +30,34 @@ from parity.cases import CASES
 
 WARM_UP, MORE = 10, 4
 INSIDE, FLOOR, TIMM, LERP = "native in a graph", "memory floor", "timm AGC + torch SGD fused", "torch _foreach_lerp_"
-NN = {"ASGD": "ASGD", "Adadelta": "Adadelta", "Adagrad": "Adagrad", "Adam": "Adam", "AdamW": "AdamWeightDecay",
-      "Adamax": "AdaMax", "RMSprop": "RMSProp", "Rprop": "Rprop", "SGD": "Momentum"}
+NN = {
+    "ASGD": "ASGD",
+    "Adadelta": "Adadelta",
+    "Adagrad": "Adagrad",
+    "Adam": "Adam",
+    "AdamW": "AdamWeightDecay",
+    "Adamax": "AdaMax",
+    "RMSprop": "RMSProp",
+    "Rprop": "Rprop",
+    "SGD": "Momentum",
+}
 TIMED = [name for name, cases in CASES.items() if not cases[0].sparse]
 EXPERIMENTAL = {*TIMED} - {"Adafactor", "EMA", "MomentumAGC", "Muon"}
-COLUMNS = {"ms": ("ms", "{:.3g}"), "of_torch": ("/ torch", "{:.2f}"), "of_floor": ("/ floor", "{:.2f}"),
-           "first_s": ("first call, s", "{:.2f}"), "no_data_ms": ("ms without data", "{:.3g}"),
-           "extra_mb": ("extra MB", "{:.0f}")}
+COLUMNS = {
+    "ms": ("ms", "{:.3g}"),
+    "of_torch": ("/ torch", "{:.2f}"),
+    "of_floor": ("/ floor", "{:.2f}"),
+    "first_s": ("first call, s", "{:.2f}"),
+    "no_data_ms": ("ms without data", "{:.3g}"),
+    "extra_mb": ("extra MB", "{:.0f}"),
+}
 COLORS = {"native": "tab:blue", "composed": "tab:cyan", "mindspore": "tab:olive", "memory": "tab:gray"}
 # A step so small that the parameters stay what they are, however many are taken.
 KWARGS = {name: {"lr": 1e-6} for name in TIMED} | {
-    "EMA": {}, "MomentumAGC": {"lr": 1e-6, "momentum": 0.9}, "SGD": {"lr": 1e-6, "momentum": 0.9}}
+    "EMA": {},
+    "MomentumAGC": {"lr": 1e-6, "momentum": 0.9},
+    "SGD": {"lr": 1e-6, "momentum": 0.9},
+}
 
 
 def resnet50() -> list[tuple[int, ...]]:
@@ -59,8 +76,20 @@ def resnet50() -> list[tuple[int, ...]]:
 def gpt2() -> list[tuple[int, ...]]:
     """The shapes of the parameters of GPT-2 small."""
     width = 768
-    layer = [(width,), (width,), (width, 3 * width), (3 * width,), (width, width), (width,), (width,), (width,),
-             (width, 4 * width), (4 * width,), (4 * width, width), (width,)]
+    layer = [
+        (width,),
+        (width,),
+        (width, 3 * width),
+        (3 * width,),
+        (width, width),
+        (width,),
+        (width,),
+        (width,),
+        (width, 4 * width),
+        (4 * width,),
+        (4 * width, width),
+        (width,),
+    ]
     return [(50257, width), (1024, width), *layer * 12, (width,), (width,)]
 
 
@@ -93,10 +122,9 @@ def contenders(name: str) -> list[str]:
     """What an optimizer is measured against, itself first."""
     import torch
 
-    from parity.torch_side import FUSED
+    from parity.sides.torch import FUSED
 
-    names = [INSIDE, *(f"{path} {mode}" for path in ("native", "composed")
-                                    for mode in ("graph", "pynative"))]
+    names = [INSIDE, *(f"{path} {mode}" for path in ("native", "composed") for mode in ("graph", "pynative"))]
     if name in ("EMA", "MomentumAGC"):
         return [*names, LERP if name == "EMA" else TIMM, FLOOR]
     reference = getattr(torch.optim, name)
@@ -199,9 +227,12 @@ def _clip_as_timm(params, clipping=0.01, clip_eps=1e-3):
 
     with torch.no_grad():
         for param in params:
-            norms = [tensor.norm(2.0) if tensor.ndim <= 1 else
-                     tensor.norm(2.0, dim=tuple(range(1, tensor.ndim)), keepdim=True)
-                     for tensor in (param.detach(), param.grad.detach())]
+            norms = [
+                tensor.norm(2.0)
+                if tensor.ndim <= 1
+                else tensor.norm(2.0, dim=tuple(range(1, tensor.ndim)), keepdim=True)
+                for tensor in (param.detach(), param.grad.detach())
+            ]
             most = norms[0].clamp(min=clip_eps).mul(clipping)
             clipped = param.grad * (most / norms[1].clamp(min=1e-6))
             param.grad.copy_(torch.where(norms[1] < most, param.grad, clipped))
@@ -248,8 +279,14 @@ class Contender:
     """A process that times one contender, stopped but for its turns."""
 
     def __init__(self, spec: dict):
-        self._process = subprocess.Popen([sys.executable, "-m", "parity.benchmark", "--serve"], text=True, bufsize=1,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "parity.benchmark", "--serve"],
+            text=True,
+            bufsize=1,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         self._process.stdin.write(json.dumps(spec) + "\n")
 
     def turn(self) -> dict:
@@ -274,8 +311,12 @@ def measure(name: str, shapes: list[tuple[int, ...]], options: argparse.Namespac
     shapes = fit(shapes, name)
     count, state = sum(map(math.prod, shapes)), state_size(name, shapes)
     kept = 4 * (2 * count + state)
-    spec = {"optimizer": name, "shapes": shapes, "seconds": options.seconds,
-            "bytes_moved": 4 * (3 * count + (0 if name == "EMA" else 2 * state))}
+    spec = {
+        "optimizer": name,
+        "shapes": shapes,
+        "seconds": options.seconds,
+        "bytes_moved": 4 * (3 * count + (0 if name == "EMA" else 2 * state)),
+    }
     names = [which for which in contenders(name) if which in (options.contender or (which,))]
     together = kept * len(names) < os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
     rows = []
@@ -288,7 +329,7 @@ def measure(name: str, shapes: list[tuple[int, ...]], options: argparse.Namespac
         rows[-1] |= {"rounds_ms": figures, "ms": median(figures), "first_s": median(turn["first_s"] for turn in turns)}
         if options.memory and which != FLOOR:
             small = spec | {"shapes": [[1] * len(shape) for shape in shapes]}
-            least, = _rounds([which], small, 1, together)[which]
+            (least,) = _rounds([which], small, 1, together)[which]
             rows[-1]["no_data_ms"] = least.get("ms", math.nan)
             if which != INSIDE:  # where the graph holds its gradients too
                 rows[-1]["extra_mb"] = (turns[0]["peak_bytes"] - least.get("peak_bytes", math.nan) - kept) / 1e6
@@ -351,7 +392,7 @@ def plot(rows: list[dict], title: str, path: Path):
     down = -(-len(names) // across)
     figure, panels = plt.subplots(down, across, figsize=(7 * across, 3.2 * down), layout="constrained", squeeze=False)
     figure.suptitle(title, fontsize=9)
-    for panel in panels.flat[len(names):]:
+    for panel in panels.flat[len(names) :]:
         panel.remove()
     for name, panel in zip(names, panels.flat):
         timed = [row for row in rows if row["optimizer"] == name and "ms" in row][::-1]
@@ -369,15 +410,18 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, with names and numbers checked."""
     parser = argparse.ArgumentParser(prog="python -m parity.benchmark", description=__doc__)
     parser.add_argument("--model", choices=("resnet50", "gpt2", "mlp"), default="resnet50", help="whose shapes")
-    parser.add_argument("--optimizer", nargs="+", metavar="NAME", choices=TIMED, default=TIMED,
-                        help="default: all")
+    parser.add_argument("--optimizer", nargs="+", metavar="NAME", choices=TIMED, default=TIMED, help="default: all")
     parser.add_argument("--contender", nargs="+", metavar="NAME", help="these alone, such as 'native graph'")
     parser.add_argument("--tensors", nargs="+", type=int, default=[32, 161, 500], metavar="N", help="of the mlp")
     parser.add_argument("--parameters", nargs="+", type=float, default=[25e6], metavar="N", help="of the mlp")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="rounds (default: 5)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a turn, 5 to 50 calls (default: 1)")
-    parser.add_argument("--memory", action="store_true", help="also run each with tensors of one element, for what a "
-                        "call takes without data, and memory above parameters, gradients and state")
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="also run each with tensors of one element, for what a "
+        "call takes without data, and memory above parameters, gradients and state",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, those of each round too")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw bars")
     options = parser.parse_args(argv)
@@ -395,24 +439,39 @@ def main(argv: list[str] | None = None) -> int:
     if not console.is_terminal:
         console = Console(width=160)
     chosen = {"resnet50": resnet50(), "gpt2": gpt2()}
-    chosen = {options.model: chosen[options.model]} if options.model in chosen else {
-        f"mlp {tensors} x {parameters / 1e6:g} M": mlp(tensors, parameters)
-        for tensors in options.tensors for parameters in options.parameters}
-    machine = {"machine": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0)),
-               **{package: version(package) for package in ("mindspore", "torch")}}
+    chosen = (
+        {options.model: chosen[options.model]}
+        if options.model in chosen
+        else {
+            f"mlp {tensors} x {parameters / 1e6:g} M": mlp(tensors, parameters)
+            for tensors in options.tensors
+            for parameters in options.parameters
+        }
+    )
+    machine = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        **{package: version(package) for package in ("mindspore", "torch")},
+    }
     everything = []
     for model, shapes in chosen.items():
         rows = []
         for name in options.optimizer:
             console.print(f"{model}: {name}", style="dim", highlight=False)
             rows += [{"model": model, **row} for row in measure(name, shapes, options)]
-        title = (f"{model}: one step, medians of {options.repeats} rounds, {machine['cores']} cores, "
-                 f"MindSpore {machine['mindspore']}, torch {machine['torch']}")
+        title = (
+            f"{model}: one step, medians of {options.repeats} rounds, {machine['cores']} cores, "
+            f"MindSpore {machine['mindspore']}, torch {machine['torch']}"
+        )
         console.print(table(rows, title))
         for row in rows:
             if "error" in row:
-                console.print(f"{row['optimizer']}, {row['contender']}: {row['error']}", highlight=False, markup=False,
-                              soft_wrap=True)
+                console.print(
+                    f"{row['optimizer']}, {row['contender']}: {row['error']}",
+                    highlight=False,
+                    markup=False,
+                    soft_wrap=True,
+                )
         everything += rows
         if options.json:
             options.json.write_text(json.dumps({**machine, "rows": everything}, indent=1) + "\n")

@@ -9,8 +9,8 @@ from functools import partial
 
 from parity import suite
 from parity.cases import CASES, MINIMIZERS, RECIPES
-from parity.losses import losses
-from parity.problems import synthetic
+from parity.cases.losses import losses
+from parity.cases.problems import synthetic
 
 Job = list[Callable[[], suite.Outcome | suite.FreeRun]]
 
@@ -20,13 +20,19 @@ def comparisons(names: Iterable[str], modes: Iterable[str], steps: int, free_ste
     problem, found = synthetic(steps), []
     for name in names:
         cases = CASES.get(name, ())
-        found.append([partial(suite.verify, case, problem, modes) for case in cases]
-                     + [partial(suite.resumed, case, problem, modes) for case in cases[-1:]]
-                     + [partial(suite.minimized, case, loss, modes)
-                        for case in MINIMIZERS.get(name, ()) for loss in losses()])
-    return found + [[partial(suite.teacher_forced, case, network, steps, modes),
-                     partial(suite.free_run, case, network, free_steps, modes)]
-                    for network, case in RECIPES if case.optimizer in names]
+        found.append(
+            [partial(suite.verify, case, problem, modes) for case in cases]
+            + [partial(suite.resumed, case, problem, modes) for case in cases[-1:]]
+            + [partial(suite.minimized, case, loss, modes) for case in MINIMIZERS.get(name, ()) for loss in losses()]
+        )
+    return found + [
+        [
+            partial(suite.teacher_forced, case, network, steps, modes),
+            partial(suite.free_run, case, network, free_steps, modes),
+        ]
+        for network, case in RECIPES
+        if case.optimizer in names
+    ]
 
 
 def run(job: Job, keep: bool) -> list[suite.Outcome | suite.FreeRun]:

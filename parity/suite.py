@@ -9,15 +9,17 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 import ms_optim
-from ms_optim._fused import obstacle
-from parity import maths, mindspore_side, models_mindspore, models_torch, torch_side
+from ms_optim._native import obstacle
 from parity.cases import CASES, Case
-from parity.compare import Verdict, compare, compare_exactly
-from parity.losses import STEPS, Loss
-from parity.models import initial_weights
-from parity.mutants import Mutant, breed
-from parity.problems import Problem, synthetic
-from parity.trace import PARAMETER, Recorder
+from parity.cases.losses import STEPS, Loss
+from parity.cases.networks import initial_weights
+from parity.cases.problems import Problem, synthetic
+from parity.hunt.mutants import Mutant, breed
+from parity.judge.compare import Verdict, compare, compare_exactly
+from parity.sides import mindspore as mindspore_side
+from parity.sides import mindspore_networks, rules, torch_networks
+from parity.sides import torch as torch_side
+from parity.sides.trace import PARAMETER, Recorder
 
 # Two trainings part exponentially, so ours may part from the truth by this many times what torch in float32 does.
 FREE_RATIO = 10.0
@@ -58,7 +60,7 @@ def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
     """
     problem = problem.fitting(case)
     double = torch_side.run(torch_side.factory(case), problem, "float64")
-    exact = compare_exactly(maths.run(mindspore_side.factory(case), problem), double, case.noise, problem.initial)
+    exact = compare_exactly(rules.run(mindspore_side.factory(case), problem), double, case.noise, problem.initial)
     verdicts = {}
     for path, fused in paths(case).items():
         single = torch_side.run(torch_side.factory(case, fused), problem, "float32")
@@ -85,12 +87,14 @@ def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
     """
     problem = problem.fitting(case)
     if not case.inner:
-        case = Case("EMA", "parity.references.EMA", AVERAGE, inner=case, rank=case.rank, sparse=case.sparse,
-                    noise=case.noise)
+        case = Case(
+            "EMA", "parity.references.EMA", AVERAGE, inner=case, rank=case.rank, sparse=case.sparse, noise=case.noise
+        )
     cut = max(1, len(problem.gradients) // 3)
     begun, rest = problem.gradients[:cut], problem.gradients[cut:]
-    theirs, ours = (functools.partial(side.Session, side.factory(case), schedule=SCHEDULE)
-                    for side in (torch_side, mindspore_side))
+    theirs, ours = (
+        functools.partial(side.Session, side.factory(case), schedule=SCHEDULE) for side in (torch_side, mindspore_side)
+    )
 
     def judge(start, follow, mode):
         sessions = {start: start(problem.initial, mode[start])}
@@ -99,8 +103,13 @@ def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
         sessions[follow], exact = follow(values, mode[follow]), theirs(values, "float64")
         for session in (sessions[follow], exact):
             session.take_up(state)
-        return compare(sessions[ours].steps(rest), sessions[theirs].steps(rest), exact.steps(rest), noise=case.noise,
-                       initial=values)
+        return compare(
+            sessions[ours].steps(rest),
+            sessions[theirs].steps(rest),
+            exact.steps(rest),
+            noise=case.noise,
+            initial=values,
+        )
 
     def from_file(mode, suffix, anew):
         with TemporaryDirectory() as folder:
@@ -127,7 +136,7 @@ def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
 
 def teacher_forced(case: Case, model: str, steps: int, modes: Iterable[str]) -> Outcome:
     """Run the legs on the gradients of a real network: torch trains it with the case, and its gradients drive all."""
-    gradients, _ = models_torch.record(model, torch_side.factory(case), steps, rank=case.rank)
+    gradients, _ = torch_networks.record(model, torch_side.factory(case), steps, rank=case.rank)
     return verify(case, Problem(model, initial_weights(model), gradients), modes)
 
 
@@ -159,14 +168,19 @@ class FreeRun:
 def free_run(case: Case, model: str, steps: int, modes: Iterable[str]) -> FreeRun:
     """Train a real network in torch, float32 and float64, and in MindSpore, each with its own gradients."""
     single, learned = _trained(
-        lambda watch: models_torch.train(model, torch_side.factory(case), steps, watch, rank=case.rank))
-    double, _ = _trained(lambda watch: models_torch.train(
-        model, torch_side.factory(case), steps, watch, dtype="float64", rank=case.rank))
+        lambda watch: torch_networks.train(model, torch_side.factory(case), steps, watch, rank=case.rank)
+    )
+    double, _ = _trained(
+        lambda watch: torch_networks.train(
+            model, torch_side.factory(case), steps, watch, dtype="float64", rank=case.rank
+        )
+    )
     accuracy, verdicts = {"torch": learned}, {}
     for mode in modes:
         mindspore_side.set_mode(mode)
         ours, accuracy[mode] = _trained(
-            lambda watch: models_mindspore.train(model, mindspore_side.factory(case), steps, watch, rank=case.rank))
+            lambda watch: mindspore_networks.train(model, mindspore_side.factory(case), steps, watch, rank=case.rank)
+        )
         verdicts[mode] = compare(ours, single, double, FREE_RATIO, case.noise, initial_weights(model))
     return FreeRun(case, model, verdicts, accuracy)
 
@@ -175,8 +189,12 @@ def minimized(case: Case, loss: Loss, modes: Iterable[str]) -> Outcome:
     """Compare an optimizer that takes a closure where it goes by itself: evaluations must be as many as torch's."""
     build = torch_side.factory(case)
     single, double = (torch_side.minimize(build, loss, STEPS, dtype) for dtype in ("float32", "float64"))
-    verdicts = {mode: compare(mindspore_side.minimize(mindspore_side.factory(case), loss, STEPS, mode), single, double,
-                              FREE_RATIO) for mode in modes}
+    verdicts = {
+        mode: compare(
+            mindspore_side.minimize(mindspore_side.factory(case), loss, STEPS, mode), single, double, FREE_RATIO
+        )
+        for mode in modes
+    }
     return Outcome(case, loss.name, Verdict(), verdicts)
 
 
@@ -258,8 +276,7 @@ def _hunt_one(mutant, wrong, cases, leg, problem, references):
     """One leg, over the cases in order."""
     for case in cases:
         build, fitting = mindspore_side.factory(case, wrong), problem.fitting(case)
-        ours = (maths.run(build, fitting, "float32") if leg == "rule"
-                else mindspore_side.run(build, fitting, leg))
+        ours = rules.run(build, fitting, "float32") if leg == "rule" else mindspore_side.run(build, fitting, leg)
         verdict = compare(ours, *references(case), noise=case.noise, initial=fitting.initial)
         if not verdict.passed:
             return Fate(mutant, case, verdict, leg)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from mindspore._c_expression import GraphExecutor_, JitExecutor_
 
-from ms_optim import _fused
-from parity.mindspore_side import MODES, set_mode
+from ms_optim import _native
+from parity.sides.mindspore import MODES, set_mode
 
 # The tests run in as many processes as there are cores.
 torch.set_num_threads(1)
@@ -34,7 +34,7 @@ def mode(request, monkeypatch):
     PYNATIVE without kernels compiles what GRAPH does; the parity suite compares it too.
     """
     if request.param == "composed":
-        monkeypatch.setattr(_fused, "library", lambda: None)
+        monkeypatch.setattr(_native, "library", lambda: None)
         set_mode("graph")
     else:
         set_mode(request.param)

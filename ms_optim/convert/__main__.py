@@ -1,0 +1,158 @@
+"""The command line of `ms_optim.convert`: a file of weights of torch into one of MindSpore, or back."""
+
+import argparse
+import importlib
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ms_optim.convert import to_mindspore
+from ms_optim.convert.files import FORMATS, read, write
+from ms_optim.convert.names import COUNTER, NORM, ParameterMap, Row, in_torch_words, parameter_map, shapes_of
+
+
+def main(argv: Iterable[str] | None = None) -> int:
+    """Convert a file; print what went where."""
+    parser = argparse.ArgumentParser(
+        prog="convert",
+        description="Convert the weights in a file of torch (.pt, .pth) to one of MindSpore (.ckpt), "
+        "or back; .safetensors is of whichever the other is not. What it cannot map is an error.",
+    )
+    parser.add_argument("source")
+    parser.add_argument("target")
+    parser.add_argument("--key", help="the entry of SOURCE that is the state dict, such as 'model'")
+    parser.add_argument("--map", metavar="FILE.json", help="names of torch, and for each the name of MindSpore")
+    parser.add_argument(
+        "--cell",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="a function that makes the network, whose "
+        "Parameters then decide; without it names and ranks do, and an unclear one is an error",
+    )
+    options = parser.parse_args(argv)
+    try:
+        print_table(_convert(options))
+    except (ValueError, TypeError, OSError, ImportError, AttributeError) as error:
+        print(f"convert: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _convert(options):
+    source, target = Path(options.source).suffix, Path(options.target).suffix
+    sides = FORMATS.get(source), FORMATS.get(target)
+    if None in sides or sides[0] == sides[1]:
+        raise ValueError(
+            "SOURCE and TARGET must be one file of torch (.pt, .pth) and one of MindSpore (.ckpt), or one "
+            f"of either and a .safetensors, but got {source!r} and {target!r}."
+        )
+    values = read(options.source)
+    if options.key is not None:
+        if not isinstance(values.get(options.key), Mapping):
+            raise ValueError(
+                f"'--key' must be an entry of SOURCE that is a mapping, but got {options.key!r} of {list(values)[:10]}."
+            )
+        values = values[options.key]
+    given = json.loads(Path(options.map).read_text(encoding="utf-8")) if options.map else {}
+    if not isinstance(given, dict):
+        raise ValueError(f"'--map' must be a JSON object, but got {type(given).__name__}.")
+    if options.cell:
+        module, _, factory = options.cell.partition(":")
+        cell = getattr(importlib.import_module(module), factory)()
+    if sides[1] == "torch" or sides[0] == "MindSpore":
+        given = {name: goal for name, goal in given.items() if goal is not None}
+        rows = _by_cell(values, cell, given) if options.cell else _by_rules(values, True, given)
+        written = {row.torch: values[row.parameter].reshape(row.torch_shape) for row in rows}
+    elif options.cell:
+        rows = to_mindspore(cell, values, given=given)
+        written = cell.parameters_dict()
+    else:
+        rows = _by_rules(values, False, given)
+        written = {row.parameter: values[row.torch] for row in rows if row.parameter is not None}
+    write(written, options.target)
+    return rows
+
+
+def _by_cell(values, cell, given):
+    """The map from a file of the cell's Parameters to torch's names: those that are given, or else what it says."""
+    theirs, ours = (
+        {name: tuple(value.shape) for name, value in each.items()} for each in (values, cell.parameters_dict())
+    )
+    if theirs != ours:
+        left = [
+            ", ".join(f"{name} {shape}" for name, shape in each.items() if other.get(name) != shape)
+            for each, other in ((theirs, ours), (ours, theirs))
+        ]
+        raise ValueError(
+            "For 'convert', the file must have the Parameters of the cell, but do not fit\n"
+            f"file: {left[0]}\ncell: {left[1]}"
+        )
+    words, aliases = in_torch_words(cell)
+    names = {key: key for key in words}
+    for name, goal in given.items():
+        head = aliases.get(goal, goal)
+        names |= {key: name + key[len(head) :] for key in words if f"{key}.".startswith(f"{head}.")}
+    return parameter_map(cell, {names[key]: row.torch_shape for key, row in words.items()}, given)
+
+
+def _words(leaves, back):
+    """What the names in a layer are on the other side, if another, and those by which it could be another layer."""
+    if back:
+        norm = {"gamma", "beta"} <= leaves.keys() or "moving_mean" in leaves
+        return (NORM, ()) if norm else ({"embedding_table": "weight"}, ("gamma", "beta"))
+    if "running_mean" in leaves or [len(leaves.get(leaf, ())) for leaf in ("weight", "bias")] == [1, 1]:
+        return {theirs: ours for ours, theirs in NORM.items()}, ()
+    rank = len(leaves.get("weight", ()))
+    return {}, ("weight",) if rank < 2 or (rank == 2 and "bias" not in leaves) else ()
+
+
+def _by_rules(values, back, given):
+    """A map by names alone: those of norms and embeddings differ. What a name alone does not tell is an error."""
+    given = {goal: name for name, goal in given.items()} if back else dict(given)
+    shapes, layers, rows, unclear = shapes_of(values), defaultdict(dict), [], []
+    for name, shape in shapes.items():
+        layer, _, leaf = name.rpartition(".")
+        layers[layer][leaf] = shape
+    for name, shape in shapes.items():
+        layer, _, leaf = name.rpartition(".")
+        words, doubtful = _words(layers[layer], back)
+        other, how = f"{layer}.{words.get(leaf, leaf)}".lstrip("."), "layer" if leaf in words else "name"
+        if name in given:
+            other, how = given.pop(name), "given"
+        elif not back and leaf == COUNTER and "running_mean" in layers[layer]:
+            other, how = None, "no counterpart"
+        elif leaf in doubtful:
+            unclear.append(f"{name} {shape}")
+        rows.append(Row(*((other, name) if back else (name, other)), shape, shape, how))
+    goals = [row.torch if back else row.parameter for row in rows]
+    twice = sorted({goal for goal in goals if goal is not None and goals.count(goal) > 1})
+    if unclear or given or twice:
+        sides = ("MindSpore", "torch") if back else ("torch", "MindSpore")
+        raise ValueError(
+            "For 'convert', each name must tell its layer (a weight alone is of a Dense or an Embedding, "
+            "a gamma alone of a norm or of its own), or '--map' or '--cell' must, but got\n"
+            f"{sides[0]}: {', '.join(unclear) or 'nothing'} unclear; given but not there: "
+            f"{', '.join(given) or 'nothing'}\n{sides[1]}: {', '.join(twice) or 'nothing'} more than once"
+        )
+    return ParameterMap(rows)
+
+
+def print_table(rows: ParameterMap):
+    """Print with rich, if it is there and this is a terminal, and else as plain text."""
+    try:
+        if not sys.stdout.isatty():
+            raise ImportError
+        from rich.console import Console
+        from rich.table import Column, Table
+    except ImportError:
+        print(rows)
+        return
+    table = Table(*(Column(heading, overflow="fold") for heading in rows.HEADINGS))
+    for row in rows:
+        table.add_row(*row.cells())
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

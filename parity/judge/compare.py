@@ -1,0 +1,231 @@
+"""Judges a run by two others: the reference in the same precision, and the reference in float64, which is the truth."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+import numpy as np
+
+from parity.sides.trace import PARAMETER, Trace
+
+# A run may be this many times as far from the truth as the reference is. Correct rules score about 1, up to 2; rules
+# that are wrong in meaning score 50 and more.
+RATIO = 3.0
+# Two ways to compute the same in float64 may differ by this much of the largest magnitude.
+RELATIVE = 1e-12
+
+Initial = Mapping[str, np.ndarray]
+# (kind, parameter name) -> the distance of each element from the truth, in ulps, one array for each step.
+Errors = dict[tuple[str, str], list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where a run first leaves the reference: the element that is furthest off at the first step that is too far."""
+
+    step: int
+    parameter: str
+    kind: str
+    element: tuple[int, ...]
+    ours: float
+    reference: float
+    ulps: float
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step}, {self.kind} of {self.parameter!r}, element {list(self.element)}: "
+            f"{self.ours!r} where the reference has {self.reference!r} ({self.ulps:.3g} ulps)"
+        )
+
+
+@dataclass(frozen=True)
+class Score:
+    """How far the tensors of one kind are from the truth."""
+
+    ratio: float
+    ulps: float
+    bit_equal: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one comparison: a score for the parameters and for each kind of state, and what failed.
+
+    `ours` and `reference` are what it was judged by: the distances from the truth of both, in ulps.
+    """
+
+    scores: dict[str, Score] = field(default_factory=dict)
+    divergence: Divergence | None = None
+    problems: tuple[str, ...] = ()
+    ours: Errors = field(default_factory=dict, repr=False)
+    reference: Errors = field(default_factory=dict, repr=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is missing and nothing is further off than RATIO allows."""
+        return not self.problems and self.divergence is None
+
+    @property
+    def brief(self) -> "Verdict":
+        """The same without the distances."""
+        return replace(self, ours={}, reference={})
+
+    def __str__(self) -> str:
+        if self.problems:
+            return "failed: " + "; ".join(self.problems)
+        if self.divergence:
+            return f"failed: first leaves the reference at {self.divergence}"
+        return "passed: " + ", ".join(f"{kind} {score.ratio:.2f}" for kind, score in self.scores.items())
+
+
+def ulp(magnitude: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The gap between neighbours of a float type; below the normal numbers, which compilers flush, the smallest."""
+    info = np.finfo(dtype)
+    return np.maximum(np.spacing(np.asarray(magnitude, dtype)).astype(np.float64), float(info.tiny))
+
+
+def errors(run: list[np.ndarray], truth: list[np.ndarray], dtype: np.dtype, first: float = 0.0) -> list[np.ndarray]:
+    """For each step and element the distance from the truth, in ulps of the largest magnitude the tensor has had.
+
+    `first` is the largest that it had before the steps.
+    """
+    run, truth = np.stack(run), np.stack(truth)
+    sizes = np.abs(truth, where=np.isfinite(truth), out=np.zeros(truth.shape)).reshape(len(truth), -1)
+    largest = np.maximum.accumulate(sizes.max(1, initial=first)).reshape(-1, *[1] * (truth.ndim - 1))
+    with np.errstate(all="ignore"):
+        distance = np.abs(run.astype(np.float64) - truth.astype(np.float64)) / ulp(largest, dtype)
+        return list(np.where(_same(run, truth), 0.0, np.where(np.isnan(distance), np.inf, distance)))
+
+
+def _same(one, other):
+    return (one == other) | (np.isnan(one) & np.isnan(other))
+
+
+def structure(ours: Trace, reference: Trace, dtypes: bool = True) -> list[str]:
+    """What makes two traces impossible to compare: keys, lengths, shapes or dtypes that differ, or nothing at all."""
+    found = [] if reference else ["there is nothing to compare"]
+    found += [f"{kind} of {name!r} is missing" for kind, name in reference if (kind, name) not in ours]
+    found += [f"{kind} of {name!r} is not in the reference" for kind, name in ours if (kind, name) not in reference]
+    for kind, name in reference:
+        one, other = ours.get((kind, name), []), reference[kind, name]
+        if one and len(one) != len(other):
+            found.append(f"{kind} of {name!r} has {len(one)} steps for {len(other)}")
+        shapes = {(a.shape, b.shape) for a, b in zip(one, other) if a.shape != b.shape}
+        found += [f"{kind} of {name!r} has shape {a} for {b}" for a, b in sorted(shapes)]
+        types = {(str(a.dtype), str(b.dtype)) for a, b in zip(one, other) if dtypes and a.ndim and a.dtype != b.dtype}
+        found += [f"{kind} of {name!r} has dtype {a} for {b}" for a, b in sorted(types)]
+    return found
+
+
+def compare(
+    ours: Trace,
+    single: Trace,
+    double: Trace,
+    ratio: float = RATIO,
+    noise: float = 0.0,
+    initial: Initial = MappingProxyType({}),
+) -> Verdict:
+    """Judge a run by the reference's own error.
+
+    Args:
+        ours: The run to judge.
+        single: The reference in the same precision; the worst error of its tensors of a kind, at least one ulp, is what
+            ours is measured by.
+        double: The reference in float64.
+        ratio: How many times that error is still correct.
+        noise: What a rule that rounds on its own may do to the parameters, relative to the largest magnitude.
+        initial: The parameters before the first step, by name; they count among their magnitudes.
+    """
+    problems = [*structure(ours, single), *structure(double, single, dtypes=False)]
+    if problems:
+        return Verdict(problems=tuple(problems))
+    truth = {key: _truth(single[key], double[key]) for key in single}
+    start = _sizes(initial)
+    reference = {key: errors(single[key], truth[key], np.float32, start.get(key, 0.0)) for key in single}
+    least = {PARAMETER: max(1.0, noise / np.finfo(np.float32).eps)}
+    budget = {
+        kind: max(least.get(kind, 1.0), _worst(reference[key] for key in keys))
+        for kind, keys in _by_kind(single).items()
+    }
+    problems = [
+        f"{kind}: the reference is finite in float32 and not in float64"
+        for kind, allowed in budget.items()
+        if not np.isfinite(allowed)
+    ]
+    if problems:
+        return Verdict(problems=tuple(problems))
+    off = {key: errors(ours[key], truth[key], np.float32, start.get(key, 0.0)) for key in single}
+    return _judge(ours, single, off, reference, budget, ratio)
+
+
+def compare_exactly(
+    ours: Trace, reference: Trace, noise: float = 0.0, initial: Initial = MappingProxyType({})
+) -> Verdict:
+    """Judge a float64 run by another: equal to RELATIVE of the largest magnitude that a tensor has had.
+
+    Where that is more, the parameters of a rule that rounds on its own are equal to RATIO times `noise`.
+    """
+    problems = structure(ours, reference)
+    if problems:
+        return Verdict(problems=tuple(problems))
+    start = _sizes(initial)
+    off = {key: errors(ours[key], reference[key], np.float64, start.get(key, 0.0)) for key in reference}
+    budget = {
+        kind: (max(RELATIVE, RATIO * noise) if kind == PARAMETER else RELATIVE) / np.finfo(np.float64).eps
+        for kind in _by_kind(reference)
+    }
+    return _judge(ours, reference, off, {}, budget, 1.0)
+
+
+def _judge(ours, reference, off, reference_off, budget, ratio):
+    """Score each kind, and find the first step at which a tensor is off by more than `ratio` times the budget."""
+    scores, divergences = {}, []
+    for kind, keys in _by_kind(reference).items():
+        worst = _worst(off[key] for key in keys)
+        equal = [_same(a, b) for key in keys for a, b in zip(ours[key], reference[key])]
+        share = sum(map(np.sum, equal)) / max(1, sum(map(np.size, equal)))
+        scores[kind] = Score(worst / budget[kind], worst, float(share))
+        divergences += [first(key, off[key], ours[key], reference[key], ratio * budget[kind]) for key in keys]
+    found = [divergence for divergence in divergences if divergence is not None]
+    earliest = min(found, key=lambda divergence: divergence.step, default=None)
+    return Verdict(scores, earliest, (), off, reference_off)
+
+
+def _sizes(initial):
+    return {(PARAMETER, name): float(np.abs(value).max(initial=0.0)) for name, value in initial.items()}
+
+
+def _by_kind(trace):
+    kinds = {}
+    for key in trace:
+        kinds.setdefault(key[0], []).append(key)
+    return kinds
+
+
+def _worst(runs):
+    return max((float(step.max(initial=0.0)) for run in runs for step in run), default=0.0)
+
+
+def _truth(single: list[np.ndarray], double: list[np.ndarray]) -> list[np.ndarray]:
+    """The float64 run, but the float32 one where that overflowed or is NaN: there a run must do the same."""
+    return [np.where(np.isfinite(one), two, one.astype(np.float64)) for one, two in zip(single, double, strict=True)]
+
+
+def first(
+    key: tuple[str, str], off: list[np.ndarray], ours: list[np.ndarray], reference: list[np.ndarray], limit: float
+) -> Divergence | None:
+    """The first step at which a tensor is more than `limit` ulps off, and its worst element there."""
+    for step, distance in enumerate(off):
+        if distance.max(initial=0.0) > limit:
+            element = np.unravel_index(int(distance.argmax()), distance.shape)
+            kind, name = key
+            return Divergence(
+                step,
+                name,
+                kind,
+                tuple(map(int, element)),
+                float(ours[step][element]),
+                float(reference[step][element]),
+                float(distance[element]),
+            )
+    return None

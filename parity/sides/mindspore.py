@@ -1,0 +1,214 @@
+"""Runs an optimizer of MindSpore on a problem."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+import ms_optim
+from ms_optim import lr_scheduler
+from ms_optim.optimizer import Optimizer
+from parity.cases import Case
+from parity.cases.losses import Loss
+from parity.cases.problems import Gradient, Problem, Rows
+from parity.sides.trace import Recorder, Trace
+
+MODES = {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}
+
+
+def factory(
+    case: Case, ours: type[nn.Optimizer] | None = None, fused: bool | None = None
+) -> Callable[[list[Parameter]], nn.Optimizer]:
+    """A function from parameters to our optimizer of a case, or to another class with its arguments."""
+    ours = ours or getattr(ms_optim, case.optimizer)
+    kwargs = case.kwargs if fused is None else {**case.kwargs, "fused": fused}
+
+    def build(params):
+        if case.inner:
+            return ours(factory(case.inner, fused=fused)(params), **case.kwargs)
+        by_name = {param.name: param for param in params}
+        if not case.groups:
+            return ours(params, **kwargs)
+        groups = [
+            {"params": [by_name[name] for name in names], **overrides} for names, overrides in case.split(by_name)
+        ]
+        return ours([*groups, {"order_params": params}], **kwargs)
+
+    return build
+
+
+def set_mode(mode: str):
+    """Compile or not, with the strict syntax: what the compiler cannot lift is an error and never runs in Python."""
+    ms.set_context(mode=MODES[mode], jit_syntax_level=ms.STRICT)
+
+
+_compiled: dict[tuple, nn.Optimizer] = {}
+KEPT = 16  # a compiled graph takes megabytes
+
+
+def _constants(optimizer):
+    """What is compiled into the graph of an optimizer besides its Parameters; None if it is not known."""
+    if isinstance(optimizer, ms_optim.EMA):
+        inner = _constants(optimizer.optimizer)
+        warmup = tuple(number.asnumpy().item() for number in optimizer.warmup)
+        return inner and (
+            optimizer.schedule,
+            warmup,
+            optimizer.update_after_step,
+            optimizer.update_every,
+            optimizer.fused,
+            *inner,
+        )
+    if not isinstance(optimizer, Optimizer) or optimizer.dynamic_lr:
+        return None
+    return (
+        type(optimizer),
+        optimizer.fused,
+        optimizer.rule,
+        optimizer.flags,
+        optimizer.loss_scale,
+        tuple(optimizer.group_of),
+    )
+
+
+def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
+    """One that differs from the optimizer in numbers only and has compiled, given its numbers; or the optimizer itself.
+
+    A compilation takes longer than the steps of a case.
+    """
+    constants = _constants(optimizer)
+    if constants is None:
+        return optimizer
+    key = (mode, *constants, tuple((param.name, param.shape, param.dtype) for param in optimizer.get_parameters()))
+    twin = _compiled.pop(key, optimizer)
+    _compiled[key] = twin
+    if len(_compiled) > KEPT:
+        del _compiled[next(iter(_compiled))]
+    for mine, new in zip(twin.get_parameters(), optimizer.get_parameters(), strict=True):
+        if mine is not new:
+            ops.assign(mine, new)
+    return twin
+
+
+class Session:
+    """An optimizer of MindSpore and its parameters, in one mode; a run can be stopped, and taken up elsewhere.
+
+    `schedule` is the name and the arguments of a scheduler, which steps after each of its steps. `anew` compiles, even
+    if one like it has compiled before.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[list[Parameter]], nn.Optimizer],
+        initial: dict[str, np.ndarray],
+        mode: str,
+        schedule: tuple[str, dict] | None = None,
+        anew: bool = False,
+    ):
+        self.mode = mode
+        set_mode(mode)
+        self.optimizer = build([Parameter(Tensor(value), name=name) for name, value in initial.items()])
+        if not anew:
+            self.optimizer = compiled_before(self.optimizer, mode)
+        self.scheduler = schedule and getattr(lr_scheduler, schedule[0])(self.optimizer, **schedule[1])
+
+    def steps(self, gradients: Iterable[dict[str, Gradient]]) -> Trace:
+        """Take a step on each of the gradients."""
+        set_mode(self.mode)
+        recorder = Recorder()
+        for drawn in gradients:
+            given = [drawn[param.name] for param in self.optimizer.parameters]
+            self.optimizer(tuple(map(_gradient, given)))
+            if self.scheduler:
+                self.scheduler.step()
+            recorder.add(self.values, _state(self.optimizer))
+        return recorder.trace()
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """The weights as they are now."""
+        return {param.name: param.asnumpy().copy() for param in self.optimizer.parameters}
+
+    def stop(self) -> tuple[dict[str, np.ndarray], dict]:
+        """The weights as they are now, and, as arrays, the state dicts of what there is, by name."""
+        return self.values, {name: _arrays(part.state_dict()) for name, part in self._parts.items()}
+
+    def take_up(self, state: dict):
+        """Load what `stop` of a session has given."""
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+
+    def save(self, file: Path) -> dict:
+        """Write a checkpoint of the optimizer; the state of the scheduler, which is none of a Cell, is returned."""
+        ms_optim.save(self.optimizer, file)
+        return self.scheduler.state_dict()
+
+    def restore(self, file: Path, schedule: dict):
+        """Read what `save` has written."""
+        self.scheduler.load_state_dict(schedule)
+        ms_optim.restore(self.optimizer, file)
+
+    @property
+    def _parts(self):
+        return {"optimizer": self.optimizer} | ({"scheduler": self.scheduler} if self.scheduler else {})
+
+
+def _gradient(drawn):
+    """What a problem has drawn, as an optimizer takes it."""
+    if isinstance(drawn, Rows):
+        return Tensor(drawn.indices), Tensor(drawn.values)
+    return None if drawn is None else Tensor(drawn)
+
+
+def _arrays(tree):
+    """A tree of dicts with arrays for Tensors."""
+    if isinstance(tree, dict):
+        return {key: _arrays(value) for key, value in tree.items()}
+    return tree.asnumpy() if isinstance(tree, Tensor) else tree
+
+
+def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, mode: str) -> Trace:
+    """The trace of the optimizer that `build` makes of parameters, fed the problem's gradients in float32."""
+    return Session(build, problem.initial, mode).steps(problem.gradients)
+
+
+class _Loss(nn.Cell):
+    """A loss of Parameters and data."""
+
+    def __init__(self, loss, params):
+        super().__init__()
+        self.function, self.weights = loss.function, ParameterTuple(params)
+        self.data = tuple(Tensor(value) for value in loss.data)
+
+    def construct(self):
+        """Compute it."""
+        return self.function(self.weights, self.data, ops)
+
+
+def minimize(build: Callable[[list[Parameter]], nn.Optimizer], loss: Loss, steps: int, mode: str) -> Trace:
+    """The trace of an optimizer that takes a closure: parameters, and of each step the loss and both counts."""
+    session = Session(build, loss.initial, mode)
+    optimizer = session.optimizer
+    closure = ms.value_and_grad(_Loss(loss, optimizer.parameters), None, optimizer.parameters)
+    recorder = Recorder()
+    for _ in range(steps):
+        value = optimizer.step(closure)
+        state = optimizer.state_dict()["state"][0]
+        recorder.add(
+            session.values,
+            {
+                loss.name: {
+                    "loss": value.asnumpy(),
+                    **{name: np.asarray(state[name]) for name in ("func_evals", "n_iter")},
+                }
+            },
+        )
+    return recorder.trace()
+
+
+def _state(optimizer):
+    """State by parameter and slot, of an optimizer that tells it; any other is compared by its parameters alone."""
+    state = getattr(optimizer, "state", {})
+    return {name: {slot: np.asarray(value.asnumpy()) for slot, value in slots.items()} for name, slots in state.items()}

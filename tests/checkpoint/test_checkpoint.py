@@ -1,0 +1,256 @@
+"""Checkpoints: whole whenever the process is killed, and continued from bit for bit."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from threading import Timer
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, nn
+from mindspore.train.checkpoint_pb2 import Checkpoint
+
+import ms_optim
+from ms_optim import EMA, AdamW, restore, save
+from ms_optim.checkpoint import _check_lengths, replacing
+from ms_optim.convert import load
+
+SAVE_FOR_EVER = """
+import sys
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn
+from ms_optim import save
+
+class Net(nn.Cell):
+    def __init__(self, number):
+        super().__init__()
+        self.weights = ms.ParameterTuple([Parameter(Tensor(np.full(300_000, number, np.float32)), name=f"w{i}")
+                                          for i in range(4)])
+
+number = 0
+while True:
+    save(Net(number), sys.argv[1])
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def make():
+    """An optimizer in an average, whose parameters are not what they start as elsewhere."""
+    params = [Parameter(Tensor(np.ones(shape, np.float32)), name=name) for name, shape in (("a", (2, 3)), ("b", ()))]
+    return EMA(AdamW(params, lr=0.1, amsgrad=True), decay=0.5)
+
+
+def step(optimizer, size=1.0):
+    """Take one."""
+    optimizer(tuple(Tensor(np.full(param.shape, size, np.float32)) for param in optimizer.parameters))
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_goes_on_bit_for_bit(tmp_path, suffix, compiled, mode):
+    """From a file, in a freshly built optimizer and in one that has compiled."""
+    first, second = make(), make()
+    step(first)
+    first.param_groups[0]["lr"] = 0.3
+    save(first, tmp_path / f"state.{suffix}")
+    step(first, -0.3)
+    if compiled:
+        step(second, 7.0)
+    assert restore(second, tmp_path / f"state.{suffix}") == []
+    step(second, -0.3)
+    for one, other in zip(first.get_parameters(), second.get_parameters(), strict=True):
+        np.testing.assert_array_equal(one.asnumpy(), other.asnumpy(), err_msg=one.name)
+    assert os.listdir(tmp_path) == [f"state.{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_a_process_that_is_killed_leaves_a_whole_checkpoint(tmp_path, suffix):
+    """At whatever moment: the file is one that was saved, and all of it."""
+    file = tmp_path / f"state.{suffix}"
+    for delay in np.random.default_rng(0).uniform(0, 0.1, 4):
+        process = subprocess.Popen([sys.executable, "-c", SAVE_FOR_EVER, file], stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        last = max(map(int, process.communicate()[0].split()), default=0)
+        kept = ms.load_checkpoint(str(file), format=suffix)
+        values = {number for param in kept.values() for number in np.unique(param.asnumpy())}
+        assert sorted(kept) == ["w0", "w1", "w2", "w3"]
+        assert len(values) == 1 and values <= {last, last + 1}
+        assert len(os.listdir(tmp_path)) <= 2
+    save(nn.Dense(2, 2), file)
+    assert os.listdir(tmp_path) == [file.name]
+
+
+def test_what_another_process_is_writing_stays(tmp_path):
+    """Until it ends, however it does; what nobody is writing goes, and nothing else."""
+    file = tmp_path / "state.ckpt"
+    (tmp_path / ".state.ckpt-mine").mkdir()
+    (tmp_path / ".state.ckpt-saving-dead").mkdir()
+    with replacing(file) as first, replacing(file) as second:
+        save(nn.Dense(2, 2), file)
+        assert sorted(os.listdir(tmp_path)) == sorted(
+            [".state.ckpt-mine", first.parent.name, second.parent.name, "state.ckpt"]
+        )
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert file.read_bytes() == b"first"
+    assert sorted(os.listdir(tmp_path)) == [".state.ckpt-mine", "state.ckpt"]
+
+
+def test_a_folder_that_goes_before_it_is_locked(tmp_path, monkeypatch):
+    """Another process has seen it, and holds its lock until it has removed it."""
+    flock, seen = fcntl.flock, []
+
+    def late(number, how):
+        if not seen:
+            seen.extend(tmp_path.iterdir())
+            other = os.open(seen[0], os.O_RDONLY)
+            flock(other, fcntl.LOCK_EX)
+            Timer(0.2, lambda: (seen[0].rmdir(), os.close(other))).start()
+        flock(number, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with replacing(tmp_path / "state.ckpt") as written:
+        time.sleep(0.4)
+        written.write_bytes(b"whole")
+    assert os.listdir(tmp_path) == ["state.ckpt"] and not seen[0].exists()
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    """Nothing is removed there, because nobody knows whether it is in use."""
+
+    def none(number, how):
+        raise OSError("no locks")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    (tmp_path / ".state.ckpt-saving-used").mkdir()
+    save(nn.Dense(2, 2), tmp_path / "state.ckpt")
+    assert sorted(os.listdir(tmp_path)) == [".state.ckpt-saving-used", "state.ckpt"]
+
+
+def test_a_link_stays_one(tmp_path):
+    """The file that it names is written, under whatever name."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "last.ckpt").symlink_to(tmp_path / "there" / "step-100")
+    for size in (2, 3):
+        save(nn.Dense(size, size), tmp_path / "last.ckpt")
+        assert (tmp_path / "last.ckpt").is_symlink() and os.listdir(tmp_path / "there") == ["step-100"]
+        assert restore(nn.Dense(size, size), tmp_path / "last.ckpt") == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda tensor: setattr(tensor, "tensor_content", tensor.tensor_content[4:]),
+        lambda tensor: setattr(tensor, "tensor_content", tensor.tensor_content * 1000),
+        lambda tensor: setattr(tensor, "tensor_type", "Float64"),
+        lambda tensor: tensor.dims.__setitem__(slice(None), [-3, -2]),
+        lambda tensor: tensor.dims.__setitem__(slice(None), [0]),
+        lambda tensor: tensor.dims.append(2**40),
+    ],
+)
+@pytest.mark.parametrize("read", [load, lambda file: restore(nn.Dense(2, 3), file)])
+def test_a_tensor_of_another_length(spoil, read, tmp_path):
+    """Than its shape and dtype say. MindSpore would fill it with what is there, or write beyond its end."""
+    save(nn.Dense(2, 3), tmp_path / "net.ckpt")
+    records = Checkpoint.FromString((tmp_path / "net.ckpt").read_bytes())
+    spoil(records.value[0].tensor)
+    (tmp_path / "bad.ckpt").write_bytes(records.SerializeToString())
+    with pytest.raises(
+        ValueError,
+        match=r"^For '(load|restore)', '.*bad.ckpt' must be a whole checkpoint, but got .* "
+        r"bytes for 'weight'",
+    ):
+        read(tmp_path / "bad.ckpt")
+
+
+def test_a_tensor_that_is_none():
+    """Its content would be that of the next one."""
+    tensor = {"dims": [2], "tensor_type": "Float32", "tensor_content": bytes(8)}
+    records = Checkpoint(
+        value=[{"tag": "a", "tensor": tensor}, {"tag": "a", "maptensor": {}}, {"tag": "b", "tensor": tensor}]
+    )
+    with pytest.raises(ValueError, match="8 bytes for 'a'"):
+        _check_lengths(records.SerializeToString())
+
+
+def test_what_mindspore_writes_has_its_lengths(tmp_path, monkeypatch):
+    """Scalars, every dtype, text, large tensors in parts, and a checksum."""
+    monkeypatch.setattr("mindspore.train.serialization.SLICE_SIZE", 1)
+    values = {str(dtype): Tensor(np.ones((), bool), dtype) for dtype in (ms.bool_, ms.int8, ms.uint64, ms.float16)}
+    values |= {"half": Tensor(np.ones((2, 3)), ms.bfloat16), "large": Tensor(np.ones(3000, np.float32))}
+    ms.save_checkpoint(
+        [{"name": name, "data": value} for name, value in values.items()],
+        str(tmp_path / "a.ckpt"),
+        append_dict={"epoch": 3, "note": "hello", "last": True},
+        crc_check=True,
+    )
+    found = load(tmp_path / "a.ckpt")
+    assert found.keys() == values.keys() | {"epoch", "note", "last"} and found["note"] == "hello"
+    assert found["large"].shape == (3000,)
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+def test_restores_no_damaged_file(suffix, tmp_path):
+    """The error names it; and a missing one is missing."""
+    save(nn.Dense(2, 3), tmp_path / f"net.{suffix}")
+    content = (tmp_path / f"net.{suffix}").read_bytes()
+    for length in (0, 1, 7, len(content) // 3, len(content) - 1):
+        (tmp_path / f"{length}.{suffix}").write_bytes(content[:length])
+        with pytest.raises(ValueError, match=f"^For 'restore', '.*{length}.{suffix}' must be a whole checkpoint, but"):
+            restore(nn.Dense(2, 3), tmp_path / f"{length}.{suffix}")
+    with pytest.raises(FileNotFoundError):
+        restore(nn.Dense(2, 3), tmp_path / f"none.{suffix}")
+
+
+def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
+    """Also no file that is half written."""
+    optimizer = make()
+    save(optimizer, tmp_path / "state.ckpt")
+    before = (tmp_path / "state.ckpt").read_bytes()
+
+    def fail(what, file, **kwargs):
+        with open(file, "wb") as stream:
+            stream.write(b"half")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(ms, "save_checkpoint", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        save(optimizer, tmp_path / "state.ckpt")
+    assert (tmp_path / "state.ckpt").read_bytes() == before
+    assert os.listdir(tmp_path) == ["state.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (({}, "state.ckpt"), TypeError, "For 'save', 'cell' must be a Cell, but got dict"),
+        ((nn.Dense(2, 2), "state.pt"), ValueError, r"'file' must end in one of \('.ckpt', '.safetensors'\), but got "),
+        ((nn.Dense(2, 2), "state"), ValueError, "'file' must end in one of"),
+    ],
+)
+def test_save_refuses(arguments, error, message):
+    """What it cannot save, and what is no checkpoint."""
+    with pytest.raises(error, match=message):
+        save(*arguments)
+
+
+def test_restore_refuses_another_file():
+    """By its name."""
+    with pytest.raises(ValueError, match="For 'restore', a file must end in one of"):
+        ms_optim.restore(nn.Dense(2, 2), "state.pt")
+
+
+def test_restores_bfloat16(tmp_path):
+    """For which MindSpore's assign has no kernel on CPU."""
+    first, second = (nn.Dense(2, 3, dtype=ms.bfloat16, weight_init=kind) for kind in ("normal", "zeros"))
+    save(first, tmp_path / "net.ckpt")
+    assert restore(second, tmp_path / "net.ckpt") == []
+    np.testing.assert_array_equal(second.weight.float().asnumpy(), first.weight.float().asnumpy())

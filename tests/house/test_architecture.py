@@ -1,0 +1,138 @@
+"""Which module may know what, by the import statements; and that what is public is listed and explained."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mindspore import nn
+
+import ms_optim
+from ms_optim import OPTIMIZERS
+from ms_optim.optimizer import Optimizer
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("ms_optim", "parity")
+    for path in (ROOT / package).rglob("*.py")
+}
+LIBRARY = [name for name in FILES if name.startswith("ms_optim")]
+
+
+def imports(name):
+    """What a module imports, anywhere in it: modules, and names of modules."""
+    found = set()
+    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {"." * node.level + (node.module or "")}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def reach(name):
+    """The packages that importing a module of ours brings in, through other modules of ours too."""
+    seen, todo = set(), [name]
+    while todo:
+        for found in imports(todo.pop()) - seen:
+            seen.add(found)
+            if found in FILES:
+                todo.append(found)
+    return {found.split(".")[0] for found in seen}
+
+
+FORBIDDEN = {
+    **{name: {"parity", "torch"} for name in LIBRARY},
+    "ms_optim._math": {"mindspore", "ms_optim", "numpy", "parity", "torch"},
+    **{
+        name: {"mindspore", "ms_optim"}
+        for name in ("parity.sides.torch_networks", "parity.references", "parity.sides.torch")
+    },
+    **{name: {"torch"} for name in ("parity.sides.mindspore", "parity.sides.mindspore_networks")},
+    **{
+        name: {"mindspore", "ms_optim", "torch"}
+        for name in ("parity.cases", "parity.judge.compare", "parity.cases.networks", "parity.cases.problems")
+    },
+}
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_modules_know_only_their_side(name):
+    """The library never meets torch, and each side of a comparison never meets the other."""
+    assert not reach(name) & FORBIDDEN[name]
+
+
+def test_torch_is_asked_for_by_one_function():
+    """By its name, which the test above does not see; only converting imports that module."""
+    asking = {
+        (name, function.name)
+        for name in LIBRARY
+        for function in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef)
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call)
+        and any(isinstance(given, ast.Constant) and given.value == "torch" for given in call.args)
+        and getattr(call.func, "attr", "") in ("import_module", "__import__")
+    }
+    assert asking == {("ms_optim.convert.files", "torch_package")}
+    assert {name for name in LIBRARY if "ms_optim.convert.files" in imports(name)} == {
+        name for name in LIBRARY if name.startswith("ms_optim.convert") and not name.endswith(".files")
+    }
+    assert not [name for name in LIBRARY if "ms_optim.convert" in imports(name)]
+    subprocess.run(
+        [sys.executable, "-c", "import sys, ms_optim.convert; assert 'torch' not in sys.modules"], check=True, cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_imports_are_absolute(name):
+    """Or the test above would not see them."""
+    assert not [found for found in imports(name) if found.startswith(".")]
+
+
+def test_one_class_knows_the_base_of_mindspore():
+    """And what is no rule for one tensor: the average around an optimizer, and the steps of a closure."""
+    heirs = {
+        cls.__name__: cls.__module__
+        for name in LIBRARY
+        for _, cls in inspect.getmembers(importlib.import_module(name), inspect.isclass)
+        if nn.Optimizer in cls.__bases__ and cls.__module__.startswith("ms_optim")
+    }
+    assert heirs == {"EMA": "ms_optim.ema", "LBFGS": "ms_optim.lbfgs", "Optimizer": "ms_optim.optimizer"}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_is_its_own_class(name):
+    """It may use another's functions, and never another's class."""
+    cls = OPTIMIZERS[name]
+    assert (cls.__name__, cls.__bases__) == (name, (Optimizer,))
+    assert not imports(cls.__module__) & {f"{other.__module__}.{other.__name__}" for other in OPTIMIZERS.values()}
+
+
+def test_all_is_exact_and_sorted():
+    """Constants, classes, functions; modules are imported by their own names."""
+    public = [name for name, value in vars(ms_optim).items() if not (name.startswith("_") or inspect.ismodule(value))]
+    assert ms_optim.__all__ == sorted(public, key=lambda name: (not name.isupper(), name.islower(), name))
+    assert list(OPTIMIZERS) == sorted(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_public_has_a_docstring(name):
+    """Modules, classes, functions and methods."""
+    todo, bare = [(name, ast.parse(FILES[name].read_text(encoding="utf-8")))], []
+    while todo:
+        path, node = todo.pop()
+        if not ast.get_docstring(node):
+            bare.append(path)
+        if not isinstance(node, ast.FunctionDef):
+            todo += [
+                (f"{path}.{child.name}", child)
+                for child in node.body
+                if isinstance(child, (ast.ClassDef, ast.FunctionDef)) and not child.name.startswith("_")
+            ]
+    assert not bare

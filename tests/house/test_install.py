@@ -1,0 +1,73 @@
+"""A wheel of the library works where nothing else of the clone is: with its kernels, and without a compiler."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STEP = """
+import mindspore as ms
+import ms_optim
+def make(fused):
+    return ms_optim.SGD([ms.Parameter(ms.Tensor([1.0, 2.0], ms.float32), name="weight")], lr=0.5, fused=fused)
+optimizers = make(None), make(None)
+for optimizer in optimizers:
+    optimizer((ms.Tensor([1.0, 1.0], ms.float32),))
+print(ms_optim.__file__, optimizer.fused, optimizer.parameters[0].asnumpy())
+try:
+    make(True)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("compiler", [True, False])
+def test_a_wheel_works_alone(tmp_path, compiler):
+    """Unpacked into an empty folder, it takes a step; without kernels it says so once, and `fused=True` why not."""
+    clone, site = tmp_path / "clone", tmp_path / "site"
+    for package in ("ms_optim", "parity"):
+        shutil.copytree(ROOT / package, clone / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copy(ROOT / "setup.py", clone)
+    environ = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "GLOG_v")}
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            tmp_path,
+            clone,
+        ],
+        check=True,
+        env=environ if compiler else environ | {"CC": "false", "CXX": "false"},
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    done = subprocess.run(
+        [sys.executable, "-c", STEP],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environ | {"PYTHONPATH": str(site)},
+    )
+    first, *rest = done.stdout.splitlines()
+    assert first == f"{site / 'ms_optim' / '__init__.py'} {compiler} [0.5 1.5]"
+    warnings = done.stderr.count("installed without a C++ compiler")
+    if compiler:
+        assert not rest and not warnings
+    else:
+        assert rest == [
+            "For 'SGD', 'fused' must be None or False here, because the library was installed without a "
+            "C++ compiler, but got True."
+        ]
+        assert warnings == 1

@@ -1,0 +1,43 @@
+"""The examples run as printed, and the table is what the declarations say."""
+
+import doctest
+import importlib
+from pathlib import Path
+
+import mindspore as ms
+import pytest
+
+import ms_optim
+from parity.report import tables
+
+HOUSE = Path(ms_optim.__file__).parent
+MODULES = [
+    ".".join(path.relative_to(HOUSE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in HOUSE.rglob("*.py")
+]
+
+
+def test_readme():
+    """Each example of the README."""
+    ms.set_context(mode=ms.GRAPH_MODE, jit_syntax_level=ms.STRICT)
+    result = doctest.testfile(str(tables.README), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert result.attempted > 20
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name):
+    """Each example of a module."""
+    ms.set_context(mode=ms.GRAPH_MODE, jit_syntax_level=ms.STRICT)
+    assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
+
+
+def test_every_optimizer_has_an_example():
+    """A class without one would not be run by the test above."""
+    assert all(">>> " in getattr(ms_optim, name).__doc__ for name in (*ms_optim.OPTIMIZERS, "EMA", "ParameterEMA"))
+
+
+def test_the_table_is_fresh():
+    """`python -m parity.report.tables` would change nothing."""
+    text = tables.README.read_text(encoding="utf-8")
+    assert tables.fill(text) == text, "stale: run python -m parity.report.tables"

@@ -1,0 +1,198 @@
+"""Groups that are added in mid-training: what was there goes on as it was, what is new starts anew."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from helpers import assert_same, everything
+from mindspore import Parameter, Tensor
+
+from ms_optim import EMA, OPTIMIZERS, SGD, AdamW, MomentumAGC, Muon, SparseAdam
+from parity.cases import CASES
+from parity.cases.problems import synthetic
+from parity.judge.compare import compare
+from parity.sides import torch as torch_side
+from parity.sides.mindspore import factory
+from parity.sides.trace import Recorder
+
+PROBLEM = synthetic()
+FIRST, ADDED = ("fc.weight", "temperature"), ("conv.weight", "twin.weight")
+
+
+def run_torch(name, kwargs, group, dtype):
+    """Five steps with the first, and seven with the added too."""
+    build = getattr(torch.optim, name)
+    session = torch_side.Session(
+        lambda named: build(dict(named[:2]).values(), **kwargs),
+        {key: PROBLEM.initial[key] for key in (*FIRST, *ADDED)},
+        dtype,
+    )
+    session.steps(PROBLEM.gradients[:5])
+    with torch_side.default_dtype(session.dtype):
+        session.optimizer.add_param_group({"params": list(dict(session.named[2:]).values()), **group})
+    return session.steps(PROBLEM.gradients[5:12])
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "group"),
+    [
+        ("AdamW", {"lr": 0.03, "weight_decay": 0.3}, {"lr": 0.1, "amsgrad": True}),
+        ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.2}, {"momentum": 0.5}),
+        ("NAdam", {"lr": 0.02}, {"betas": (0.8, 0.99)}),
+        ("Adagrad", {"lr": 0.1, "initial_accumulator_value": 0.5}, {"eps": 1e-3}),
+    ],
+)
+def test_it_goes_on_as_in_torch(name, kwargs, group, mode):
+    """No further from torch in float64 than three times torch in float32."""
+    params = {key: Parameter(Tensor(PROBLEM.initial[key]), name=key) for key in (*FIRST, *ADDED)}
+    optimizer = OPTIMIZERS[name]([params[key] for key in FIRST], **kwargs)
+    for gradients in PROBLEM.gradients[:5]:
+        optimizer(tuple(Tensor(gradients[key]) for key in FIRST))
+    optimizer.add_param_group({"params": [params[key] for key in ADDED], **group})
+    assert [param.name for param in optimizer.parameters] == [*FIRST, *ADDED]
+    recorder = Recorder()
+    for gradients in PROBLEM.gradients[5:12]:
+        optimizer(tuple(Tensor(gradients[key]) for key in (*FIRST, *ADDED)))
+        recorder.add(
+            {key: param.asnumpy() for key, param in params.items()},
+            {key: {slot: value.asnumpy() for slot, value in slots.items()} for key, slots in optimizer.state.items()},
+        )
+    verdict = compare(
+        recorder.trace(),
+        *(run_torch(name, kwargs, group, dtype) for dtype in ("float32", "float64")),
+        initial={key: PROBLEM.initial[key] for key in params},
+    )
+    assert verdict.passed, str(verdict)
+
+
+def weights(*names):
+    """Parameters of three ones."""
+    return [Parameter(Tensor(np.ones(3, np.float32)), name=name) for name in names]
+
+
+def test_what_was_set_stays(mode):
+    """Numbers that were changed, notes of schedulers, and the place in a table."""
+    grads = tuple(Tensor(np.ones(3, np.float32)) for _ in range(2))
+    optimizer = AdamW([{"params": weights("a")}, {"params": weights("b"), "lr": [0.1, 0.2, 0.3, 0.4]}], lr=0.5)
+    for _ in range(2):
+        optimizer(grads)
+    optimizer.param_groups[0]["lr"] = 0.25
+    optimizer.param_groups[0]["initial_lr"] = 0.5
+    optimizer.param_groups[1]["betas"] = (0.5, 0.6)
+    optimizer.add_param_group({"params": weights("c")})
+    assert [group["lr"] for group in optimizer.state_dict()["param_groups"]] == [0.25, 0.3, 0.5]
+    assert optimizer.param_groups[0]["initial_lr"] == 0.5
+    assert optimizer.param_groups[1]["betas"] == (0.5, 0.6)
+    before = optimizer.parameters[1].asnumpy().copy()
+    optimizer((*grads, grads[0]))
+    assert [int(kept["step"].asnumpy()) for kept in optimizer.state.values()] == [3, 3, 1]
+    assert (optimizer.parameters[1].asnumpy() != before).all()
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        (lambda: {"params": weights("a")}, r"'params' must hold each parameter, and each name, once, but got \['a'\]"),
+        (lambda: {"params": weights("c"), "rho": 0.9}, "the keys of a group must be in .* but got .*'rho'"),
+        (lambda: {"params": weights("c"), "lr": -1.0}, r"'lr' must be in \[0, inf\)"),
+        (lambda: {"lr": 0.1}, "each group must have the key 'params'"),
+    ],
+)
+def test_what_does_not_fit_changes_nothing(group, message):
+    """The optimizer goes on without it."""
+    optimizer = SGD(weights("a"), lr=0.1)
+    with pytest.raises(ValueError, match=message):
+        optimizer.add_param_group(group())
+    assert len(optimizer.param_groups) == 1
+    optimizer((Tensor(np.ones(3, np.float32)),))
+    np.testing.assert_allclose(optimizer.parameters[0].asnumpy(), 0.9)
+
+
+def matrix(name, shape=(3, 4)):
+    """A Parameter of ones."""
+    return Parameter(Tensor(np.ones(shape, np.float32)), name=name)
+
+
+SPARSE = (Tensor([0], ms.int32), Tensor(np.ones((1, 4), np.float32)))
+REFUSED = {
+    "rank": (Muon, {}, lambda: {"params": [matrix("b", (3,))]}, "For 'Muon', 'params' must be matrices"),
+    "no axis": (SparseAdam, {}, lambda: {"params": [matrix("b", ())]}, "For 'SparseAdam', 'params' must have an axis"),
+    "idle pattern": (
+        MomentumAGC,
+        {},
+        lambda: {"params": weights("b"), "exempt": "zzz"},
+        "each pattern of 'exempt' must match one of .* but got 'zzz'",
+    ),
+    "no bool": (
+        MomentumAGC,
+        {},
+        lambda: {"params": weights("b"), "exempt": lambda param: 3},
+        "the function must return a bool, but got 3",
+    ),
+    "name of state": (
+        AdamW,
+        {"amsgrad": True},
+        lambda: {"params": weights("exp_avg.a")},
+        r"must have other names than what the optimizer keeps, but got \['exp_avg.a'\]",
+    ),
+    "name of the rate": (
+        AdamW,
+        {},
+        lambda: {"params": weights("learning_rate")},
+        r"must have other names than what the optimizer keeps, but got \['learning_rate'\]",
+    ),
+    "schedule": (AdamW, {}, lambda: {"params": weights("b"), "lr": [0.1, -1.0]}, r"'lr\[1\]' must be in \[0, inf\)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused_late_changes_nothing(case, mode, compilations):
+    """The state stays, and the steps that come are those of an optimizer that was not asked, without compiling."""
+    cls, kwargs, group, message = REFUSED[case]
+    grads = (SPARSE if cls is SparseAdam else Tensor(np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)),)
+    asked, other = (cls([{"params": [matrix("a")], "initial_lr": 0.5}], **kwargs) for _ in range(2))
+    for _ in range(2):
+        asked(grads)
+        other(grads)
+    handle, count = asked.param_groups[0], len(compilations)
+    with pytest.raises((TypeError, ValueError), match=message):
+        asked.add_param_group(group())
+    assert_same(everything(asked), everything(other))
+    handle["weight_decay" if "weight_decay" in handle else "eps"] = 0.3
+    other.param_groups[0]["weight_decay" if "weight_decay" in handle else "eps"] = 0.3
+    for _ in range(2):
+        asked(grads)
+        other(grads)
+    assert_same(everything(asked), everything(other))
+    assert len(compilations) == count and len(asked.param_groups) == 1
+    asked.add_param_group({"params": [matrix("b")]})
+    asked((*grads, *grads))
+
+
+def test_a_group_that_was_taken_before_is_the_group(mode):
+    """Its numbers and its notes."""
+    optimizer = SGD(weights("a"), lr=0.1)
+    group = optimizer.param_groups[0]
+    optimizer.add_param_group({"params": weights("b")})
+    group["lr"], group["initial_lr"] = 0.5, 0.25
+    assert dict(optimizer.param_groups[0]) == dict(group)
+    assert (group["lr"], group["initial_lr"]) == (0.5, 0.25)
+
+
+def test_an_average_says_what_to_do():
+    """It would not follow what is added."""
+    with pytest.raises(TypeError, match="For 'EMA', 'add_param_group' must be called on its optimizer"):
+        EMA(SGD(weights("a"), lr=0.1)).add_param_group({"params": weights("b")})
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_takes_a_group(name):
+    """Each is made anew with the arguments that it was made with."""
+    case = CASES[name][-1]
+    names = [key for key, value in PROBLEM.initial.items() if case.rank in (None, value.ndim)]
+    params = [Parameter(Tensor(PROBLEM.initial[key]), name=key) for key in names]
+    optimizer = factory(case)(params[:-1])
+    before = optimizer.state_dict()["param_groups"]
+    optimizer.add_param_group({"params": params[-1:]})
+    assert optimizer.state_dict()["param_groups"][: len(before)] == before
+    assert [param.name for param in optimizer.parameters] == names

@@ -1,0 +1,255 @@
+"""Every way in which MindSpore trains takes the steps that direct calls take, bit for bit."""
+
+import functools
+
+import mindspore as ms
+import mindspore.dataset as ds
+import numpy as np
+import pytest
+from helpers import arguments_of, assert_same, everything, loud, numbers_of, outcome
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.train import FixedLossScaleManager, LearningRateScheduler, Model
+
+from ms_optim import EMA, OPTIMIZERS, restore
+from ms_optim.groups import param_groups_norm_bias
+from parity.cases import CASES
+
+each = pytest.mark.parametrize("name", OPTIMIZERS)
+STEPS = 5
+RATES = [0.05, 0.05, 0.3, 0.3, 0.01]
+RNG = np.random.default_rng(0)
+INPUTS = RNG.standard_normal((STEPS, 3, 4)).astype(np.float32)
+LABELS = RNG.standard_normal((STEPS, 3, 2)).astype(np.float32)
+
+
+class Net(nn.Cell):
+    """Two layers; a frozen parameter, and names that look like those of norms and averages."""
+
+    def __init__(self):
+        super().__init__()
+        rng = np.random.default_rng(1)
+        weights = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in ((4, 4), (2, 4))]
+        self.ema = nn.Dense(4, 4, weight_init=weights[0], bias_init="zeros", activation="tanh")
+        self.gamma = Parameter(np.ones(4, np.float32))
+        self.frozen = Parameter(np.full(4, 0.5, np.float32), requires_grad=False)
+        self.head = nn.Dense(4, 2, weight_init=weights[1], bias_init="ones")
+
+    def construct(self, inputs):
+        """Gain and frozen bias between the layers."""
+        return self.head(self.ema(inputs) * self.gamma + self.frozen)
+
+
+def arguments(name):
+    """Loud arguments that fit the names of the network."""
+    kwargs = loud(OPTIMIZERS[name])
+    return {**kwargs, "exempt": ("head.weight",)} if "exempt" in kwargs else kwargs
+
+
+def make(name, cut=nn.Cell.trainable_params, **kwargs):
+    """The parts of a training: the network, its loss and the optimizer of its parameters or groups.
+
+    What the optimizer does not take is frozen.
+    """
+    net, rank = Net(), CASES[name][0].rank
+    for param in net.trainable_params():
+        param.requires_grad = rank in (None, param.ndim)
+    return net, nn.MSELoss(), OPTIMIZERS[name](cut(net), **{**arguments(name), **kwargs})
+
+
+def batches():
+    """What the network sees, step by step."""
+    return [(Tensor(inputs), Tensor(labels)) for inputs, labels in zip(INPUTS, LABELS)]
+
+
+def dataset():
+    """The same, as Model.train wants it."""
+    return ds.NumpySlicesDataset((INPUTS.reshape(-1, 4), LABELS.reshape(-1, 2)), shuffle=False).batch(3)
+
+
+def gradient_of(net, loss, optimizer):
+    """The loss and its gradients in the order of the optimizer's parameters."""
+
+    def forward(inputs, labels):
+        return loss(net(inputs), labels)
+
+    return ms.value_and_grad(forward, None, optimizer.parameters)
+
+
+def change(optimizer, step):
+    """Set every number that may change to its first or second value, as the step is even or odd."""
+    for key, value in {**numbers_of(type(optimizer), step % 2), "lr": RATES[step]}.items():
+        optimizer.param_groups[0][key] = value
+
+
+@functools.cache
+def direct(name, mode, rates=None, changed=False):
+    """The outcome of direct calls with the gradients of `value_and_grad`. `mode` is the one that is set."""
+    net, loss, optimizer = make(name)
+    gradient = gradient_of(net, loss, optimizer)
+    for step, batch in enumerate(batches()):
+        if changed:
+            change(optimizer, step)
+        if rates:
+            optimizer.param_groups[0]["lr"] = rates[step]
+        optimizer(gradient(*batch)[1])
+    return outcome(optimizer)
+
+
+@each
+def test_jit_around_value_and_grad_and_the_optimizer(name, mode, compilations):
+    """One compiled step of the user's; numbers that are set between steps reach it, and nothing compiles again."""
+    net, loss, optimizer = make(name)
+    gradient = gradient_of(net, loss, optimizer)
+
+    @ms.jit
+    def step(inputs, labels):
+        value, grads = gradient(inputs, labels)
+        optimizer(grads)
+        return value
+
+    compiled = []
+    for i, batch in enumerate(batches()):
+        change(optimizer, i)
+        step(*batch)
+        compiled.append(len(compilations))
+    assert 0 < compiled[0] == compiled[-1]
+    assert_same(outcome(optimizer), direct(name, mode, changed=True))
+
+
+@each
+def test_train_one_step_cell(name, mode, compilations):
+    """Scaled up by `sens` and down by `loss_scale`, with numbers that are set between steps."""
+    net, loss, optimizer = make(name, loss_scale=1024.0)
+    cell = nn.TrainOneStepCell(nn.WithLossCell(net, loss), optimizer, sens=1024.0).set_train()
+    compiled = []
+    for i, batch in enumerate(batches()):
+        change(optimizer, i)
+        cell(*batch)
+        compiled.append(len(compilations))
+    assert 0 < compiled[0] == compiled[-1]
+    assert_same(outcome(optimizer), direct(name, mode, changed=True))
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("way", ["direct", "cell", "jit"])
+def test_freezing_and_unfreezing(averaged, way, mode):
+    """A frozen parameter stands still and keeps its state; a training step that is built anew compiles once for it.
+
+    The direct calls take None for a gradient instead. The averages go on.
+    """
+
+    def train(freeze, way):
+        net, loss, optimizer = make("AdamW")
+        optimizer = EMA(optimizer, 0.5) if averaged else optimizer
+        gradient = gradient_of(net, loss, optimizer)
+        for i, batch in enumerate(batches()):
+            for param in net.ema.get_parameters():
+                param.requires_grad = not freeze or i not in (1, 2)
+            if i in (0, 1, 3):
+                cell = nn.TrainOneStepCell(nn.WithLossCell(net, loss), optimizer).set_train()
+
+                @ms.jit
+                def step(inputs, labels):
+                    return optimizer(gradient(inputs, labels)[1])
+
+            if way == "cell":
+                cell(*batch)
+            elif way == "jit":
+                step(*batch)
+            else:
+                grads = gradient(*batch)[1]
+                optimizer(
+                    tuple(
+                        None if not freeze and i in (1, 2) and param.name.startswith("ema.") else grad
+                        for grad, param in zip(grads, optimizer.parameters)
+                    )
+                )
+        return optimizer
+
+    expected, got = train(False, "direct"), train(True, way)
+    assert sorted(set(got.step.asnumpy())) == [STEPS - 2, STEPS]
+    assert_same(everything(got), everything(expected))
+
+
+@each
+@pytest.mark.parametrize("sink", [False, True])
+def test_model_train(name, mode, sink):
+    """Both ways of feeding, under a loss scale that the manager leaves to the optimizer."""
+    net, loss, optimizer = make(name, loss_scale=1024.0)
+    manager = FixedLossScaleManager(1024.0, drop_overflow_update=False)
+    model = Model(net, loss, optimizer, loss_scale_manager=manager)
+    model.train(1, dataset(), dataset_sink_mode=sink)
+    assert_same(outcome(optimizer), direct(name, mode))
+
+
+@each
+def test_learning_rate_scheduler_of_mindspore(name, mode):
+    """It sets the next step's rate, as a float32, and so do the direct calls here."""
+    net, loss, optimizer = make(name)
+    scheduler = LearningRateScheduler(lambda lr, step: RATES[min(step, STEPS - 1)])
+    Model(net, loss, optimizer).train(1, dataset(), callbacks=[scheduler], dataset_sink_mode=False)
+    rates = (*RATES[:2], *(float(np.float32(rate)) for rate in RATES[2:]))
+    assert_same(outcome(optimizer), direct(name, mode, rates))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name, cls in OPTIMIZERS.items() if "weight_decay" in arguments_of(cls) and CASES[name][0].rank is None],
+)
+def test_groups_in_a_train_cell(name, mode):
+    """The cell takes the gradients in the order of the groups, direct calls take them in that of the network."""
+
+    def cut(net):
+        return param_groups_norm_bias(net, 0.7, bias_lr=[0.3, 0.1])
+
+    net, loss, optimizer = make(name, cut)
+    cell_net, cell_loss, cell_optimizer = make(name, lambda net: cut(net)[:-1])
+    gradient = gradient_of(net, loss, optimizer)
+    cell = nn.TrainOneStepCell(nn.WithLossCell(cell_net, cell_loss), cell_optimizer).set_train()
+    order = [param.name for param in net.trainable_params()]
+    assert [param.name for param in optimizer.parameters] == order
+    assert [param.name for param in cell_optimizer.parameters] != order
+    for batch in batches():
+        optimizer(gradient(*batch)[1])
+        cell(*batch)
+    assert_same(outcome(cell_optimizer), outcome(optimizer))
+
+
+@each
+@pytest.mark.parametrize("rates", [None, tuple(RATES)], ids=["constant", "listed"])
+def test_restore_into_a_step_that_has_compiled(name, mode, rates):
+    """`load_param_into_net` would not reach the step; every Parameter, whatever it is now, goes on from the saved."""
+    net, loss, optimizer = make(name, **({"lr": list(rates)} if rates else {}))
+    gradient = gradient_of(net, loss, optimizer)
+
+    @ms.jit
+    def step(inputs, labels):
+        value, grads = gradient(inputs, labels)
+        optimizer(grads)
+        return value
+
+    for i, batch in enumerate(batches()):
+        if i == 2:
+            before = everything(optimizer)
+        step(*batch)
+    for param in optimizer.get_parameters():
+        ops.assign(param, param + 1)
+    assert all(np.all(value != before[key]) for key, value in everything(optimizer).items())
+    assert restore(optimizer, {key: Tensor(value) for key, value in before.items()}) == []
+    assert_same(everything(optimizer), before)
+    for batch in batches()[2:]:
+        step(*batch)
+    assert_same(outcome(optimizer), direct(name, mode, rates))
+
+
+@each
+@pytest.mark.parametrize("value", [None, 1.0, "x", np.zeros(4, np.float32)], ids=repr)
+def test_restore_refuses_what_is_no_tensor(name, value):
+    """And names the parameter; nothing has been written."""
+    optimizer = make(name)[-1]
+    before = everything(optimizer)
+    other = {key: Tensor(kept + 1) for key, kept in before.items()}
+    message = f"For 'restore', 'head.weight' must be a Tensor, but got {type(value).__name__}"
+    with pytest.raises(TypeError, match=f"^{message}"):
+        restore(optimizer, {**other, "head.weight": value})
+    assert_same(everything(optimizer), before)

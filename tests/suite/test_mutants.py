@@ -1,0 +1,67 @@
+"""The suite catches what is wrong: every mutant dies, and one that is not wrong lives."""
+
+import pytest
+
+from parity.cases import CASES
+from parity.cases.problems import synthetic
+from parity.hunt.mutants import MUTANTS, Mutant, breed
+from parity.judge.compare import compare
+from parity.sides import mindspore as mindspore_side
+from parity.sides import rules
+from parity.sides import torch as torch_side
+from parity.suite import hunt
+
+# One pattern of gradients, and so one compilation.
+PROBLEM = synthetic(absent=False)
+# What only a compiled step can tell.
+OF_CONSTRUCT = {
+    "averages before the step",
+    "duplicates are not summed",
+    "the moments of all rows decay",
+    "the second moment is not kept",
+}
+each = pytest.mark.parametrize("optimizer", sorted({mutant.optimizer for mutant in MUTANTS}))
+
+
+def mutants_of(optimizer):
+    """The wrong versions of one optimizer."""
+    return [mutant for mutant in MUTANTS if mutant.optimizer == optimizer]
+
+
+@each
+def test_every_mutant_is_caught(optimizer):
+    """By some case of the optimizer, and by the rule alone unless the edit is of what runs it."""
+    for fate in hunt(mutants_of(optimizer), PROBLEM):
+        assert fate.caught, str(fate.mutant)
+        assert fate.leg == ("graph" if fate.mutant.mistake in OF_CONSTRUCT else "rule")
+
+
+@each
+def test_a_mutant_is_caught_in_a_compiled_step(optimizer):
+    """Where MindSpore has run it, and not by its rule alone."""
+    (fate,) = hunt(mutants_of(optimizer)[:1], PROBLEM, compiled=True)
+    assert fate.caught and fate.leg == "graph"
+
+
+@each
+def test_the_right_rules_pass_where_mutants_are_caught(optimizer):
+    """On torch float32 tensors; compiled, they pass in the test of parity."""
+    for case in CASES[optimizer]:
+        problem, build = PROBLEM.fitting(case), torch_side.factory(case)
+        single, double = (torch_side.run(build, problem, dtype) for dtype in ("float32", "float64"))
+        ours = rules.run(mindspore_side.factory(case), problem, "float32")
+        verdict = compare(ours, single, double, noise=case.noise, initial=problem.initial)
+        assert verdict.passed, f"{case}: {verdict}"
+
+
+def test_a_rule_that_is_only_spelled_differently_lives():
+    """The hunt does not call everything a mutant, neither by its rule nor compiled."""
+    spelled = Mutant("Rprop", "nothing", "param - grad.sign() * step_size,", "param + -step_size * grad.sign(),")
+    (fate,) = hunt([spelled], PROBLEM)
+    assert not fate.caught and fate.leg is None
+
+
+def test_an_edit_that_edits_nothing_is_an_error(tmp_path):
+    """A mutant that the source has outgrown must not count as one that was caught, nor live unnoticed."""
+    with pytest.raises(ValueError, match="'right' must occur once"):
+        breed(Mutant("SGD", "gone", "no such text", "anything"), tmp_path)
