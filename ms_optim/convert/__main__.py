@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ms_optim.convert import to_mindspore
 from ms_optim.convert.files import FORMATS, read, write
 from ms_optim.convert.names import COUNTER, NORM, ParameterMap, Row, in_torch_words, parameter_map, shapes_of
+from ms_optim.convert.transfer import to_mindspore
 
 
 def main(argv: Iterable[str] | None = None) -> int:
