@@ -13,6 +13,7 @@ from ms_optim.lbfgs import LBFGS
 from ms_optim.momentum_agc import MomentumAGC
 from ms_optim.muon import Muon
 from ms_optim.nadam import NAdam
+from ms_optim.optimizer import Optimizer, Slot
 from ms_optim.radam import RAdam
 from ms_optim.rmsprop import RMSprop
 from ms_optim.rprop import Rprop
@@ -27,6 +28,7 @@ OPTIMIZERS = {
     "Adam": Adam,
     "AdamW": AdamW,
     "Adamax": Adamax,
+    "LBFGS": LBFGS,
     "MomentumAGC": MomentumAGC,
     "Muon": Muon,
     "NAdam": NAdam,
@@ -34,6 +36,7 @@ OPTIMIZERS = {
     "RMSprop": RMSprop,
     "Rprop": Rprop,
     "SGD": SGD,
+    "SparseAdam": SparseAdam,
 }
 
 __all__ = [
@@ -51,10 +54,12 @@ __all__ = [
     "MomentumAGC",
     "Muon",
     "NAdam",
+    "Optimizer",
     "ParameterEMA",
     "RAdam",
     "RMSprop",
     "Rprop",
+    "Slot",
     "SparseAdam",
     "restore",
     "save",

@@ -1,27 +1,146 @@
-"""The arguments of a group, readable and writable between steps."""
+"""Groups of parameters: parsed and checked, and readable and writable between steps."""
 
-from collections.abc import Iterator, Mapping
+import difflib
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import Any
 
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_optim._learning_rate import Constant
 from ms_optim._values import as_number, plain
-from ms_optim.arguments import NOTES, check, members_of, number_of
+from ms_optim.arguments import COMMON, FLOATS, Kind
+
+# The numbers that schedulers leave in a group, as torch's do.
+NOTES = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
+# What torch's groups also say: how it computes, and not what.
+HOW = ("capturable", "differentiable", "foreach", "fused")
+# What mindspore.nn calls an argument, or has as one.
+ELSEWHERE = ("beta1", "beta2", "epsilon", "grad_centralization", "learning_rate", "use_nesterov")
 
 
-class ParamGroup(Mapping):
-    """The arguments of one group as they are now. A number that is set takes effect at the next step.
+def own_key(name: Any, arguments: Iterable[str]) -> bool:
+    """Whether a key of a group means an argument, or means to: anything else is the user's own, and kept."""
+    arguments = [*arguments, "params"]
+    if name in (*arguments, *COMMON, *HOW, *ELSEWHERE):
+        return True
+    return isinstance(name, str) and name not in NOTES and bool(difflib.get_close_matches(name, arguments, 1, 0.85))
 
-    A scheduler may also leave there what torch's leave, such as "initial_lr".
-    What decides which state there is (flags, and whether a momentum is zero) is fixed at construction.
+
+class Groups(list):
+    """The groups of an optimizer, as dicts with every argument.
+
+    Attributes:
+        parameters: All parameters, in the order of the gradients.
+        group_of: The group of each.
+        own_rates: Which groups were given a learning rate of their own.
     """
 
-    def __init__(self, optimizer: nn.Optimizer, index: int):
-        self._optimizer, self._index = optimizer, index
+    def __init__(self, owner: str, params: Any, defaults: Mapping[str, Any], kinds: Mapping[str, Kind]):
+        """Parse what an optimizer is made of; `defaults` are checked.
 
-    @property
-    def _options(self):
-        return self._optimizer.options[self._index]
+        Raises:
+            TypeError, ValueError: As `Optimizer` says, naming the argument.
+        """
+        dicts, order = _dicts(owner, params)
+        super().__init__(_group(owner, item, defaults, kinds) for item in dicts)
+        self.own_rates = ["lr" in item for item in dicts]
+        self.parameters = [param for group in self for param in group["params"]]
+        if not self.parameters:
+            raise ValueError(f"For '{owner}', 'params' must not be empty.")
+        names = [param.name for param in self.parameters]
+        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if twice:
+            raise ValueError(
+                f"For '{owner}', 'params' must hold each parameter, and each name, once, but got {twice} more "
+                f"than once."
+            )
+        group_of = {id(param): i for i, group in enumerate(self) for param in group["params"]}
+        if order:
+            self.parameters = _ordered(owner, order, self.parameters)
+        self.group_of = [group_of[id(param)] for param in self.parameters]
+
+
+def _dicts(owner, params):
+    """The groups as they are given, and what gives the order."""
+    kind = "a list of Parameters or of dicts"
+    if isinstance(params, (Parameter, Mapping, str, set, frozenset)) or not isinstance(params, Iterable):
+        raise TypeError(f"For '{owner}', 'params' must be {kind}, but got {type(params).__name__}.")
+    params = list(params)
+    if all(isinstance(item, Parameter) for item in params):
+        params = [{"params": params}]
+    if not all(isinstance(item, (dict, ParamGroup)) for item in params):
+        odd = next(item for item in params if not isinstance(item, dict))
+        raise TypeError(f"For '{owner}', 'params' must be {kind}, but got an element of {type(odd).__name__}.")
+    order = [item for item in params if "order_params" in item]
+    return [item for item in params if "order_params" not in item], order
+
+
+def _group(owner, given, defaults, kinds):
+    """One group with every argument, and the keys that are the user's own."""
+    if "params" not in given:
+        raise ValueError(f"For '{owner}', each group must have the key 'params', but got {sorted(given, key=str)}.")
+    extra = [key for key in given if key != "params" and key not in defaults]
+    unknown = sorted(key for key in extra if own_key(key, defaults))
+    if unknown:
+        raise ValueError(f"For '{owner}', the keys of a group must be in {['params', *defaults]}, but got {unknown}.")
+    params = given["params"]
+    params = [params] if isinstance(params, Parameter) else params
+    if isinstance(params, (str, set, frozenset)) or not isinstance(params, Iterable):
+        raise TypeError(f"For '{owner}', 'params' of a group must be a list of Parameters, but got {params!r}.")
+    params = list(params)
+    for param in params:
+        _check_parameter(owner, param)
+    group = {"params": params}
+    for name, default in defaults.items():
+        group[name] = kinds[name].check(owner, name, given[name]) if name in given else default
+    return group | {key: given[key] for key in extra}
+
+
+def _check_parameter(owner, param):
+    if not isinstance(param, Parameter):
+        raise TypeError(
+            f"For '{owner}', 'params' of a group must be a list of Parameters, but got an element of "
+            f"{type(param).__name__}."
+        )
+    if 0 in param.shape:
+        raise ValueError(
+            f"For '{owner}', 'params' must hold no empty parameter, but got '{param.name}' of shape {param.shape}."
+        )
+    if param.dtype not in FLOATS:
+        raise TypeError(f"For '{owner}', the dtype of '{param.name}' must be in {FLOATS}, but got {param.dtype}.")
+
+
+def _ordered(owner, order, parameters):
+    """The parameters as the one dict says."""
+    if len(order) > 1 or len(order[0]) > 1:
+        raise ValueError(
+            f"For '{owner}', 'order_params' must be the one key of one dict, but got {len(order)} dicts "
+            f"with {sorted({key for item in order for key in item})}."
+        )
+    if not isinstance(order[0]["order_params"], Iterable):
+        raise TypeError(
+            f"For '{owner}', 'order_params' must be a list of Parameters, but got "
+            f"{type(order[0]['order_params']).__name__}."
+        )
+    ordered = list(order[0]["order_params"])
+    wanted, got = {id(param) for param in parameters}, [id(param) for param in ordered]
+    if set(got) != wanted or len(got) != len(wanted):
+        difference = sorted({param.name for param in parameters} ^ {getattr(param, "name", "?") for param in ordered})
+        raise ValueError(
+            f"For '{owner}', 'order_params' must hold each parameter of the groups once, but they differ "
+            f"in {difference}."
+        )
+    return ordered
+
+
+class Group(MutableMapping):
+    """The arguments of a group, and what else users and schedulers keep in it; a mapping as torch's groups are.
+
+    A key that is no argument may be set to anything, and deleted.
+    """
+
+    def __init__(self, owner: str, options: dict[str, Any], arguments: Iterable[str]):
+        self._owner, self._options, self._arguments = owner, options, tuple(arguments)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._options)
@@ -29,71 +148,125 @@ class ParamGroup(Mapping):
     def __len__(self) -> int:
         return len(self._options)
 
-    def __getitem__(self, name: str):
-        if name not in self.settable or (name == "lr" and self.scheduled):
-            return self._options[name]
-        numbers = [float(parameter.asnumpy()[at]) for parameter, at in self._places(name)]
-        return tuple(numbers) if isinstance(self._options[name], tuple) else numbers[0]
+    def __getitem__(self, name: str) -> Any:
+        return self._options[name]
 
-    def __setitem__(self, name: str, value):
+    def __setitem__(self, name: str, value: Any):
         value = self.check(name, value)
-        if name in NOTES:
+        if name in self._arguments:
+            self._set(name, value)
+        else:
             self._options[name] = value
-            return
-        options = {**self._options, name: value}
-        for (parameter, at), member in zip(self._places(name), members_of(options, name)):
-            values = parameter.asnumpy().copy()
-            values[at] = number_of(options, member)
-            ops.assign(parameter, Tensor(values))
 
-    def check(self, name: str, value):
-        """The value as it would be set; raise if it may not be.
-
-        Raises:
-            KeyError: If the argument is no number that may change.
-            TypeError, ValueError: If the value is out of range, or the group cannot have it.
-        """
-        owner = type(self._optimizer).__name__
-        what = f"For '{owner}', '{name}'"
-        if name in NOTES:
-            return as_number(value, what)
-        if name not in self.settable:
-            raise KeyError(f"For '{owner}', what can be set in a group must be in {self.settable}, but got {name!r}.")
-        if name == "lr" and self.scheduled:
-            raise ValueError(f"For '{owner}', 'lr' of a group on a schedule must not be set, but got {value}.")
-        value = check(owner, name, plain(value, what))
-        if any(slot.when == name and bool(value) != bool(self[name]) for slot in self._optimizer.slots):
-            raise ValueError(
-                f"For '{owner}', '{name}' must stay zero or stay nonzero, because it decides which state "
-                f"there is, but got {value} after {self[name]}."
+    def __delitem__(self, name: str):
+        if name not in self.extra:
+            raise KeyError(
+                f"For '{self._owner}', what can be deleted from a group must be in {self.extra}, but got {name!r}."
             )
-        if name == "dampening" and value and self["nesterov"]:
-            raise ValueError(f"For '{owner}', 'dampening' must be 0 with 'nesterov', but got {value}.")
-        return value
+        del self._options[name]
 
-    def current(self, name: str):
-        """The argument as it is now, of a learning rate on a schedule this step's."""
-        if name != "lr" or not self.scheduled:
-            return self[name]
-        optimizer = self._optimizer
-        return float(optimizer.group_learning_rates[self._index](optimizer.global_step).asnumpy().item())
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    @property
+    def extra(self) -> list[str]:
+        """The keys that are no arguments."""
+        return [name for name in self._options if name != "params" and name not in self._arguments]
+
+    def replace_extra(self, extra: dict[str, Any]):
+        """Drop the keys that are no arguments and take others, as loading a state does in torch."""
+        for name in self.extra:
+            del self._options[name]
+        self._options.update(extra)
 
     @property
     def settable(self) -> list[str]:
-        """The numbers that a step reads and that may change."""
-        read = ("lr", *self._optimizer.hyperparameter_names)
-        return [name for name in self if name not in NOTES and set(members_of(self._options, name)) <= set(read)]
+        """The arguments that may change between steps."""
+        return list(self._arguments)
+
+    def check(self, name: str, value: Any) -> Any:
+        """The value as it would be set; raise if it may not be.
+
+        Raises:
+            KeyError: If the argument may not change, or the key is not one but like one.
+            TypeError, ValueError: If the value is out of range, or the group cannot have it.
+        """
+        if name in NOTES:
+            return as_number(value, f"For '{self._owner}', '{name}'")
+        if name not in self._arguments and name != "params" and not own_key(name, self._arguments):
+            return value
+        if name not in self.settable:
+            raise KeyError(
+                f"For '{self._owner}', what can be set in a group must be in {self.settable}, but got {name!r}."
+            )
+        return self._check(name, plain(value, f"For '{self._owner}', '{name}'"))
+
+    @abstractmethod
+    def _check(self, name, value):
+        """The value of an argument as it would be set."""
+
+    @abstractmethod
+    def _set(self, name, value):
+        """Set an argument to a checked value."""
+
+
+class ParamGroup(Group):
+    """The arguments of one group of an optimizer as they are now. A number that is set takes effect at the next step.
+
+    What decides which state there is (flags, and whether a momentum is zero) is fixed at construction.
+    """
+
+    def __init__(self, optimizer: nn.Optimizer, index: int):
+        self._optimizer, self._index = optimizer, index
+        super().__init__(type(optimizer).__name__, optimizer.groups[index], optimizer.defaults)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.settable or (name == "lr" and self.scheduled):
+            return self._options[name]
+        if name == "lr":
+            return self._optimizer.rates.number(self._index)
+        numbers = [float(kept.asnumpy()[self._index]) for kept in self._kept(name)]
+        return tuple(numbers) if isinstance(self._options[name], tuple) else numbers[0]
+
+    def _check(self, name, value):
+        what = f"For '{self._owner}', '{name}'"
+        if name == "lr" and self.scheduled:
+            raise ValueError(f"{what} of a group on a schedule must not be set, but got {value}.")
+        kind = self._optimizer.kinds[name]
+        value = (kind.each if name == "lr" else kind).check(self._owner, name, value)
+        if any(slot.when == name and bool(value) != bool(self[name]) for slot in self._optimizer.slots):
+            raise ValueError(
+                f"{what} must stay zero or stay nonzero, because it decides which state there is, but got {value} "
+                f"after {self[name]}."
+            )
+        self._optimizer.check_group({**self, name: value})
+        return value
+
+    def _set(self, name, value):
+        if name == "lr":
+            self._optimizer.rates.set(self._index, value)
+            return
+        kind = self._optimizer.kinds[name]
+        for kept, member in zip(self._kept(name), kind.members(name)):
+            numbers = kept.asnumpy().copy()
+            numbers[self._index] = kind.number(value, member, self._options)
+            ops.assign(kept, Tensor(numbers))
+
+    def current(self, name: str) -> Any:
+        """The argument as it is now; of a learning rate on a schedule, this step's."""
+        return self._optimizer.rates.current(self._index) if name == "lr" else self[name]
+
+    @property
+    def settable(self) -> list[str]:
+        """The numbers that a step reads."""
+        kinds, read = self._optimizer.kinds, {"lr", *self._optimizer.hyperparameters}
+        return [name for name in self._arguments if {*kinds[name].members(name)} & read]
 
     @property
     def scheduled(self) -> bool:
         """Whether the learning rate follows a schedule in the graph."""
-        return not isinstance(self._optimizer.group_learning_rates[self._index], (Parameter, Constant))
+        return self._optimizer.rates.scheduled(self._index)
 
-    def _places(self, name):
-        """Where each number of an argument is kept: a Parameter and the index in it."""
-        if name == "lr":
-            source = self._optimizer.group_learning_rates[self._index]
-            return [(source.learning_rate if isinstance(source, Constant) else source, ())]
-        optimizer = self._optimizer
-        kept = dict(zip(optimizer.hyperparameter_names, optimizer.hyperparameters))
-        return [(kept[member], self._index) for member in members_of(self._options, name)]
+    def _kept(self, name):
+        """The vectors over groups that hold the numbers of an argument."""
+        return [self._optimizer.hyperparameters[member] for member in self._optimizer.kinds[name].members(name)]

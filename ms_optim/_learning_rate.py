@@ -1,45 +1,14 @@
-"""Learning rates: numbers, tables and schedules, as float64 wherever they start as Python numbers."""
+"""Learning rates of groups: numbers, tables and schedules, as float64 wherever they start as Python numbers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
-from ms_optim.arguments import RANGES, number_in
+from ms_optim._values import float64_parameter
 
 LearningRate = float | Iterable[float] | Tensor | LearningRateSchedule
-
-
-def learning_rate_source(
-    owner: str, value: LearningRate, name: str, argument: str = "lr"
-) -> Parameter | LearningRateSchedule:
-    """A float64 Parameter for a number, a schedule for a table of numbers; a schedule is kept as it is.
-
-    Raises:
-        TypeError, ValueError: If the value of `argument` is none of these, or a number is out of range.
-    """
-    if isinstance(value, LearningRateSchedule):
-        return value
-    kind = f"a number in {RANGES['lr']}, a list or 1-d Tensor of them or a LearningRateSchedule"
-    if isinstance(value, (Tensor, np.ndarray)):
-        if value.ndim > 1:
-            raise ValueError(f"For '{owner}', '{argument}' must be {kind}, but got {value.ndim} dimensions.")
-        value = value.tolist() if isinstance(value, np.ndarray) else value.asnumpy().tolist()
-    listed = isinstance(value, Iterable) and not hasattr(value, "__float__")
-    if listed and not isinstance(value, (str, bytes, Mapping, set, frozenset)):
-        table = [number_in(owner, f"{argument}[{i}]", item, RANGES["lr"]) for i, item in enumerate(value)]
-        if not table:
-            raise ValueError(f"For '{owner}', '{argument}' must be {kind}, but got an empty list.")
-        return Table(float64_parameter(table, name))
-    if isinstance(value, nn.Cell) or callable(value):
-        raise TypeError(f"For '{owner}', '{argument}' must be {kind}, but got {value!r}.")
-    return float64_parameter(number_in(owner, argument, value, RANGES["lr"]), name)
-
-
-def float64_parameter(value: float | list | np.ndarray, name: str) -> Parameter:
-    """Numbers that a graph reads at every step; a Python float in a graph would be a float32."""
-    return Parameter(Tensor(np.array(value, np.float64)), name=name, requires_grad=False)
 
 
 class Table(LearningRateSchedule):
@@ -65,3 +34,84 @@ class Constant(LearningRateSchedule):
     def construct(self, global_step):
         """Give the same at every step."""
         return self.learning_rate
+
+
+def _source(rate, name):
+    """A float64 Parameter for a number, a schedule for a list of them; a schedule as it is."""
+    if isinstance(rate, LearningRateSchedule):
+        return rate
+    return Table(float64_parameter(rate, name)) if isinstance(rate, list) else float64_parameter(rate, name)
+
+
+class Rates:
+    """The learning rate of each group.
+
+    Groups that were not made with a rate of their own share one, `learning_rate`, which is that of the first of them.
+    What another of them is set to later is in a vector beside it, in which NaN stands for the shared one: MindSpore's
+    callbacks, which write `learning_rate`, move those that follow it.
+
+    Args:
+        groups: Checked groups.
+        own: Which groups were made with a rate of their own.
+        global_step: What schedules are at.
+
+    Attributes:
+        sources: A Parameter or a schedule for each group; Parameters all, or schedules all.
+        later: The vector, or None where no two groups share a rate.
+        is_dynamic: Whether the sources are schedules.
+    """
+
+    def __init__(self, groups: Sequence[dict], own: Sequence[bool], global_step: Parameter):
+        self.own, self._global_step = own, global_step
+        self.sharing = [i for i, has_own in enumerate(own) if not has_own]
+        shared = _source(groups[self.sharing[0]]["lr"], "learning_rate") if self.sharing else None
+        sources = [
+            _source(group["lr"], f"learning_rate_group_{i}") if has_own else shared
+            for i, (group, has_own) in enumerate(zip(groups, own))
+        ]
+        self.is_dynamic = any(isinstance(source, nn.Cell) for source in sources)
+        if self.is_dynamic:
+            constants = {id(source): Constant(source) for source in sources if isinstance(source, Parameter)}
+            sources = [constants.get(id(source), source) for source in sources]
+        self.sources = sources
+        shares = len(self.sharing) > 1 and not self.scheduled(self.sharing[0])
+        self.later = float64_parameter([np.nan] * len(groups), "optimizer.lr") if shares else None
+
+    def learning_rate(self, group_of: Sequence[int]):
+        """What `nn.Optimizer` calls so: one for all, or one for each parameter if a group was made with its own."""
+        if not any(self.own):
+            return self.sources[0]
+        each = [self.sources[i] for i in group_of]
+        return nn.CellList(each, auto_prefix=False) if self.is_dynamic else ParameterTuple(each)
+
+    def scheduled(self, index: int) -> bool:
+        """Whether the rate of a group follows a schedule in the graph."""
+        return not isinstance(self.sources[index], (Parameter, Constant))
+
+    def number(self, index: int) -> float:
+        """The rate of a group that is on no schedule."""
+        later = np.nan if self.later is None else self.later.asnumpy()[index]
+        return float(self._parameter(index).asnumpy() if np.isnan(later) else later)
+
+    def current(self, index: int) -> float:
+        """The rate of a group at the step that comes."""
+        if not self.scheduled(index):
+            return self.number(index)
+        return float(self.sources[index](self._global_step).asnumpy().item())
+
+    def set(self, index: int, rate: float):
+        """Change the rate of a group, and of no other."""
+        parameter = self._parameter(index)
+        if self.later is not None and not self.own[index]:
+            before, later = float(parameter.asnumpy()), self.later.asnumpy().copy()
+            shared = rate if index == self.sharing[0] else before
+            for i in self.sharing[1:]:
+                now = rate if i == index else before if np.isnan(later[i]) else later[i]
+                later[i] = np.nan if now == shared else now
+            ops.assign(self.later, Tensor(later))
+            rate = shared
+        ops.assign(parameter, Tensor(rate, parameter.dtype))
+
+    def _parameter(self, index):
+        source = self.sources[index]
+        return source.learning_rate if isinstance(source, Constant) else source

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, log, ops
 
-from ms_optim.arguments import RANGES
+from ms_optim.arguments import Kind
 
 
 @functools.cache
@@ -47,11 +47,11 @@ def primitive(name: str) -> ops.Custom:
     return custom
 
 
-def layout(slot_table: tuple, flag_names: tuple[str, ...], flags: tuple[tuple, ...]) -> Tensor:
+def layout(slot_table: tuple, flag_names: tuple[str, ...], flags: tuple[tuple, ...], kinds: dict[str, Kind]) -> Tensor:
     """For each parameter which slots it has, then its flags as numbers: the place of a choice among the choices."""
 
     def number(name, flag):
-        return RANGES[name].index(flag) if isinstance(flag, str) else bool(flag)
+        return kinds[name].choices.index(flag) if isinstance(flag, str) else bool(flag)
 
     rows = [
         [*(slot is not None for slot in slots), *map(number, flag_names, row)] for slots, row in zip(slot_table, flags)

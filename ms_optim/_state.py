@@ -1,76 +1,166 @@
-"""The state of an optimizer in the layout of `torch.optim.Optimizer.state_dict` (2.13)."""
+"""The state of optimizers: what there is for each parameter, and all of it in the layout of torch (2.13)."""
 
+import copy
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from numbers import Integral
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 
+from ms_optim import _compiled
+from ms_optim._groups import HOW, own_key
 from ms_optim._values import LIST, as_array, as_number, plain, write
-from ms_optim.arguments import NOTES
 
-# What torch's groups also say: how it computes, and not what.
-HOW = ("capturable", "differentiable", "foreach", "fused")
+# One of the writes that loading a state comes to, once all of it is known to fit.
+Change = Callable[[], object]
 
 
-def state_dict(optimizer: nn.Optimizer) -> dict:
-    """Copies of the state by the place of each parameter among the groups, the groups, and the step of the schedules.
+class State(Mapping):
+    """What is kept for each parameter, as torch keys it: by parameter (its name), then by slot. It cannot be set.
 
-    As in torch a parameter that has not been stepped has no state, unless its state starts as something.
+    Args:
+        parameters: Those that have state.
+        slots: The name of each kind of tensor, and for each parameter the Parameter that holds it, or None.
+        vectors: The name of each kind of number, and the float64 Parameter with one for each parameter.
     """
-    places = _places(optimizer)
-    eager = any(slot.init for slot in optimizer.tensor_slots)
-    started = {param.name: eager or steps > 0 for param, steps in zip(optimizer.parameters, optimizer.step.asnumpy())}
-    state = {
-        places[name]: {slot: Tensor(kept.asnumpy().copy(), kept.dtype) for slot, kept in slots.items()}
-        for name, slots in optimizer.state.items()
-        if started[name] and slots
-    }
-    groups = []
-    for group in optimizer.param_groups:
-        arguments = {name: group.current(name) for name in group if name not in ("params", *NOTES)}
-        notes = {name: group[name] for name in group if name in NOTES}
-        groups.append(arguments | notes | {"params": [places[param.name] for param in group["params"]]})
-    return {
-        "state": dict(sorted(state.items())),
-        "param_groups": groups,
-        "global_step": int(optimizer.global_step.asnumpy()[0]),
-    }
+
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        slots: Mapping[str, Sequence[Parameter | None]],
+        vectors: Mapping[str, Parameter] = MappingProxyType({}),
+    ):
+        self.parameters, self.slots, self.vectors = parameters, slots, vectors
+
+    def __iter__(self) -> Iterator[str]:
+        return (param.name for param in self.parameters)
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    def __getitem__(self, name: str | Parameter) -> Mapping[str, Tensor]:
+        name = getattr(name, "name", name)
+        for i, param in enumerate(self.parameters):
+            if param.name == name:
+                return self._of(i, {slot: vector.asnumpy() for slot, vector in self.vectors.items()})
+        raise KeyError(name)
+
+    def items(self):
+        """Each name with its state; every vector is read once."""
+        numbers = {slot: vector.asnumpy() for slot, vector in self.vectors.items()}
+        return [(param.name, self._of(i, numbers)) for i, param in enumerate(self.parameters)]
+
+    def values(self):
+        """The state of each parameter."""
+        return [slots for _, slots in self.items()]
+
+    def _of(self, i, numbers):
+        tensors = {slot: column[i] for slot, column in self.slots.items() if column[i] is not None}
+        return MappingProxyType({slot: Tensor(vector[i]) for slot, vector in numbers.items()} | tensors)
+
+    @property
+    def tensors(self) -> list[Parameter]:
+        """Every tensor."""
+        return [kept for column in self.slots.values() for kept in column if kept is not None]
+
+    def changes(self, i: int, values: Mapping[str, Any], owner: str) -> list[Change]:
+        """What writes the tensors of a parameter, from a value for each slot that it has.
+
+        Raises:
+            ValueError: If a value does not fit.
+        """
+        name = self.parameters[i].name
+        return [
+            rewrite(column[i], values[slot], f"For '{owner}', '{slot}' of '{name}'")
+            for slot, column in self.slots.items()
+            if column[i] is not None
+        ]
 
 
-def assignments(optimizer: nn.Optimizer, given: Mapping) -> list[Callable[[], object]]:
-    """What takes over what `state_dict` gave, or torch's: all of it fits, and nothing is changed before the first."""
-    owner = type(optimizer).__name__
-    given_state, given_groups = layout(owner, given, "global_step")
-    places, changes = _fitting_groups(optimizer, owner, given_groups)
-    if not given_state.keys() <= set(places.values()):
-        raise ValueError(
-            f"For '{owner}', 'state' must be of the parameters {sorted(places.values())}, but got "
-            f"{[place for place in given_state if place not in places.values()]}."
-        )
-    scalars = {name: np.zeros(len(optimizer.parameters)) for name in {"step": 0, **optimizer.scalar_slots}}
-    for i, param in enumerate(optimizer.parameters):
-        changes += _fitting_state(optimizer, i, given_state.get(places[param.name], {}), scalars)
-    place_in_schedule = given.get("global_step")
-    if place_in_schedule is not None:
-        place_in_schedule = as_number(place_in_schedule, f"For '{owner}', 'global_step'", whole=True)
-    elif optimizer.dynamic_lr and "step" not in optimizer.scalar_slots:
-        raise ValueError(
-            f"For '{owner}', 'state_dict' must say by 'global_step' how many steps were taken, "
-            "because a learning rate is on a schedule, but got none."
-        )
-    else:
-        place_in_schedule = int(scalars["step"].max())
-    vectors = {"step": optimizer.step, **optimizer.scalar_slots}
-    changes += [partial(write, vector, Tensor(scalars[name])) for name, vector in vectors.items()]
-    place_in_schedule = Tensor([place_in_schedule], optimizer.global_step.dtype)
-    return [*changes, partial(write, optimizer.global_step, place_in_schedule)]
+def rewrite(kept: Parameter, value: Any, what: str) -> Change:
+    """What writes a value, known to fit, into a Parameter. `what` begins the message otherwise."""
+    return partial(write, kept, Tensor(as_array(value, what, kept.shape), kept.dtype))
 
 
-def layout(owner: str, given: Mapping, *optional: str) -> tuple[Mapping, list]:
-    """The state and the groups of what has torch's layout, and no other keys than these and the optional ones."""
+class Stateful(nn.Optimizer):
+    """An optimizer whose state can be told, loaded and copied as a whole."""
+
+    def step(self, gradients):
+        """Take a step, as a call does; the way in which torch's users write it."""
+        if _compiled.in_graph():
+            return self.construct(gradients)
+        return self(gradients)
+
+    @property
+    def state_bytes(self) -> int:
+        """The memory of the state."""
+        return sum(kept.nbytes for kept in self._kept())
+
+    def state_dict(self, *args, **kwargs) -> dict:
+        """The state in the layout of torch's optimizers, as copies.
+
+        With the arguments of `mindspore.nn.Cell.state_dict` it is that, as a Cell around this one needs it.
+        """
+        return super().state_dict(*args, **kwargs) if args or kwargs else self._told()
+
+    def load_state_dict(self, state_dict: Mapping):
+        """Take over what `state_dict` of an optimizer of this class, or of torch's, has given.
+
+        The next step goes on from there, in a step that has compiled too. Values may be Tensors of MindSpore or torch,
+        arrays or numbers.
+
+        Raises:
+            TypeError, ValueError: If a parameter, a state or an argument does not fit; nothing is changed then.
+        """
+        for change in self.changes(state_dict):
+            change()
+
+    def changes(self, state_dict: Mapping) -> list[Change]:
+        """What `load_state_dict` does, one call for each thing that it writes; none of them is made.
+
+        Raises:
+            TypeError, ValueError: As `load_state_dict`.
+        """
+        return []
+
+    def _kept(self) -> Sequence[Tensor]:
+        """Every tensor of the state."""
+        return ()
+
+    def _told(self) -> dict:
+        """What `state_dict` gives."""
+        return {}
+
+    def _made_of(self) -> tuple[tuple, dict]:
+        """Arguments that make one like this, as it is now."""
+        return (), {}
+
+    def __deepcopy__(self, memo):
+        args, kwargs = copy.deepcopy(self._made_of(), memo)
+        memo[id(self)] = made = remade(type(self), args, kwargs, self.state_dict())
+        return made
+
+    def __reduce_ex__(self, protocol):
+        return remade, (type(self), *self._made_of(), self.state_dict())
+
+
+def remade(cls: type, args: tuple, kwargs: dict, state: dict) -> Stateful:
+    """An optimizer with the state of another, over the Parameters of its arguments."""
+    made = cls(*args, **kwargs)
+    made.load_state_dict(state)
+    return made
+
+
+def parts(owner: str, given: Mapping, *optional: str) -> tuple[Mapping, list]:
+    """The state and the groups of what has torch's layout, and no other keys than these and the optional ones.
+
+    Raises:
+        ValueError: If it has another layout.
+    """
     said, keys = f"For '{owner}',", {"state", "param_groups"}
     if not isinstance(given, Mapping) or not keys <= given.keys() <= keys | {*optional}:
         got = sorted(given, key=str) if isinstance(given, Mapping) else type(given).__name__
@@ -97,63 +187,123 @@ def layout(owner: str, given: Mapping, *optional: str) -> tuple[Mapping, list]:
     return state, groups
 
 
+def told(optimizer: Stateful) -> dict:
+    """Copies of the state of an `Optimizer` by the place of each parameter, and its groups.
+
+    Besides, the place in schedules as "global_step" and, if there are any, the places of what is frozen, as "frozen".
+    As in torch a parameter that has not been stepped has no state, unless its state starts as something.
+    """
+    places = _places(optimizer)
+    eager = any(slot.init for slot in optimizer.slots)
+    steps = optimizer.step_counts.asnumpy()
+    state = {}
+    for i, (name, slots) in enumerate(optimizer.state.items()):
+        if slots and (eager or steps[i] > 0):
+            state[places[name]] = {slot: Tensor(kept.asnumpy().copy(), kept.dtype) for slot, kept in slots.items()}
+    groups = []
+    for group in optimizer.param_groups:
+        arguments = {name: group.current(name) for name in optimizer.defaults}
+        extra = {name: copy.deepcopy(group[name]) for name in group.extra}
+        groups.append(arguments | extra | {"params": [places[param.name] for param in group["params"]]})
+    frozen = [
+        places[param.name] for param, moves in zip(optimizer.parameters, optimizer.trainable.asnumpy()) if not moves
+    ]
+    told = {
+        "state": dict(sorted(state.items())),
+        "param_groups": groups,
+        "global_step": int(optimizer.global_step.asnumpy()[0]),
+    }
+    return told | ({"frozen": sorted(frozen)} if frozen else {})
+
+
+def changes(optimizer: Stateful, given: Mapping) -> list[Change]:
+    """What takes over what `told` gave, or torch's: all of it fits, and nothing is changed before the first."""
+    owner = type(optimizer).__name__
+    given_state, given_groups = parts(owner, given, "global_step", "frozen")
+    places, found = _group_changes(optimizer, owner, given_groups)
+    if not given_state.keys() <= set(places.values()):
+        raise ValueError(
+            f"For '{owner}', 'state' must be of the parameters {sorted(places.values())}, but got "
+            f"{[place for place in given_state if place not in places.values()]}."
+        )
+    numbers = {name: np.zeros(len(optimizer.parameters)) for name in {"step": 0, **optimizer.state.vectors}}
+    for i, param in enumerate(optimizer.parameters):
+        found += _parameter_changes(optimizer, i, given_state.get(places[param.name], {}), numbers)
+    place = given.get("global_step")
+    if place is not None:
+        place = as_number(place, f"For '{owner}', 'global_step'", whole=True)
+    elif optimizer.dynamic_lr and "step" not in optimizer.state.vectors:
+        raise ValueError(
+            f"For '{owner}', 'state_dict' must say by 'global_step' how many steps were taken, "
+            "because a learning rate is on a schedule, but got none."
+        )
+    else:
+        place = int(numbers["step"].max())
+    vectors = {"step": optimizer.step_counts, **optimizer.state.vectors}
+    found += [partial(ops.assign, vector, Tensor(numbers[name])) for name, vector in vectors.items()]
+    found.append(partial(ops.assign, optimizer.global_step, Tensor([place], optimizer.global_step.dtype)))
+    if "frozen" in given:
+        frozen = given["frozen"]
+        if not isinstance(frozen, LIST) or not {*frozen} <= set(places.values()):
+            raise ValueError(
+                f"For '{owner}', 'frozen' must be of the parameters {sorted(places.values())}, but got {frozen!r}."
+            )
+        found.append(
+            partial(optimizer.set_trainable, [places[param.name] not in frozen for param in optimizer.parameters])
+        )
+    return found
+
+
 def _places(optimizer):
     """The place of each parameter, by name, as torch counts: through the groups."""
-    params = [param for group in optimizer.options for param in group["params"]]
+    params = [param for group in optimizer.groups for param in group["params"]]
     return {param.name: i for i, param in enumerate(params)}
 
 
-def _fitting_groups(optimizer, owner, groups):
-    """What torch calls each parameter, and what sets the numbers and notes of the groups."""
-    sizes = [[len(group["params"]) for group in each] for each in (optimizer.options, groups)]
+def _group_changes(optimizer, owner, groups):
+    """What torch calls each parameter, and what sets the numbers and the other keys of the groups."""
+    sizes = [[len(group["params"]) for group in each] for each in (optimizer.groups, groups)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"For '{owner}', 'param_groups' must have {sizes[0]} parameters, but got {sizes[1]}.")
-    places, changes = {}, []
+    places, found = {}, []
     for i, (group, given) in enumerate(zip(optimizer.param_groups, groups)):
         places |= {param.name: place for param, place in zip(group["params"], given["params"])}
+        extra = {}
         for name, value in given.items():
             if name in ("params", "param_names", *HOW) or (name == "lr" and group.scheduled):
                 continue
-            if name in NOTES or name in group.settable:
-                changes.append(partial(group.__setitem__, name, group.check(name, value)))
-            elif name in group:
+            if name in group.settable:
+                found.append(partial(group.__setitem__, name, group.check(name, value)))
+            elif name in optimizer.defaults:
                 value = plain(value, f"For '{owner}', '{name}' of group {i}")
                 if value != group[name]:
                     raise ValueError(
                         f"For '{owner}', '{name}' of group {i} must be {group[name]!r} as in the "
                         f"optimizer, because it decides what is computed, but got {value!r}."
                     )
-            else:
+            elif own_key(name, optimizer.defaults):
                 raise ValueError(f"For '{owner}', the keys of group {i} must be in {[*group]}, but got {name!r}.")
-    return places, changes
+            else:
+                extra[name] = group.check(name, copy.deepcopy(value))
+        found.append(partial(group.replace_extra, extra))
+    return places, found
 
 
-def _fitting_state(optimizer, i, state, scalars):
-    """Put the numbers of parameter i into the vectors; what assigns its tensors."""
-    owner, param = type(optimizer).__name__, optimizer.parameters[i]
-    slots = {
-        slot.name: (slot, kept)
-        for slot, kept in zip(optimizer.tensor_slots, optimizer.slot_table[i])
-        if kept is not None
-    }
-    state = {name: value for name, value in state.items() if value is not None}
-    wanted = {*slots, *optimizer.scalar_slots}
-    if state and state.keys() != wanted:
+def _parameter_changes(optimizer, i, given, numbers):
+    """Put the numbers of parameter i into the vectors; what writes its tensors."""
+    owner, param, state = type(optimizer).__name__, optimizer.parameters[i], optimizer.state
+    given = {name: value for name, value in given.items() if value is not None}
+    slots = [slot for slot in optimizer.slots if not slot.scalar and state.slots[slot.name][i] is not None]
+    wanted = {*(slot.name for slot in slots), *state.vectors}
+    if given and given.keys() != wanted:
         raise ValueError(
-            f"For '{owner}', the state of '{param.name}' must be {sorted(wanted)}, but got {sorted(state, key=str)}."
+            f"For '{owner}', the state of '{param.name}' must be {sorted(wanted)}, but got {sorted(given, key=str)}."
         )
-    for name in optimizer.scalar_slots if state else ():
-        scalars[name][i] = as_number(state[name], f"For '{owner}', '{name}' of '{param.name}'", whole=name == "step")
-    if "step" not in optimizer.scalar_slots:
-        scalars["step"][i] = bool(state)  # torch does not count: it has a buffer, or has it not yet
-    changes = []
-    for name, (slot, kept) in slots.items():
-        first = optimizer.options[optimizer.group_of[i]][slot.init] if slot.init else 0.0
-        value = state[name] if state else np.full(kept.shape, first)
-        changes.append(assignment(kept, value, f"For '{owner}', '{name}' of '{param.name}'"))
-    return changes
-
-
-def assignment(kept: Tensor, value, what: str) -> Callable[[], object]:
-    """What assigns a tensor, known to fit, to a Parameter. `what` begins the message otherwise."""
-    return partial(write, kept, Tensor(as_array(value, what, kept.shape), kept.dtype))
+    for name in state.vectors if given else ():
+        numbers[name][i] = as_number(given[name], f"For '{owner}', '{name}' of '{param.name}'", whole=name == "step")
+    if "step" not in state.vectors:
+        numbers["step"][i] = bool(given)  # torch does not count: it has a buffer, or has it not yet
+    if not given:
+        group = optimizer.groups[optimizer.group_of[i]]
+        given = {slot.name: np.full(state.slots[slot.name][i].shape, slot.first(group)) for slot in slots}
+    return state.changes(i, given, owner)

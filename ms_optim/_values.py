@@ -80,3 +80,8 @@ def write(param: Parameter, value: Tensor):
         param.copy_(value)
     else:
         ops.assign(param, value)
+
+
+def float64_parameter(value: float | list | np.ndarray, name: str) -> Parameter:
+    """Numbers that a graph reads at every step; a Python float in a graph would be a float32."""
+    return Parameter(Tensor(np.array(value, np.float64)), name=name, requires_grad=False)

@@ -2,6 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient
+from ms_optim.arguments import Number
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 
@@ -65,6 +66,7 @@ class Adadelta(Optimizer):
 
     scalars, update = adadelta_scalars, adadelta
     slots = (Slot("step", scalar=True), Slot("square_avg"), Slot("acc_delta"))
+    arguments = {"rho": Number("[0, 1]")}
 
     def __init__(
         self,

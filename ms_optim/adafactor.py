@@ -2,6 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import larger, lerp, mean_square
+from ms_optim.arguments import Number, Numbers, machine_epsilon
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 
@@ -101,6 +102,11 @@ class Adafactor(Optimizer):
         Slot("col_var", shape=column_shape),
         Slot("variance", shape=vector_shape),
     )
+    arguments = {
+        "beta2_decay": Number("(-inf, 0]"),
+        "d": Number("[1, inf)"),
+        "eps": Numbers({"eps1": Number("[0, inf)", none=machine_epsilon), "eps2": Number("[0, inf)")}),
+    }
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient
+from ms_optim.arguments import Number
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 
@@ -64,6 +65,7 @@ class Adagrad(Optimizer):
 
     scalars, update = adagrad_scalars, adagrad
     slots = (Slot("step", scalar=True), Slot("sum", init="initial_accumulator_value"))
+    arguments = {"initial_accumulator_value": Number("[0, inf)"), "lr_decay": Number("[0, inf)")}
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient
+from ms_optim.arguments import Number
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 
@@ -67,6 +68,7 @@ class ASGD(Optimizer):
 
     scalars, update = asgd_scalars, asgd
     slots = (Slot("step", scalar=True), Slot("eta", scalar=True), Slot("mu", scalar=True), Slot("ax"))
+    arguments = {"alpha": Number("[0, inf)"), "lambd": Number("[0, inf)"), "t0": Number("(-inf, inf)")}
 
     def __init__(
         self,

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 from mindspore import Parameter, mint, nn
 
-from ms_optim._learning_rate import Table, learning_rate_source
-from ms_optim.arguments import check, number_in
+from ms_optim.arguments import COMMON, Number
 
 NORMS = tuple(
     cell
@@ -50,7 +50,7 @@ def param_groups_weight_decay(
     """
     owner = "param_groups_weight_decay"
     params = _trained(owner, params)
-    weight_decay = check(owner, "weight_decay", weight_decay)
+    weight_decay = COMMON["weight_decay"].check(owner, "weight_decay", weight_decay)
     options = {False: {"weight_decay": 0.0}, True: {"weight_decay": weight_decay}}
     return _grouped(params, _decays(owner, params, no_decay), options)
 
@@ -95,12 +95,12 @@ def param_groups_layer_decay(
     """
     owner = "param_groups_layer_decay"
     params = _trained(owner, params)
-    weight_decay = check(owner, "weight_decay", weight_decay)
-    layer_decay = number_in(owner, "layer_decay", layer_decay, "(0, 1]")
-    source = learning_rate_source(owner, lr, "lr")
-    if not isinstance(source, (Parameter, Table)):
+    weight_decay = COMMON["weight_decay"].check(owner, "weight_decay", weight_decay)
+    layer_decay = Number("(0, 1]").check(owner, "layer_decay", layer_decay)
+    lr = COMMON["lr"].check(owner, "lr", lr)
+    if not isinstance(lr, (float, list)):
         raise TypeError(f"For '{owner}', 'lr' must be a number or one for each step, but got {lr!r}.")
-    rates = (source.learning_rate if isinstance(source, Table) else source).asnumpy()
+    rates = np.array(lr)
     layer_of = [next(iter(matches), None) for matches in _matches(params, _patterns(owner, "layers", layers))]
     lost = [param.name for param, layer in zip(params, layer_of) if layer is None]
     if lost:
@@ -152,9 +152,9 @@ def param_groups_norm_bias(
     if not isinstance(norms, Sequence) or not all(isinstance(norm, type) for norm in norms):
         raise TypeError(f"For '{owner}', 'norms' must be classes of cells, but got {norms!r}.")
     params = _trained(owner, net.get_parameters())
-    weight_decay = check(owner, "weight_decay", weight_decay)
+    weight_decay = COMMON["weight_decay"].check(owner, "weight_decay", weight_decay)
     if bias_lr is not None:
-        learning_rate_source(owner, bias_lr, "bias_lr", "bias_lr")  # for the errors alone
+        bias_lr = COMMON["lr"].check(owner, "bias_lr", bias_lr)
     kind_of = {}
     for _, cell in net.cells_and_names():
         is_norm = isinstance(cell, (*NORMS, *norms))

@@ -3,15 +3,15 @@
 The networks are normalizer-free; the clipping takes the place of batch normalization.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mindspore import Parameter
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import clip_adaptively
-from ms_optim.arguments import NamePatterns
+from ms_optim.arguments import Choice, Number, Predicate
 from ms_optim.optimizer import Optimizer, Params, Slot
-from ms_optim.sgd import sgd, sgd_scalars
+from ms_optim.sgd import check_nesterov, sgd, sgd_scalars
 
 Exempt = str | tuple[str, ...] | list[str] | Callable[[Parameter], bool]
 
@@ -86,6 +86,12 @@ class MomentumAGC(Optimizer):
 
     scalars, update = momentum_agc_scalars, momentum_agc
     slots = (Slot("momentum_buffer", when="momentum"),)
+    arguments = {
+        "clip_eps": Number("[0, inf)"),
+        "clipping": Number("[0, inf)"),
+        "exempt": Predicate(),
+        "unit": Choice("output", "squeezed"),
+    }
 
     def __init__(
         self,
@@ -117,23 +123,14 @@ class MomentumAGC(Optimizer):
             maximize=maximize,
         )
         super().__init__(params, defaults, loss_scale, fused)
-        self._refuse_idle_patterns()
+
+    @classmethod
+    def check_group(cls, group: Mapping):
+        """Raise unless nesterov has a momentum, and no dampening, to go with."""
+        check_nesterov(cls.__name__, group)
 
     @property
     def group_clipping_tuple(self) -> tuple[float, ...]:
         """The clipping of each parameter, in the order of `parameters`; 0.0 is none."""
         groups, exempt = self.param_groups, self.flag_names.index("exempt")
         return tuple(0.0 if flags[exempt] else groups[i]["clipping"] for flags, i in zip(self.flags, self.group_of))
-
-    def _refuse_idle_patterns(self):
-        """A pattern that matches nothing exempts nothing, and whoever wrote it believes that it does."""
-        members = {}
-        for group in self.options:
-            for pattern in group["exempt"] if isinstance(group["exempt"], NamePatterns) else ():
-                members.setdefault(pattern, []).extend(group["params"])
-        for pattern, params in members.items():
-            if not any(map(NamePatterns([pattern]), params)):
-                raise ValueError(
-                    "For 'MomentumAGC', each pattern of 'exempt' must match one of "
-                    f"{[param.name for param in params]}, but got {pattern!r}."
-                )

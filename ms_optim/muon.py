@@ -2,6 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import exact, lerp
+from ms_optim.arguments import Choice, Number, Numbers, Whole
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 
@@ -94,6 +95,11 @@ class Muon(Optimizer):
 
     scalars, update = muon_scalars, muon
     slots = (Slot("momentum_buffer"),)
+    arguments = {
+        "adjust_lr_fn": Choice(None, "original", "match_rms_adamw"),
+        "ns_coefficients": Numbers({name: Number("(-inf, inf)") for name in ("ns_a", "ns_b", "ns_c")}),
+        "ns_steps": Whole(0, below=100),
+    }
 
     def __init__(
         self,

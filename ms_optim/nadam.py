@@ -2,6 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, exact, lerp
+from ms_optim.arguments import Number
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 
@@ -101,6 +102,7 @@ class NAdam(Optimizer):
 
     scalars, update = nadam_scalars, nadam
     slots = (Slot("step", scalar=True), Slot("mu_product", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"))
+    arguments = {"momentum_decay": Number("[0, inf)")}
 
     def __init__(
         self,

@@ -1,36 +1,23 @@
-"""What every optimizer is built on: the declaration of its state and the lift of its rule into a compiled graph."""
+"""What every optimizer is built on: the declaration of its state and its arguments, and one step."""
 
-import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
-from mindspore.ops import MultitypeFuncGraph
+from mindspore import Parameter, ParameterTuple, Tensor, ops
 
-from ms_optim import _native, _state
-from ms_optim._groups import ParamGroup
-from ms_optim._learning_rate import Constant, float64_parameter, learning_rate_source
-from ms_optim.arguments import FLOATS, NOTES, check, check_gradients, flag_of, is_flag, number_of, parse_groups
+from ms_optim import _compiled, _composed, _native, _state
+from ms_optim._gradients import check_gradients, fits
+from ms_optim._groups import Groups, ParamGroup
+from ms_optim._learning_rate import Rates
+from ms_optim._values import float64_parameter
+from ms_optim.arguments import COMMON, Kind, NamePatterns, Predicate, refuse_idle_patterns
 
 Params = Iterable[Parameter] | Iterable[dict]
-
-
-def _short(value):
-    """A number, flag or schedule in a table."""
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_short, value))})"
-    return f"{value:g}" if isinstance(value, float) else getattr(value, "cls_name", None) or str(value)
-
-
-def run_compiled(optimizer: nn.Optimizer, gradients: tuple[Tensor | None, ...]):
-    """Run one compiled step; each pattern of absent gradients compiles once, for which are present is a constant."""
-    present = tuple(grad is not None and param.requires_grad for grad, param in zip(gradients, optimizer.parameters))
-    absent = Tensor(0.0, ms.float32)
-    gradients = tuple(grad if here else absent for grad, here in zip(gradients, present))
-    return optimizer.compile_and_run(ms.mutable(gradients), present)
+# Kinds of state that have a place elsewhere: in a trace, and in the state of an average.
+TAKEN = ("ema", "parameter")
 
 
 @dataclass(frozen=True)
@@ -38,11 +25,15 @@ class Slot:
     """One kind of state: a tensor for each parameter, or one float64 number for each.
 
     Args:
-        name: torch's key for it in `state_dict()["state"]`.
+        name: torch's key for it in `state_dict()["state"]`, and of the tensors that the optimizer's attribute, a tuple
+            with one entry for each parameter.
         when: The argument that must be nonzero or true for a parameter to have this slot; None is always.
         scalar: Whether it is a number: an entry of a vector over parameters, which `scalars` reads and writes.
         init: The argument that the tensor is filled with at first; None is zero.
         shape: A function from the shape of a parameter to that of its tensor, or to None if it has none.
+
+    Raises:
+        ValueError: When a class is defined or made, if `name` is that of something else.
     """
 
     name: str
@@ -51,89 +42,32 @@ class Slot:
     init: str | None = None
     shape: Callable[[tuple[int, ...]], tuple[int, ...] | None] = tuple
 
-    def allocate(self, param: Parameter, options: dict) -> Parameter | None:
+    def first(self, group: Mapping) -> float:
+        """What the tensor is filled with at first, in a group with these arguments."""
+        return group[self.init] if self.init else 0.0
+
+    def allocate(self, param: Parameter, group: Mapping) -> Parameter | None:
         """The state of a parameter of a group with these arguments, if it has this slot."""
         shape = self.shape(param.shape)
-        if shape is None or (self.when and not options[self.when]):
+        if shape is None or (self.when and not group[self.when]):
             return None
-        first = options[self.init] if self.init else 0.0
-        return Parameter(
-            Tensor(np.full(shape, first), param.dtype), name=f"{self.name}.{param.name}", requires_grad=False
-        )
+        value = Tensor(np.full(shape, self.first(group)), param.dtype)
+        return Parameter(value, name=f"{self.name}.{param.name}", requires_grad=False)
 
 
-fits = MultitypeFuncGraph("fits")
-
-
-@fits.register("Tensor", "Tensor", "Bool")
-def _fits(param, grad, present):
-    """Refuse a gradient of another shape, or of integers, when a step is compiled."""
-    if present and (grad.shape != param.shape or grad.dtype not in FLOATS):
-        raise ValueError("For 'Optimizer', 'gradients' must have the shapes of the parameters and be floats.")
-    return True
-
-
-SPARSE_KINDS = ("RowTensor", "COOTensor", "CSRTensor", "Tuple", "List")
-
-
-def _refuse_sparse(param, grad, present):
-    """Name the optimizer of such gradients, when a step is compiled."""
-    raise TypeError("For 'Optimizer', 'gradients' must be dense Tensors. SparseAdam takes sparse ones.")
-
-
-for _kind in SPARSE_KINDS:
-    fits.register("Tensor", _kind, "Bool")(_refuse_sparse)
-
-
-@functools.cache
-def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
-    """The rule of one tensor as a graph of fixed arity that `HyperMap` applies to every parameter.
-
-    It computes in float64 for float64 parameters and in float32 for all others, and rounds once, on store. If `scaled`,
-    the last number of the row multiplies the gradient first.
-    """
-    lifted = MultitypeFuncGraph(update.__name__)
-
-    @lifted.register("Tensor", "Tensor", "Tensor", "Tuple", "Tuple", "Bool")
-    def apply(param, grad, numbers, slots, flags, present):
-        if not present:
-            return True
-        fits(param, grad, present)
-        dtype = ms.float64 if param.dtype == ms.float64 else ms.float32
-        numbers = numbers.to(dtype).unbind()
-        grad = grad.to(dtype)
-        if scaled:
-            grad = grad * numbers[-1]
-            numbers = numbers[:-1]
-        state = ()
-        for slot in slots:
-            state = (*state, None if slot is None else slot.to(dtype))
-        new_param, new_state = update(param.to(dtype), grad, state, *numbers, *flags)
-        ops.assign(param, new_param.to(param.dtype))
-        for slot, new in zip(slots, new_state):
-            if slot is not None:
-                ops.assign(slot, new.to(slot.dtype))
-        return True
-
-    def refuse(param, grad, numbers, slots, flags, present):
-        return fits(param, grad, present)
-
-    for kind in SPARSE_KINDS:
-        lifted.register("Tensor", kind, "Tensor", "Tuple", "Tuple", "Bool")(refuse)
-    return lifted
-
-
-class Optimizer(nn.Optimizer):
+class Optimizer(_state.Stateful):
     """An optimizer made of two pure functions and the state that a subclass declares.
 
     A subclass sets `scalars` (the numbers of the step, in float64, from `step`, the scalar slots, `lr` and the
     hyperparameters that its signature names; the new scalar slots come first), `update` (the rule for one tensor:
-    parameter, gradient, slots, these numbers, flags) and `slots`.
+    parameter, gradient, slots, these numbers, flags), `slots`, and as `arguments` the kinds of those that are not in
+    the common vocabulary, or mean something else there.
     Every number is a vector with one entry per parameter, so groups, schedules and live changes never recompile.
 
     Args:
         params (Union[Iterable[Parameter], Iterable[dict]]): Parameters, or groups: dicts with the key "params" and any
             of the keys of `defaults`; a last dict with the one key "order_params" gives the order of the gradients.
+            Other keys of a group are the user's own and kept, unless they are like an argument's name.
         defaults (dict): What each group has unless it says otherwise, by argument name.
         loss_scale (float): The gradients are divided by it first. Range (0, inf). Default: ``1.0`` .
         fused (Union[None, bool]): True runs the rule's native kernel on CPU, False MindSpore's operators, None the
@@ -142,98 +76,190 @@ class Optimizer(nn.Optimizer):
     Inputs:
         - **gradients** (tuple[Tensor]) - One per parameter, in the order of `parameters` and of the same shapes. In a
           direct call an entry may be None: this parameter, its state and its step count stand still. (A gradient that
-          is computed inside the same graph is never absent, it is zero.) So does a parameter that is frozen by
-          ``requires_grad = False`` ; a direct call follows a change of it and compiles once more, while a graph that
-          has compiled, as of a training cell, does not: build the cell anew around the same optimizer.
+          is computed inside the same graph is never absent, it is zero.) So does a parameter that is frozen.
 
     Outputs:
         tuple[bool], True for each parameter.
 
     Raises:
         TypeError: If `params` is not an iterable of Parameters or dicts, or an argument is of the wrong kind.
-        ValueError: If an argument is out of range, a parameter occurs twice, `params` is empty, a group has an unknown
-            key, or the gradients do not match the parameters.
+        ValueError: If an argument is out of range, a parameter occurs twice, `params` is empty, a group has a key that
+            is like an argument and none, or the gradients do not match the parameters.
+
+    Examples:
+        >>> from mindspore import nn
+        >>> from ms_optim import Optimizer, Slot
+        >>> def heavy_ball_scalars(step, lr, momentum):
+        ...     return lr, momentum
+        >>> def heavy_ball(param, grad, slots, lr, momentum, maximize):
+        ...     (velocity,) = slots
+        ...     velocity = momentum * velocity - lr * (-grad if maximize else grad)
+        ...     return param + velocity, (velocity,)
+        >>> class HeavyBall(Optimizer):
+        ...     scalars, update, slots = heavy_ball_scalars, heavy_ball, (Slot("velocity"),)
+        ...
+        ...     def __init__(self, params, lr=1e-3, momentum=0.9, maximize=False):
+        ...         super().__init__(params, dict(lr=lr, momentum=momentum, maximize=maximize))
+        >>> optimizer = HeavyBall(nn.Dense(2, 3).trainable_params(), lr=0.1)
+        >>> [velocity.name for velocity in optimizer.velocity]
+        ['velocity.weight', 'velocity.bias']
     """
 
     scalars: Callable
     update: Callable
-    slots: tuple[Slot, ...] = ()
+    slots: ClassVar[tuple[Slot, ...]] = ()
+    arguments: ClassVar[Mapping[str, Kind]] = {}
 
     def __init_subclass__(cls):
         super().__init_subclass__()
         cls.scalars, cls.update = staticmethod(cls.scalars), staticmethod(cls.update)
+        names = [slot.name for slot in cls.slots]
+        taken = sorted(
+            {name for name in names if names.count(name) > 1 or name in TAKEN}
+            | {slot.name for slot in cls.slots if slot.name != "step" and hasattr(Optimizer, slot.name)}
+        )
+        if taken:
+            raise ValueError(
+                f"For '{cls.__name__}', 'slots' must have other names than what an optimizer has, each "
+                f"once, but got {taken}."
+            )
 
-    def __init__(self, params: Params, defaults: dict, loss_scale: float = 1.0, fused: bool | None = None):
+    def __init__(self, params: Params, defaults: dict[str, Any], loss_scale: float = 1.0, fused: bool | None = None):
         owner = type(self).__name__
-        fused = check(owner, "fused", fused)
-        loss_scale = check(owner, "loss_scale", loss_scale)
-        groups, parameters, group_of = parse_groups(owner, params, defaults)
-        super().__init__(0.0, parameters, 0.0, loss_scale)
-        self.defaults, self.fused_as_asked = defaults, fused
-        self.options = groups
-        self.group_of = group_of
-        self.group_index = Tensor(np.array(group_of, np.int32))
+        fused = COMMON["fused"].check(owner, "fused", fused)
+        loss_scale = COMMON["loss_scale"].check(owner, "loss_scale", loss_scale)
+        kinds = {name: self._kind(name) for name in defaults}
+        defaults = {name: kinds[name].check(owner, name, value) for name, value in defaults.items()}
+        groups = Groups(owner, params, defaults, kinds)
+        for group in groups:
+            self.check_group(group)
+        self._refuse_idle_patterns(owner, groups, kinds)
+        super().__init__(0.0, groups.parameters, 0.0, loss_scale)
+        self.kinds, self.defaults, self.fused_as_asked = kinds, defaults, fused
+        self.groups, self.group_of = groups, groups.group_of
+        self.group_index = Tensor(np.array(self.group_of, np.int32))
         self.is_group = len(groups) > 1
         self._set_learning_rate()
+        self._set_numbers()
+        self.reciprocal = Tensor(np.full(len(self.parameters), 1.0 / loss_scale))
+        self.present = (True,) * len(self.parameters)
+        self.rule = _composed.lift(type(self).update, self.need_scale)
         self._set_slots()
-        self._set_hyperparameters()
-        self.reciprocal = Tensor(np.full(len(parameters), 1.0 / loss_scale))
-        self.rule = lift(type(self).update, self.need_scale)
         self._set_path(fused)
         kept = {id(param) for param in self.get_parameters()}
-        lost = [param.name for param in parameters if id(param) not in kept or param is self.global_step]
+        lost = [param.name for param in self.parameters if id(param) not in kept or param is self.global_step]
         if lost:
             raise ValueError(
                 f"For '{owner}', 'params' must have other names than what the optimizer keeps, but got {lost}."
             )
 
+    @classmethod
+    def check_group(cls, group: Mapping):
+        """Raise if the arguments of a group do not go together; a subclass says which.
+
+        Raises:
+            ValueError: Naming them.
+        """
+
+    @staticmethod
+    def _refuse_idle_patterns(owner, groups, kinds):
+        """A pattern may be for all groups, and must match in one of them."""
+        for name in (name for name, kind in kinds.items() if isinstance(kind, Predicate)):
+            members = {}
+            for group in groups:
+                for pattern in group[name] if isinstance(group[name], NamePatterns) else ():
+                    members.setdefault(pattern, []).extend(group["params"])
+            for pattern, params in members.items():
+                refuse_idle_patterns(owner, name, [pattern], params)
+
+    @classmethod
+    def _kind(cls, name):
+        kind = cls.arguments.get(name) or COMMON.get(name)
+        if kind is None:
+            raise TypeError(
+                f"For '{cls.__name__}', 'arguments' must have the kind of '{name}', as a Number, because it "
+                f"is none of the common {sorted(COMMON)}, but got {sorted(cls.arguments)}."
+            )
+        return kind
+
+    def _keep(self, key, param):
+        """Have a Parameter of this Cell that is no attribute: it is in `get_parameters()`, and so in checkpoints."""
+        self._params[key] = param
+        return param
+
+    def _hold(self, name, param):
+        """Name what is kept, without a second key for it in `Cell.state_dict`."""
+        object.__setattr__(self, name, param)
+
+    def _keep_vector(self, name, value):
+        return self._keep(f"optimizer.{name}", float64_parameter(value, f"optimizer.{name}"))
+
     def _set_learning_rate(self):
         """Lay out `learning_rate` as the base class does, so that its methods and MindSpore's callbacks find it."""
-        self.is_group_lr = self.is_group
-        sources = []
-        for i, group in enumerate(self.options):
-            name = f"learning_rate_group_{i}" if self.is_group_lr else "learning_rate"
-            sources.append(learning_rate_source(type(self).__name__, group["lr"], name))
-        self.dynamic_lr = any(isinstance(source, nn.Cell) for source in sources)
-        if self.dynamic_lr:
-            sources = [source if isinstance(source, nn.Cell) else Constant(source) for source in sources]
-        collect = functools.partial(nn.CellList, auto_prefix=False) if self.dynamic_lr else ParameterTuple
-        self.group_learning_rates = collect(sources)
+        self.rates = Rates(self.groups, self.groups.own_rates, self.global_step)
+        self.is_group_lr, self.dynamic_lr = any(self.rates.own), self.rates.is_dynamic
         del self.learning_rate  # the base's; a Cell does not replace a Parameter by a list of cells
-        self.learning_rate = collect([sources[i] for i in self.group_of]) if self.is_group_lr else sources[0]
+        self.learning_rate = self.rates.learning_rate(self.group_of)
+        self.rate_sources = tuple(self.rates.sources)
+        self._hold("later_rates", None if self.rates.later is None else self._keep("optimizer.lr", self.rates.later))
 
-    def _set_hyperparameters(self):
-        """Every number is a float64 Parameter with one entry per group, every flag a constant of each parameter."""
-        names = tuple(inspect.signature(type(self).scalars).parameters)[2 + len(self.scalar_state) :]
-        self.hyperparameter_names = names  # not those of the Parameters, which a Cell around this one may rename
-        columns = [[number_of(group, name) for group in self.options] for name in names]
-        self.hyperparameters = ParameterTuple(
-            [float64_parameter(column, f"optimizer.{name}") for name, column in zip(names, columns)]
+    def _set_numbers(self):
+        """Every number is a float64 vector with one entry per group, every flag a constant of each parameter."""
+        count = len(self.parameters)
+        self._hold("step_counts", self._keep("step", float64_parameter(np.zeros(count), "optimizer.step")))
+        scalars = [slot.name for slot in self.slots if slot.scalar and slot.name != "step"]
+        self.scalar_state = tuple(self._keep_vector(name, np.zeros(count)) for name in scalars)
+        names = tuple(inspect.signature(type(self).scalars).parameters)[2 + len(scalars) :]
+        argument = {member: name for name, kind in self.kinds.items() for member in kind.members(name)}
+        self.hyperparameters = {}
+        for name in names:
+            kind = self.kinds[argument[name]]
+            column = [kind.number(group[argument[name]], name, group) for group in self.groups]
+            self.hyperparameters[name] = self._keep_vector(name, column)
+        self.numbers = tuple(self.hyperparameters.values())
+        self.flag_names = tuple(
+            name
+            for name in inspect.signature(type(self).update).parameters
+            if name in self.kinds and not self.kinds[name].members(name)
         )
-        self.flag_names = tuple(name for name in inspect.signature(type(self).update).parameters if is_flag(name))
         self.flags = tuple(
-            tuple(flag_of(self.options[i], name, param) for name in self.flag_names)
+            tuple(self.kinds[name].decided(name, self.groups[i][name], param) for name in self.flag_names)
             for param, i in zip(self.parameters, self.group_of)
         )
+        moves = np.array([param.requires_grad for param in self.parameters])
+        trainable = Parameter(Tensor(moves), name="optimizer.trainable", requires_grad=False)
+        self._hold("trainable", self._keep("optimizer.trainable", trainable))
+        self.requires_grad_seen = moves.tolist()
 
     def _set_slots(self):
-        """Allocate the state: Parameters, else it would train and never reach a checkpoint."""
-        count = len(self.parameters)
-        self.step = float64_parameter(np.zeros(count), "optimizer.step")
-        self.scalar_state = ParameterTuple(
-            [
-                float64_parameter(np.zeros(count), f"optimizer.{slot.name}")
-                for slot in self.slots
-                if slot.scalar and slot.name != "step"
-            ]
+        """Allocate the state: Parameters of this Cell, else it would train and never reach a checkpoint."""
+        slots = {}
+        for slot in self.slots:
+            if slot.scalar:
+                continue
+            if hasattr(self, slot.name):
+                raise ValueError(
+                    f"For '{type(self).__name__}', 'slots' must have other names than what an optimizer "
+                    f"has, but got {slot.name!r}."
+                )
+            column = tuple(slot.allocate(param, self.groups[i]) for param, i in zip(self.parameters, self.group_of))
+            slots[slot.name] = column
+            everywhere = all(kept is not None for kept in column)
+            for kept in column:
+                if kept is not None:
+                    self._keep(kept.name, kept)
+            setattr(self, slot.name, ParameterTuple(column) if everywhere else column)
+        vectors = dict(
+            zip([slot.name for slot in self.slots if slot.scalar and slot.name != "step"], self.scalar_state)
         )
-        self.tensor_slots = tuple(slot for slot in self.slots if not slot.scalar)
-        columns = []
-        for slot in self.tensor_slots:
-            column = [slot.allocate(param, self.options[i]) for param, i in zip(self.parameters, self.group_of)]
-            columns.append(column)
-            setattr(self, slot.name, ParameterTuple([state for state in column if state is not None]))
-        self.slot_table = tuple(zip(*columns)) if columns else ((),) * count
+        if any(slot.name == "step" for slot in self.slots):
+            vectors = {
+                slot.name: self.step_counts if slot.name == "step" else vectors[slot.name]
+                for slot in self.slots
+                if slot.scalar
+            }
+        self.state = _state.State(self.parameters, slots, vectors)
+        self.slot_table = tuple(zip(*slots.values())) if slots else ((),) * len(self.parameters)
 
     def _set_path(self, fused):
         """Choose the native kernel or MindSpore's operators."""
@@ -245,68 +271,98 @@ class Optimizer(nn.Optimizer):
         self.fused = obstacle is None
         if self.fused:
             self.kernel = _native.primitive(type(self).update.__name__)
-            self.layout = _native.layout(self.slot_table, self.flag_names, self.flags)
+            self.layout = _native.layout(self.slot_table, self.flag_names, self.flags, self.kinds)
             self.kernel_slots = tuple(state for states in self.slot_table for state in states if state is not None)
-
-    @property
-    def trainable(self) -> tuple[bool, ...]:
-        """Which parameters are not frozen: a constant of a graph that is compiled now."""
-        return tuple(param.requires_grad for param in self.parameters)
-
-    @property
-    def scalar_slots(self) -> dict[str, Parameter]:
-        """The float64 vectors over parameters that torch has as numbers, by name."""
-        kept = iter(self.scalar_state)
-        return {slot.name: self.step if slot.name == "step" else next(kept) for slot in self.slots if slot.scalar}
-
-    @property
-    def state(self) -> dict[str, dict[str, Tensor]]:
-        """The state as torch keys it: by parameter (its name), then by slot."""
-        numbers = {name: vector.asnumpy() for name, vector in self.scalar_slots.items()}
-        return {
-            param.name: {name: Tensor(vector[i]) for name, vector in numbers.items()}
-            | {slot.name: kept for slot, kept in zip(self.tensor_slots, self.slot_table[i]) if kept is not None}
-            for i, param in enumerate(self.parameters)
-        }
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
         """The groups: read their arguments, or set a number of theirs between steps, as in torch."""
-        return tuple(ParamGroup(self, i) for i in range(len(self.options)))
+        return tuple(ParamGroup(self, i) for i in range(len(self.groups)))
 
-    @property
-    def state_bytes(self) -> int:
-        """The memory of the state: every tensor, and 8 bytes for each number and step count."""
-        tensors = [kept for states in self.slot_table for kept in states if kept is not None]
-        return sum(kept.nbytes for kept in [*tensors, *self.scalar_state, self.step])
+    def freeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]):
+        """Let parameters stand still from the next step on, with their state and step counts.
 
-    def state_dict(self, *args, **kwargs) -> dict:
-        """The state in the layout of torch's optimizers, as copies; and, as "global_step", the place in schedules.
+        Nothing compiles again: a step that has compiled, of a training cell too, reads which parameters move. Their
+        `requires_grad` becomes False. In GRAPH_MODE their gradients are computed all the same.
 
-        With the arguments of `mindspore.nn.Cell.state_dict` it is that, as a Cell around this one needs it.
-        """
-        return super().state_dict(*args, **kwargs) if args or kwargs else _state.state_dict(self)
-
-    def load_state_dict(self, state_dict: Mapping):
-        """Take over what `state_dict` of an optimizer of this class, or of torch's, has given.
-
-        The next step goes on from there, in a step that has compiled too. Values may be Tensors of MindSpore or torch,
-        arrays or numbers. Arguments of the groups that are missing stay as they are; so does a learning rate that is on
-        a schedule, whose place is "global_step", or else the largest step.
+        Args:
+            which (Union[str, Iterable[str], Callable]): fnmatch patterns on the names of the parameters, or a function
+                from a Parameter to bool.
 
         Raises:
-            TypeError, ValueError: If a parameter, a state or an argument does not fit; nothing is changed then.
+            TypeError: If `which` is neither.
+            ValueError: If a pattern matches no parameter.
         """
-        for assign in self.assignments(state_dict):
-            assign()
+        self._set_chosen("freeze", which, False)
 
-    def assignments(self, state_dict: Mapping) -> list[Callable[[], object]]:
+    def unfreeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]):
+        """Let frozen parameters move from the next step on. They must be among those that the optimizer was given.
+
+        Args:
+            which (Union[str, Iterable[str], Callable]): As for `freeze`.
+
+        Raises:
+            TypeError, ValueError: As for `freeze`.
+        """
+        self._set_chosen("unfreeze", which, True)
+
+    def _set_chosen(self, method, which, moves):
+        chosen = Predicate().check(method, "which", tuple(which) if isinstance(which, list) else which)
+        if isinstance(chosen, NamePatterns):
+            refuse_idle_patterns(method, "which", chosen, self.parameters)
+        now = self.trainable.asnumpy().tolist()
+        self.set_trainable([moves if chosen(param) else old for param, old in zip(self.parameters, now)])
+
+    def set_trainable(self, moves: Iterable[bool]):
+        """Say of each parameter whether it moves; `requires_grad` follows."""
+        moves = [bool(item) for item in moves]
+        for param, item in zip(self.parameters, moves):
+            param.requires_grad = item
+        self.requires_grad_seen = moves
+        ops.assign(self.trainable, Tensor(np.array(moves)))
+
+    def follow_requires_grad(self):
+        """Take over a `requires_grad` that was set by hand since this was asked last: that parameter is frozen, or not.
+
+        A direct call, `step` of a scheduler and `ms_optim.save` ask. A training cell that has compiled does not.
+        """
+        now = [param.requires_grad for param in self.parameters]
+        if now != self.requires_grad_seen:
+            moves = self.trainable.asnumpy().tolist()
+            changed = [new if new != old else kept for new, old, kept in zip(now, self.requires_grad_seen, moves)]
+            self.set_trainable(changed)
+
+    def restored(self):
+        """Let `requires_grad` follow what a checkpoint says of frozen parameters."""
+        self.set_trainable(self.trainable.asnumpy().tolist())
+
+    def _kept(self):
+        return [*self.state.tensors, *self.scalar_state, self.step_counts]
+
+    def _told(self):
+        return _state.told(self)
+
+    def changes(self, state_dict: Mapping) -> list[_state.Change]:
         """What `load_state_dict` does, one call for each thing that it writes; none of them is made.
+
+        Arguments of the groups that are missing stay as they are; so does a learning rate that is on a schedule, whose
+        place is "global_step", or else the largest step.
 
         Raises:
             TypeError, ValueError: As `load_state_dict`.
         """
-        return _state.assignments(self, state_dict)
+        return _state.changes(self, state_dict)
+
+    def _made_of(self):
+        groups = []
+        for group, own in zip(self.param_groups, self.rates.own):
+            groups.append({name: group[name] for name in group if name != "lr" or own})
+        return ([*groups, {"order_params": list(self.parameters)}],), self._arguments()
+
+    def _arguments(self):
+        known = inspect.signature(type(self)).parameters
+        given = {**self.defaults, "fused": self.fused_as_asked, "loss_scale": self.loss_scale}
+        return {name: value for name, value in given.items() if name in known}
 
     def add_param_group(self, group: dict):
         """Add a group of parameters, as to torch's optimizers; they come last. All others keep their state.
@@ -320,39 +376,63 @@ class Optimizer(nn.Optimizer):
         Raises:
             TypeError, ValueError: As at construction; nothing is changed then.
         """
-        groups, parameters, _ = parse_groups(type(self).__name__, [*self.options, group], self.defaults)
-        state, known = self.state_dict(), inspect.signature(type(self)).parameters
-        state["param_groups"].append({"params": list(range(len(self.parameters), len(parameters)))})
-        order = {"order_params": [*self.parameters, *groups[-1]["params"]]}
-        groups = [*map(dict, self.param_groups), groups[-1], order]
+        ((*groups, _),), arguments = self._made_of()
+        added = Groups(type(self).__name__, [*groups, group], self.defaults, self.kinds)[-1]["params"]
+        state = self.state_dict()
+        state["param_groups"].append({"params": list(range(len(self.parameters), len(self.parameters) + len(added)))})
+        order = {"order_params": [*self.parameters, *added]}
         for optimizer in (type(self).__new__(type(self)), self):  # what does not fit is to show in one that is not used
-            optimizer.__init__(
-                groups,
-                fused=self.fused_as_asked,
-                loss_scale=self.loss_scale,
-                **{name: value for name, value in self.defaults.items() if name in known},
-            )
+            optimizer.__init__([*groups, {**group, "params": added}, order], **arguments)
             optimizer.load_state_dict(state)
 
     def describe(self) -> str:
         """What each parameter got, as a table: its group, shape, state and arguments."""
         groups = self.param_groups
-        arguments = [name for name in groups[0] if name not in ("params", *NOTES)]
-        rows = [("parameter", "group", "shape", "state", *arguments)]
+        rows = [("parameter", "group", "shape", "state", *self.defaults)]
+        columns = [(slot, self.state.slots[slot]) for slot in self.state.slots]
+        arguments = [{name: group[name] for name in self.defaults} for group in groups]
         for i, param in enumerate(self.parameters):
-            group = groups[self.group_of[i]]
-            state = [slot.name for slot, kept in zip(self.tensor_slots, self.slot_table[i]) if kept is not None]
-            decided = dict(zip(self.flag_names, self.flags[i]))
-            values = [decided[name] if name in decided else group[name] for name in arguments]
-            rows.append((param.name, str(self.group_of[i]), str(param.shape), " ".join(state), *map(_short, values)))
+            state = [slot for slot, column in columns if column[i] is not None]
+            values = {**arguments[self.group_of[i]], **dict(zip(self.flag_names, self.flags[i]))}
+            rows.append(
+                (param.name, str(self.group_of[i]), str(param.shape), " ".join(state), *map(_short, values.values()))
+            )
         widths = [max(map(len, column)) for column in zip(*rows)]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
-    def __call__(self, gradients):
-        """Run one compiled step in both modes; `@jit` would cost four times as much in PYNATIVE."""
-        return run_compiled(self, self.checked(type(self).__name__, gradients))
+    @property
+    def constants(self) -> tuple | None:
+        """What a compiled step holds besides its Parameters: two with the same are one. None if it is not known.
 
-    def checked(self, owner: str, gradients) -> tuple:
+        A schedule of the learning rate is not.
+        """
+        if self.dynamic_lr:
+            return None
+        return (
+            type(self),
+            self.fused,
+            self.flags,
+            self.loss_scale,
+            tuple(self.group_of),
+            tuple(self.rates.own),
+            tuple(tuple(kept is not None for kept in row) for row in self.slot_table),
+        )
+
+    def __setattr__(self, name, value):
+        if name in self.__dict__.get("defaults", ()) and name not in self.__dict__:
+            raise AttributeError(
+                f"For '{type(self).__name__}', {name!r} must be set in a group, as "
+                f"param_groups[0][{name!r}] = {value!r}, but was set as an attribute."
+            )
+        super().__setattr__(name, value)
+
+    def __call__(self, gradients):
+        """Run one compiled step."""
+        gradients = self.checked(type(self).__name__, gradients)
+        self.follow_requires_grad()
+        return _compiled.step(self, gradients)
+
+    def checked(self, owner: str, gradients: Any) -> tuple[Any, ...]:
         """The gradients as a step takes them; what does not fit raises in the name of `owner`."""
         return check_gradients(owner, gradients, self.parameters)
 
@@ -361,26 +441,26 @@ class Optimizer(nn.Optimizer):
         if len(gradients) != len(self.parameters):
             raise ValueError("For 'Optimizer', 'gradients' must hold one entry for each parameter.")
         if present is None:
-            present = self.trainable
-        present_now = Tensor(present)
-        step = self.step + present_now
+            present = self.present
+        moves = self.trainable.logical_and(Tensor(present))
+        steps = self.step_counts + moves.double()
         hyper = ()
-        for parameter in self.hyperparameters:
-            hyper = (*hyper, parameter.gather(self.group_index, 0))
-        numbers = self.scalars(step, *self.scalar_state, self._learning_rates(), *hyper)
+        for vector in self.numbers:
+            hyper = (*hyper, vector.gather(self.group_index, 0))
+        numbers = self.scalars(steps, *self.scalar_state, self._learning_rates(), *hyper)
         for kept, new in zip(self.scalar_state, numbers):
-            ops.assign(kept, new.where(present_now, kept))
+            ops.assign(kept, new.where(moves, kept))
         numbers = numbers[len(self.scalar_state) :]
         if self.fused:
             done = self.hyper_map(fits, self.parameters, tuple(gradients), present)
             rows = ops.stack((*numbers, self.reciprocal), 1)
-            self.kernel(rows, present_now, self.layout, *self.parameters, *gradients, *self.kernel_slots)
+            self.kernel(rows, moves, self.layout, *self.parameters, *gradients, *self.kernel_slots)
         else:
             if self.need_scale:
                 numbers = (*numbers, self.reciprocal)
-            rows = ops.unbind(ops.stack(numbers, 1))
+            rows = ops.unbind(ops.stack((*numbers, moves.double()), 1))
             done = self._apply(tuple(gradients), rows, present)
-        ops.assign(self.step, step)
+        ops.assign(self.step_counts, steps)
         ops.assign_add(self.global_step, self.global_step_increase_tensor)
         return done
 
@@ -390,9 +470,17 @@ class Optimizer(nn.Optimizer):
 
     def _learning_rates(self):
         """This step's learning rates, a float64 vector over parameters."""
-        rates = self.group_learning_rates
-        if self.dynamic_lr:
-            rates = ()
-            for schedule in self.group_learning_rates:
-                rates = (*rates, schedule(self.global_step).reshape(()).double())
-        return ops.stack(rates).gather(self.group_index, 0)
+        rates = ()
+        for source in self.rate_sources:
+            rates = (*rates, source(self.global_step).reshape(()).double() if self.dynamic_lr else source)
+        rates = ops.stack(rates)
+        if self.later_rates is not None:
+            rates = rates.where(ops.isnan(self.later_rates), self.later_rates)
+        return rates.gather(self.group_index, 0)
+
+
+def _short(value):
+    """A number, flag or schedule in a table."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))})"
+    return f"{value:g}" if isinstance(value, float) else getattr(value, "cls_name", None) or str(value)

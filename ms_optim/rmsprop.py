@@ -2,6 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, lerp
+from ms_optim.arguments import Flag, Number
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 
@@ -78,6 +79,7 @@ class RMSprop(Optimizer):
         Slot("momentum_buffer", when="momentum"),
         Slot("grad_avg", when="centered"),
     )
+    arguments = {"alpha": Number("[0, inf)"), "centered": Flag()}
 
     def __init__(
         self,

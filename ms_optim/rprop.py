@@ -1,6 +1,7 @@
 """Rprop (Riedmiller and Braun 1993, "A direct adaptive method for faster backpropagation learning")."""
 
 from ms_optim._learning_rate import LearningRate
+from ms_optim.arguments import Number, Numbers
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 
@@ -69,6 +70,10 @@ class Rprop(Optimizer):
 
     scalars, update = rprop_scalars, rprop
     slots = (Slot("step", scalar=True), Slot("prev"), Slot("step_size"))
+    arguments = {
+        "etas": Numbers({"etaminus": Number("(0, 1)"), "etaplus": Number("(1, inf)")}),
+        "step_sizes": Numbers({"step_size_min": Number("[0, inf)"), "step_size_max": Number("[0, inf]")}),
+    }
 
     def __init__(
         self,

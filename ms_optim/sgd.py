@@ -1,5 +1,7 @@
 """SGD with momentum (Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning")."""
 
+from collections.abc import Mapping
+
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient
 from ms_optim.optimizer import Optimizer, Params, Slot
@@ -19,6 +21,15 @@ def sgd(param, grad, slots, lr, momentum, take, weight_decay, nesterov, maximize
         momentum_buffer = momentum * momentum_buffer + take * grad
         grad = grad + momentum * momentum_buffer if nesterov else momentum_buffer
     return param - lr * grad, (momentum_buffer,)
+
+
+def check_nesterov(owner, group):
+    """Raise unless nesterov has a momentum, and no dampening, to go with."""
+    if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+        raise ValueError(
+            f"For '{owner}', 'nesterov' must be False unless 'momentum' > 0 and 'dampening' is 0, but got 'momentum' "
+            f"{group['momentum']} and 'dampening' {group['dampening']}."
+        )
 
 
 class SGD(Optimizer):
@@ -88,3 +99,8 @@ class SGD(Optimizer):
             maximize=maximize,
         )
         super().__init__(params, defaults, loss_scale, fused)
+
+    @classmethod
+    def check_group(cls, group: Mapping):
+        """Raise unless nesterov has a momentum, and no dampening, to go with."""
+        check_nesterov(cls.__name__, group)

@@ -12,8 +12,9 @@ from mindspore import COOTensor, Parameter, Tensor, ops
 from mindspore.common.sparse_tensor import RowTensorInner
 from mindspore.ops import MultitypeFuncGraph
 
+from ms_optim._gradients import check_gradients
 from ms_optim._learning_rate import LearningRate
-from ms_optim.arguments import FLOATS, check_gradients
+from ms_optim.arguments import FLOATS, Number
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 KINDS = "RowTensors, COOTensors, pairs of indices and values"
@@ -77,14 +78,20 @@ def lift_rows(update: Callable, scaled: bool) -> MultitypeFuncGraph:
             indices = indices.reshape(-1)
         dtype = ms.float64 if param.dtype == ms.float64 else ms.float32
         numbers = numbers.to(dtype).unbind()
+        moves = numbers[-1] > 0
+        numbers = numbers[:-1]
         grad = sum_duplicates(indices, values.to(dtype), param.shape)
         if scaled:
             grad = grad * numbers[-1]
             numbers = numbers[:-1]
-        state = read(exp_avg, indices).to(dtype), read(exp_avg_sq, indices).to(dtype)
-        new_param, state = update(read(param, indices).to(dtype), grad, state, *numbers, *flags)
-        moments = write(exp_avg, indices, state[0]), write(exp_avg_sq, indices, state[1])
-        return ops.depend(True, (write(param, indices, new_param), moments))
+        old_param = read(param, indices).to(dtype)
+        old1, old2 = read(exp_avg, indices).to(dtype), read(exp_avg_sq, indices).to(dtype)
+        new_param, (new1, new2) = update(old_param, grad, (old1, old2), *numbers, *flags)
+        moments = (
+            write(exp_avg, indices, new1.where(moves, old1)),
+            write(exp_avg_sq, indices, new2.where(moves, old2)),
+        )
+        return ops.depend(True, (write(param, indices, new_param.where(moves, old_param)), moments))
 
     @lifted.register("Tensor", "Tuple", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
     def apply_pair(param, grad, numbers, exp_avg, exp_avg_sq, flags, present):
@@ -217,6 +224,7 @@ class SparseAdam(Optimizer):
 
     scalars, update = sparse_adam_scalars, sparse_adam
     slots = Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq")
+    arguments = {"eps": Number("(0, inf)")}
 
     def __init__(
         self,

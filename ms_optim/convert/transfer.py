@@ -219,7 +219,7 @@ def _matched(rows, params, optimizer, given, names, owner):
 
 def _state_by_name(rows, params, optimizer, given, names):
     """The state dict of torch's optimizer with its parameters in our order, and their shapes."""
-    by_parameter, slots = {row.parameter: row for row in rows}, {slot.name for slot in optimizer.tensor_slots}
+    by_parameter, slots = {row.parameter: row for row in rows}, set(optimizer.state.slots)
     matched = _matched(rows, params, optimizer, given, names, "to_mindspore")
     groups, state = [], {number: dict(kept) for number, kept in given["state"].items()}
     for (theirs, numbers), group in zip(matched, optimizer.param_groups):
@@ -345,7 +345,7 @@ def _state_for_torch(rows, params, optimizer, like, names):
         for param, place in zip(group["params"], mine["params"]):
             row = first[param.name]
             for slot, value in ours["state"].get(place, {}).items():
-                found, scalar = array(value), slot in optimizer.scalar_slots
+                found, scalar = array(value), slot in optimizer.state.vectors
                 found = found if scalar else _reshaped(found, row.shape, row.torch_shape, f"{slot} of {row.parameter}")
                 state.setdefault(numbers[param.name], {})[slot] = torch_tensor(
                     found, "float32" if scalar else dtype_of(value), exactly=not scalar

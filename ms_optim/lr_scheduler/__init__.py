@@ -26,7 +26,13 @@ from types import FunctionType, SimpleNamespace
 
 from mindspore.train import Callback, RunContext
 
-from ms_optim.arguments import number_in
+from ms_optim.arguments import Number
+
+
+def number_in(owner, name, value, allowed):
+    interval, _, optional = allowed.partition(" or ")
+    return None if optional and value is None else Number(interval).check(owner, name, value)
+
 
 # What each argument may be: a predicate, choices, ints from a lowest one, or an interval of numbers.
 RANGES = {

@@ -1,0 +1,52 @@
+"""Compiled calls, one at a time, because MindSpore's executor takes no two; and whether code runs in a graph."""
+
+import os
+import threading
+from collections.abc import Sequence
+
+import mindspore as ms
+from mindspore import Tensor, nn
+from mindspore.ops.primitive import constexpr
+
+_lock = threading.RLock()
+
+
+def _renew_lock():
+    """A fork may find the lock taken by a thread that it does not have."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def call(cell: nn.Cell, *args):
+    """Compile a Cell, if it has not been, and run it, in either mode; `@jit` would cost four times as much in PYNATIVE.
+
+    Two compiled calls in two threads hang, and one Cell in two threads crashes.
+    """
+    with _lock:
+        return cell.compile_and_run(*args)
+
+
+def step(optimizer: nn.Optimizer, gradients: Sequence[Tensor | None]):
+    """Take one compiled step; each pattern of absent gradients compiles once, for which are present is a constant."""
+    present = tuple(grad is not None for grad in gradients)
+    absent = Tensor(0.0, ms.float32)
+    gradients = tuple(grad if here else absent for grad, here in zip(gradients, present))
+    return call(optimizer, ms.mutable(gradients), present)
+
+
+@constexpr(check=False)
+def _is_none(function):
+    return function is None
+
+
+def _function():
+    return True
+
+
+def in_graph():
+    """Whether this is compiled code: a graph hands no Python function to a constant expression."""
+    return _is_none(_function)

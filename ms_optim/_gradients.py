@@ -1,0 +1,72 @@
+"""Gradients: what a direct call is given, and what a graph is compiled for, fits the parameters."""
+
+from collections.abc import Callable, Sequence
+
+from mindspore import COOTensor, CSRTensor, Parameter, Tensor
+from mindspore.common.sparse_tensor import RowTensorInner
+from mindspore.ops import MultitypeFuncGraph
+
+from ms_optim.arguments import FLOATS
+
+# What a gradient may be that has not all of the elements; a tuple is one of indices and values.
+SPARSE = (RowTensorInner, COOTensor, CSRTensor, tuple, list)
+# The same, as a graph names them.
+SPARSE_KINDS = ("RowTensor", "COOTensor", "CSRTensor", "Tuple", "List")
+
+
+def check_gradients(
+    owner: str, gradients, parameters: Sequence[Parameter], kinds: str = "float Tensors", fit: Callable | None = None
+) -> tuple:
+    """The gradients as a tuple: for each parameter what `fit` makes of its gradient, or None.
+
+    Raises:
+        TypeError, ValueError: As `Optimizer` says, naming what does not fit.
+    """
+    if not isinstance(gradients, (tuple, list)):
+        raise TypeError(
+            f"For '{owner}', 'gradients' must be a tuple of {kinds} or None, but got {type(gradients).__name__}."
+        )
+    if len(gradients) != len(parameters):
+        raise ValueError(
+            f"For '{owner}', 'gradients' must hold {len(parameters)} entries, one for each parameter, but "
+            f"got {len(gradients)}."
+        )
+    fit = fit or _fit_dense
+    return tuple(None if grad is None else fit(owner, grad, param) for grad, param in zip(gradients, parameters))
+
+
+def _fit_dense(owner, grad, param):
+    """The gradient, if it is a float Tensor of the parameter's shape."""
+    if not isinstance(grad, Tensor) or grad.dtype not in FLOATS:
+        kind = str(grad.dtype) if isinstance(grad, Tensor) else type(grad).__name__
+        other = " SparseAdam takes sparse gradients." if isinstance(grad, SPARSE) else ""
+        raise TypeError(
+            f"For '{owner}', 'gradients' must be a tuple of float Tensors or None, but got {kind} for "
+            f"'{param.name}'.{other}"
+        )
+    if grad.shape != param.shape:
+        raise ValueError(
+            f"For '{owner}', 'gradients' must have the shapes of the parameters, but got {grad.shape} "
+            f"for '{param.name}' of shape {param.shape}."
+        )
+    return grad
+
+
+fits = MultitypeFuncGraph("fits")
+
+
+@fits.register("Tensor", "Tensor", "Bool")
+def _fits(param, grad, present):
+    """Refuse a gradient of another shape, or of integers, when a step is compiled."""
+    if present and (grad.shape != param.shape or grad.dtype not in FLOATS):
+        raise ValueError("For 'Optimizer', 'gradients' must have the shapes of the parameters and be floats.")
+    return True
+
+
+def _refuse_sparse(param, grad, present):
+    """Name the optimizer of such gradients, when a step is compiled."""
+    raise TypeError("For 'Optimizer', 'gradients' must be dense Tensors. SparseAdam takes sparse ones.")
+
+
+for _kind in SPARSE_KINDS:
+    fits.register("Tensor", _kind, "Bool")(_refuse_sparse)

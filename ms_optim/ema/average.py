@@ -1,0 +1,364 @@
+"""An optimizer with an average of what it optimizes."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from ms_optim import _compiled, _native
+from ms_optim._gradients import check_gradients
+from ms_optim._state import Change, State, Stateful
+from ms_optim._values import as_number, plain, write
+from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
+from ms_optim.ema.schedules import SCHEDULES, ema_weight
+from ms_optim.ema.tensors import average, check_parameters, float64_scalar, shadow
+
+
+class EMA(Stateful):
+    """Another optimizer, and after each of its steps an exponential moving average of the parameters.
+
+    It takes that optimizer's place, in the same graph: a step that is skipped, as on overflow, is not averaged. What
+    it does not have itself, such as `param_groups`, it takes from that optimizer; `learning_rate` and `global_step`
+    they share.
+
+    ================== =========================================== ====================================================
+    schedule           decay of average n = 1, 2, ...              as in
+    ================== =========================================== ====================================================
+    ``constant``       decay                                       timm's ModelEmaV2, TensorFlow without num_updates
+    ``averaged_model`` 0 at n = 1, then decay                      torch's AveragedModel, get_ema_multi_avg_fn(decay);
+                                                                   timm's ModelEmaV3 without warm-up
+    ``timm``           0 at s = 0, then 1 - (1 + s/gamma)^-power   timm's ModelEmaV3 with use_warmup, ema-pytorch;
+                       clamped to [min_decay, decay]               s = step - update_after_step - 1
+    ``torch_ema``      min(decay, (1 + n)/(10 + n))                torch-ema, TensorFlow with num_updates
+    ``yolov5``         decay*(1 - exp(-n/2000))                    YOLOv5, MindCV
+    ``zero_start``     1 - (1 - decay)/(1 - decay^n)               y/(1 - decay^n), where y starts at zero (Adam's
+                                                                   correction); decay 1 is the plain mean (SWA)
+    ================== =========================================== ====================================================
+
+    Args:
+        optimizer (nn.Optimizer): Any optimizer of this library or of `mindspore.nn` whose step takes gradients. The
+            averages start at its parameters as they are now, so load pretrained weights first; where they are not
+            initialized yet, as they are at the first step.
+        decay (float): What the average keeps of itself at a step. Range [0, 1]. Default: ``0.9999`` .
+        schedule (str): How the decay starts: a name in the table. Default: ``"constant"`` .
+        min_decay (float): Of ``timm`` : prevails over `decay`. Range [0, 1]. Default: ``0.0`` .
+        gamma (float): Of ``timm`` . Range (0, inf). Default: ``1.0`` .
+        power (float): Of ``timm`` . Range (0, inf). Default: ``2 / 3`` .
+        update_after_step (int): Copy up to this step, and count n from there. Default: ``0`` .
+        update_every (int): Average at steps 1, 1 + update_every, ... as ema-pytorch does. Default: ``1`` .
+        buffers (Iterable[Parameter]): What else the network needs, such as the moving mean and variance of batch
+            normalization. Default: ``()`` .
+        buffer_update (str): ``"average"`` (integers are copied), ``"copy"`` or ``"skip"`` the buffers when the
+            parameters are averaged. Default: ``"average"`` .
+
+    Inputs:
+        - **gradients** (tuple[Tensor]) - As `optimizer` takes them. Where one is None, the parameter, though it stands
+          still, is averaged.
+
+    Outputs:
+        What `optimizer` returns.
+
+    Note:
+        Averages are float32, those of float64 parameters float64. MindSpore's CPU backend, however, passes a float64
+        Parameter through float32 where one graph both assigns and reads it: averaged float64 parameters, and their
+        averages, are no more exact than float32.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind, or `optimizer` is itself an EMA, or LBFGS.
+        ValueError: If an argument is out of range, or a name occurs twice.
+        RuntimeError: If a step runs inside `average_parameters`, or after a group was added to `optimizer`.
+
+    Examples:
+        >>> from mindspore import nn
+        >>> from ms_optim import EMA, AdamW
+        >>> net = nn.Dense(2, 3)
+        >>> ema = EMA(AdamW(net.trainable_params(), lr=1e-3), decay=0.999, schedule="timm")
+        >>> train_step = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), ema)
+        >>> with ema.average_parameters():
+        ...     pass  # evaluate the network, or save it
+        >>> [average.name for average in ema.averages]
+        ['ema.weight', 'ema.bias']
+    """
+
+    ema_weight = staticmethod(ema_weight)
+    arguments = {
+        "buffer_update": COMMON["buffer_update"],
+        "decay": COMMON["decay"],
+        "gamma": Number("(0, inf)"),
+        "min_decay": COMMON["decay"],
+        "power": Number("(0, inf)"),
+        "schedule": Choice(*SCHEDULES),
+        "update_after_step": Whole(0),
+        "update_every": Whole(1),
+    }
+
+    def __init__(
+        self,
+        optimizer: nn.Optimizer,
+        decay: float = 0.9999,
+        *,
+        schedule: str = "constant",
+        min_decay: float = 0.0,
+        gamma: float = 1.0,
+        power: float = 2 / 3,
+        update_after_step: int = 0,
+        update_every: int = 1,
+        buffers: Iterable[Parameter] = (),
+        buffer_update: str = "average",
+    ):
+        if not isinstance(optimizer, nn.Optimizer) or isinstance(optimizer, EMA):
+            raise TypeError(
+                f"For 'EMA', 'optimizer' must be an nn.Optimizer other than an EMA, but got {type(optimizer).__name__}."
+            )
+        if getattr(optimizer, "takes_closure", False):
+            raise TypeError(
+                f"For 'EMA', 'optimizer' must take gradients, but got {type(optimizer).__name__}, whose step takes a "
+                "closure: call a ParameterEMA after each of its steps."
+            )
+        given = dict(
+            decay=decay,
+            schedule=schedule,
+            min_decay=min_decay,
+            gamma=gamma,
+            power=power,
+            update_after_step=update_after_step,
+            update_every=update_every,
+            buffer_update=buffer_update,
+        )
+        given = {name: self.arguments[name].check("EMA", name, value) for name, value in given.items()}
+        buffers = check_parameters("EMA", "buffers", buffers)
+        super().__init__(0.0, optimizer.parameters, loss_scale=optimizer.loss_scale)
+        del self.learning_rate  # the base's; in a checkpoint each name can occur once
+        for name in (
+            "learning_rate",
+            "global_step",
+            "dynamic_lr",
+            "is_group",
+            "is_group_lr",
+            "weight_decay",
+            "dynamic_weight_decay",
+        ):
+            setattr(self, name, getattr(optimizer, name))
+        self.made_with = {**given, "buffers": buffers}
+        self._decay = float64_scalar(given["decay"], "optimizer.ema_decay")
+        self._step = float64_scalar(0.0, "optimizer.ema_step")
+        self.schedule = SCHEDULES[given["schedule"]]
+        self.warmup = tuple(Tensor(given[name], ms.float64) for name in ("min_decay", "gamma", "power"))
+        self.update_after_step, self.update_every = given["update_after_step"], given["update_every"]
+        self._set_averages(optimizer, [] if buffer_update == "skip" else buffers)
+        copied = [
+            buffer_update == "copy" or buffer.dtype not in FLOATS for buffer in self.tracked[len(self.parameters) :]
+        ]
+        self.copied = (*[False for _ in self.parameters], *copied)
+        self.swapped = False
+        self.optimizer = optimizer
+        self.fused = getattr(optimizer, "fused", True) and _native.absence("average") is None
+        if self.fused:
+            self.kernel = _native.primitive("average")
+            self.layout = Tensor(np.array(self.copied, np.int32))
+
+    def _set_averages(self, optimizer, buffers):
+        """Keep an average for each parameter, in a tuple of Parameters, and for each buffer beside it."""
+        tracked = (*self.parameters, *buffers)
+        averages = [shadow(param) for param in tracked]
+        names = [param.name for param in (*optimizer.get_parameters(), *buffers, *averages)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                "For 'EMA', parameters, buffers, state and averages must have different names, but got "
+                f"{twice} more than once."
+            )
+        self.parameter_averages = ParameterTuple(averages[: len(self.parameters)])
+        for kept in averages[len(self.parameters) :]:
+            self.insert_param_to_cell(kept.name, kept, check_name_contain_dot=False)
+        object.__setattr__(self, "tracked", tracked)  # a Cell would look for names that occur twice, once more
+        object.__setattr__(self, "averages", tuple(averages))
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "optimizer" not in self.__dict__.get("_cells", ()):
+                raise
+            return getattr(self.optimizer, name)
+
+    @property
+    def decay(self) -> Parameter:
+        """A float64 Parameter, to which a number may be assigned."""
+        return self._decay
+
+    @decay.setter
+    def decay(self, value):
+        ops.assign(self._decay, Tensor(COMMON["decay"].check("EMA", "decay", value), ms.float64))
+
+    @property
+    def state(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """The state of the optimizer, where it tells it, and the average as slot "ema", by parameter."""
+        inner = dict(getattr(self.optimizer, "state", {}).items())
+        return MappingProxyType(
+            {name: MappingProxyType({**inner.get(name, {}), **slots}) for name, slots in self._averages.items()}
+        )
+
+    @property
+    def _averages(self):
+        return State(self.tracked, {"ema": self.averages})
+
+    def _kept(self):
+        return [*self.optimizer._kept(), *self.averages, self._decay, self._step]
+
+    def _told(self):
+        self._refuse_foreign("state_dict")
+        averages = {name: Tensor(slots["ema"].asnumpy().copy()) for name, slots in self._averages.items()}
+        numbers = {"decay": self._decay.asnumpy().item(), "step": int(self._step.asnumpy().item())}
+        return {**self.optimizer.state_dict(), "ema": {**numbers, "averages": averages}}
+
+    def changes(self, state_dict: Mapping) -> list[Change]:
+        """What `load_state_dict` does, one call for each thing that it writes; none of them is made.
+
+        The averages, how many steps there were, and the decay are in "ema"; all else is the optimizer's.
+
+        Raises:
+            TypeError, ValueError: As `load_state_dict`.
+        """
+        self._refuse_foreign("load_state_dict")
+        given = state_dict.get("ema") if isinstance(state_dict, Mapping) else None
+        names = [param.name for param in self.tracked]
+        if (
+            not isinstance(given, Mapping)
+            or given.keys() != {"averages", "decay", "step"}
+            or not isinstance(given["averages"], Mapping)
+            or given["averages"].keys() != set(names)
+        ):
+            raise ValueError(
+                f"For 'EMA', 'state_dict' must hold as 'ema' 'averages' of {names}, 'decay' and 'step', "
+                f"but got {sorted(given, key=str) if isinstance(given, Mapping) else given!r}."
+            )
+        decay = COMMON["decay"].check("EMA", "decay", plain(given["decay"], "For 'EMA', 'decay'"))
+        step = as_number(given["step"], "For 'EMA', 'step'", whole=True)
+        averages = [
+            change
+            for i, name in enumerate(names)
+            for change in self._averages.changes(i, {"ema": given["averages"][name]}, "EMA")
+        ]
+        inner = self.optimizer.changes({key: value for key, value in state_dict.items() if key != "ema"})
+        numbers = [
+            partial(ops.assign, kept, Tensor(value, kept.dtype))
+            for kept, value in ((self._decay, decay), (self._step, step))
+        ]
+        return [*inner, *averages, *numbers]
+
+    def _made_of(self):
+        self._refuse_foreign("copy")
+        return (self.optimizer,), self.made_with
+
+    @property
+    def constants(self) -> tuple | None:
+        """What a compiled step holds besides its Parameters, as `Optimizer.constants`."""
+        inner = getattr(self.optimizer, "constants", None)
+        warmup = tuple(number.asnumpy().item() for number in self.warmup)
+        return inner and (
+            EMA,
+            self.schedule,
+            warmup,
+            self.update_after_step,
+            self.update_every,
+            self.copied,
+            self.fused,
+            *inner,
+        )
+
+    def add_param_group(self, group: dict):
+        """Raise: an average has the parameters that it was made with.
+
+        Raises:
+            TypeError: Always; it says what to do.
+        """
+        raise TypeError(
+            "For 'EMA', 'add_param_group' must be called on its optimizer, around which a new EMA is made "
+            "then, but was called on the EMA."
+        )
+
+    def _refuse_foreign(self, method):
+        if not isinstance(self.optimizer, Stateful):
+            raise TypeError(
+                f"For 'EMA', the optimizer must be one of ms_optim for '{method}', but got "
+                f"{type(self.optimizer).__name__}."
+            )
+
+    def __call__(self, gradients):
+        """Run one compiled step in both modes."""
+        self._refuse_inside("no step can be taken")
+        if self.optimizer.global_step is not self.global_step:
+            raise RuntimeError(
+                "For 'EMA', the optimizer must have the parameters that it had, but a group was added "
+                "to it: make a new EMA around it."
+            )
+        for kept in self.averages:
+            if kept.has_init:
+                kept.init_data()
+        if isinstance(self.optimizer, Stateful):
+            gradients = self.optimizer.checked("EMA", gradients)
+            self.optimizer.follow_requires_grad()
+            return _compiled.step(self, gradients)
+        gradients = check_gradients("EMA", gradients, self.parameters)
+        if any(grad is None for grad in gradients):
+            raise ValueError(f"For 'EMA' of '{type(self.optimizer).__name__}', no gradient must be None.")
+        return _compiled.call(self, ms.mutable(gradients))
+
+    def construct(self, gradients, present=None):
+        """One step of the optimizer, then one of the average."""
+        done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
+        step = self._step + 1
+        weight, due = self.ema_weight(
+            step, self._decay, self.warmup, self.schedule, self.update_after_step, self.update_every
+        )
+        if self.fused:
+            self.kernel(weight, due, self.layout, *self.averages, *self.tracked)
+        else:
+            self.hyper_map(ops.partial(average, weight, due), self.averages, self.tracked, self.copied)
+        ops.assign(self._step, step)
+        return done
+
+    @contextlib.contextmanager
+    def average_parameters(self) -> Iterator[None]:
+        """Put the averages into the network, graphs that are already compiled included, until the block is left.
+
+        A checkpoint of the network that is saved inside holds the averages as the parameters. At the end, also by an
+        exception, the parameters are what they were before; this takes one copy of them.
+
+        Raises:
+            RuntimeError: If a block is inside another, or, at its end, if a compiled training step ran inside.
+        """
+        self._refuse_inside("no other block can be entered")
+        step = self._step.asnumpy().item()
+        kept = [ops.deepcopy(param) for param in self.tracked]
+        self.swapped = True
+        try:
+            self._write_averages()
+            yield
+        finally:
+            for param, value in zip(self.tracked, kept):
+                write(param, value)
+            self.swapped = False
+        if self._step.asnumpy().item() != step:
+            raise RuntimeError(
+                "For 'EMA', a training step ran inside 'average_parameters': the parameters are what "
+                "they were before, but the optimizer's state and the averages are not."
+            )
+
+    def copy_to(self):
+        """Write the averages into the network for good."""
+        self._refuse_inside("'copy_to' has no effect")
+        self._write_averages()
+
+    def _write_averages(self):
+        for param, kept in zip(self.tracked, self.averages):
+            write(param, kept.astype(param.dtype))
+
+    def _refuse_inside(self, what):
+        if self.swapped:
+            raise RuntimeError(f"For 'EMA', {what} inside 'average_parameters'.")

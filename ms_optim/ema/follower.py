@@ -1,0 +1,120 @@
+"""A network whose parameters follow another's."""
+
+from itertools import zip_longest
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from ms_optim import _compiled, _native
+from ms_optim._values import write
+from ms_optim.arguments import COMMON, FLOATS
+from ms_optim.ema.tensors import average, check_parameters, float64_scalar
+
+
+class ParameterEMA(nn.Cell):
+    """One network's average in another: a momentum encoder (MoCo) or a target network (DQN).
+
+    Each call computes target <- decay*target + (1 - decay)*source, alone or within a larger compiled graph.
+
+    Args:
+        source (Union[nn.Cell, Iterable[Parameter]]): What is trained.
+        target (Union[nn.Cell, Iterable[Parameter]]): What follows it, of the same structure, but under other names, as
+            `target.update_parameters_name("target.")` gives. In float16 it hardly moves.
+        decay (float): The momentum of MoCo, 1 - tau of a soft update. Range [0, 1].
+        buffer_update (str): ``"average"`` (integers are copied), ``"copy"`` or ``"skip"`` what requires no gradient in
+            the source. Lists are averaged whole, and integers copied. Default: ``"skip"`` .
+
+    Outputs:
+        bool, True.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If `decay` is out of range, or a parameter of the source and one of the target do not fit.
+
+    Examples:
+        >>> from mindspore import nn
+        >>> from ms_optim import ParameterEMA
+        >>> net, target = nn.Dense(2, 3), nn.Dense(2, 3)
+        >>> target.update_parameters_name("target.")
+        >>> follow = ParameterEMA(net, target, decay=0.995)
+        >>> follow.copy()  # hard update
+        >>> follow()  # soft update
+        True
+    """
+
+    @property
+    def decay(self) -> Parameter:
+        """A float64 Parameter, to which a number may be assigned."""
+        return self._decay
+
+    @decay.setter
+    def decay(self, value):
+        ops.assign(self._decay, Tensor(COMMON["decay"].check("ParameterEMA", "decay", value), ms.float64))
+
+    def __init__(self, source, target, decay, *, buffer_update="skip"):
+        super().__init__()
+        decay = COMMON["decay"].check("ParameterEMA", "decay", decay)
+        COMMON["buffer_update"].check("ParameterEMA", "buffer_update", buffer_update)
+        pairs = _pair(source, target)
+        if isinstance(source, nn.Cell) and buffer_update == "skip":
+            pairs = [(param, other) for param, other in pairs if param.requires_grad]
+        if not pairs:
+            raise ValueError("For 'ParameterEMA', 'source' must hold a parameter to average.")
+        copies = isinstance(source, nn.Cell) and buffer_update == "copy"
+        self.source, self.target = tuple(param for param, _ in pairs), tuple(other for _, other in pairs)
+        self.copied = tuple(param.dtype not in FLOATS or (copies and not param.requires_grad) for param in self.source)
+        self.now = Tensor(True)
+        self.hyper_map = ops.HyperMap()
+        self._decay = float64_scalar(decay, f"decay.{self.target[0].name}")
+        self.fused = _native.absence("average") is None
+        if self.fused:
+            self.kernel = _native.primitive("average")
+            self.layout = Tensor(np.array(self.copied, np.int32))
+
+    def __call__(self):
+        """Run one compiled update in both modes."""
+        return _compiled.call(self)
+
+    def construct(self):
+        """One soft update."""
+        if self.fused:
+            self.kernel(1 - self._decay, self.now, self.layout, *self.target, *self.source)
+        else:
+            self.hyper_map(ops.partial(average, 1 - self._decay, self.now), self.target, self.source, self.copied)
+        return True
+
+    def copy(self):
+        """Copy the source into the target: a hard update."""
+        for param, other in zip(self.source, self.target):
+            write(other, param.init_data() if param.has_init else param)
+
+
+def _pair(source, target):
+    """The parameters of source and target side by side, once they are known to fit."""
+    if isinstance(source, nn.Cell) != isinstance(target, nn.Cell):
+        raise TypeError(
+            "For 'ParameterEMA', 'source' and 'target' must be two Cells or two lists of Parameters, but "
+            f"got {type(source).__name__} and {type(target).__name__}."
+        )
+    if isinstance(source, nn.Cell):
+        source, target = source.parameters_and_names(), target.parameters_and_names()
+    else:
+        source, target = (
+            [("", param) for param in check_parameters("ParameterEMA", name, params)]
+            for name, params in (("source", source), ("target", target))
+        )
+    pairs = []
+    for (name, param), (other_name, other) in zip_longest(source, target, fillvalue=("", None)):
+        if (
+            param is None
+            or other is None
+            or param.name == other.name
+            or ((name, param.shape, param.dtype) != (other_name, other.shape, other.dtype))
+        ):
+            raise ValueError(
+                "For 'ParameterEMA', 'source' and 'target' must pair parameters of the same place, shape "
+                f"and dtype, but of different names, but got pair {len(pairs)}: {param} and {other}."
+            )
+        pairs.append((param, other))
+    return pairs

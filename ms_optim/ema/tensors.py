@@ -1,0 +1,79 @@
+"""What averages are made of: the step of one tensor, and Parameters that begin as others are."""
+
+from collections.abc import Iterable
+
+import mindspore as ms
+from mindspore import Parameter, Tensor, ops
+from mindspore.common.initializer import Initializer
+from mindspore.ops import MultitypeFuncGraph
+
+from ms_optim._math import lerp
+from ms_optim.arguments import FLOATS
+
+average = MultitypeFuncGraph("average")
+
+
+@average.register("Tensor", "Tensor", "Tensor", "Tensor", "Bool")
+def _average_or_copy(weight, due, average, value, copied):
+    """Compute average <- average + weight*(value - average), in float32 unless it is float64; or average <- value.
+
+    Where it is not due, the average is not what weight 0 gives: that would be NaN for an infinite value.
+    """
+    if copied:
+        new = value.to(average.dtype)
+    else:
+        dtype = ms.float64 if average.dtype == ms.float64 else ms.float32
+        new = lerp(average.to(dtype), value.to(dtype), weight.to(dtype)).to(average.dtype)
+    ops.assign(average, new.where(due, average))
+    return True
+
+
+class AsParameter(Initializer):
+    """What a Parameter holds when the values are asked for."""
+
+    def __init__(self, param: Parameter):
+        super().__init__()
+        self._param = param
+
+    def _initialize(self, arr):
+        arr[:] = self._param.init_data().asnumpy().astype(arr.dtype)
+
+
+def shadow(param: Parameter) -> Parameter:
+    """An average that begins as the parameter is: now, or if it is not initialized yet, when it is needed first."""
+    name = f"ema.{param.name}"
+    dtype = ms.float32 if param.dtype in FLOATS and param.dtype != ms.float64 else param.dtype
+    if param.has_init:
+        value = Tensor(shape=param.shape, dtype=dtype, init=AsParameter(param))
+        return Parameter(value, name=name, requires_grad=False)
+    kept = param.clone()
+    kept.name, kept.requires_grad = name, False
+    if kept.dtype != dtype:
+        kept.set_dtype(dtype)
+    return kept
+
+
+def float64_scalar(value: float, name: str) -> Parameter:
+    """A number that a graph reads."""
+    return Parameter(Tensor(value, ms.float64), name=name, requires_grad=False)
+
+
+def check_parameters(owner: str, name: str, params: Iterable[Parameter]) -> list[Parameter]:
+    """The Parameters of an argument, as a list.
+
+    Raises:
+        TypeError: If they are none, or of a dtype that nothing computes with.
+    """
+    if isinstance(params, Tensor) or not isinstance(params, Iterable):
+        raise TypeError(f"For '{owner}', '{name}' must be a list of Parameters, but got {type(params).__name__}.")
+    params = list(params)
+    odd = [type(param).__name__ for param in params if not isinstance(param, Parameter)]
+    if odd:
+        raise TypeError(f"For '{owner}', '{name}' must be a list of Parameters, but got an element of {odd[0]}.")
+    packed = [param for param in params if param.dtype == ms.qint4x2]
+    if packed:
+        raise TypeError(
+            f"For '{owner}', '{name}' must be floats, integers or bools, but got {packed[0].dtype} for "
+            f"'{packed[0].name}'."
+        )
+    return params
