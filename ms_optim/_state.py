@@ -6,11 +6,10 @@ from functools import partial
 from numbers import Integral
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
-from ms_optim._values import LIST, as_array, as_number, plain
+from ms_optim._values import LIST, as_array, as_number, plain, write
 from ms_optim.arguments import NOTES
-from ms_optim.checkpoint import assign
 
 # What torch's groups also say: how it computes, and not what.
 HOW = ("capturable", "differentiable", "foreach", "fused")
@@ -65,9 +64,9 @@ def assignments(optimizer: nn.Optimizer, given: Mapping) -> list[Callable[[], ob
     else:
         place_in_schedule = int(scalars["step"].max())
     vectors = {"step": optimizer.step, **optimizer.scalar_slots}
-    changes += [partial(ops.assign, vector, Tensor(scalars[name])) for name, vector in vectors.items()]
+    changes += [partial(write, vector, Tensor(scalars[name])) for name, vector in vectors.items()]
     place_in_schedule = Tensor([place_in_schedule], optimizer.global_step.dtype)
-    return [*changes, partial(ops.assign, optimizer.global_step, place_in_schedule)]
+    return [*changes, partial(write, optimizer.global_step, place_in_schedule)]
 
 
 def layout(owner: str, given: Mapping, *optional: str) -> tuple[Mapping, list]:
@@ -157,4 +156,4 @@ def _fitting_state(optimizer, i, state, scalars):
 
 def assignment(kept: Tensor, value, what: str) -> Callable[[], object]:
     """What assigns a tensor, known to fit, to a Parameter. `what` begins the message otherwise."""
-    return partial(assign, kept, Tensor(as_array(value, what, kept.shape), kept.dtype))
+    return partial(write, kept, Tensor(as_array(value, what, kept.shape), kept.dtype))

@@ -1,10 +1,11 @@
-"""Numbers and tensors of either framework, as state dicts hold them, and what is none."""
+"""Numbers and tensors of either framework, as state dicts hold them, and writing them into Parameters."""
 
 import math
 import reprlib
 
+import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Parameter, Tensor, ops
 
 LIST = (list, tuple)
 
@@ -64,3 +65,18 @@ def plain(value, what: str):
         return value
     array = as_array(value, what)
     return array.item() if array.size == 1 and array.ndim < 2 else array.tolist()
+
+
+def write(param: Parameter, value: Tensor):
+    """Write a Tensor of the same shape and dtype into the buffer of a Parameter, which compiled steps go on reading.
+
+    A Parameter that has no buffer yet (made under `no_init_parameters`) gets one that is its own, and will not be
+    initialized any more. No operator writes 4-bit integers on CPU: they get a new buffer too.
+    """
+    if param.has_init or param.dtype == ms.qint4x2:
+        param.set_data(value.copy())  # it would share the buffer of the value
+        param.init_mode = None  # from which `clone` would draw anew
+    elif param.dtype == ms.bfloat16:  # for which `assign` has no kernel on CPU
+        param.copy_(value)
+    else:
+        ops.assign(param, value)

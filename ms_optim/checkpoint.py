@@ -13,8 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore.train.checkpoint_pb2 import Checkpoint
+
+from ms_optim._values import write
 
 FORMATS = (".ckpt", ".safetensors")
 
@@ -169,7 +171,7 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
                 f"{value.dtype} of shape {value.shape}."
             )
     for name, param in wanted.items():
-        assign(param, parameters[name])
+        write(param, parameters[name])
     return [name for name in parameters if name not in wanted]
 
 
@@ -207,11 +209,3 @@ def damaged(owner: str, path: Path, error: Exception) -> ValueError:
         f"For '{owner}', '{path}' must be a whole checkpoint, but got {type(error).__name__}: "
         f"{str(error).strip().partition(chr(10))[0]}"
     )
-
-
-def assign(param: Parameter, value: Tensor):
-    """Write into the buffer of a Parameter, which a step that has compiled goes on reading."""
-    if param.dtype == ms.bfloat16:  # for which `assign` has no kernel on CPU
-        param.copy_(value)
-    else:
-        ops.assign(param, value)

@@ -29,8 +29,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from mindspore import nn
 
-from ms_optim._values import as_number
-from ms_optim.checkpoint import assign
+from ms_optim._values import as_number, write
 from ms_optim.convert.files import array, dtype_of, ms_tensor, same, torch_tensor
 from ms_optim.convert.names import COUNTER, ParameterMap, bare, parameter_map, shapes_of, sides
 from ms_optim.ema import EMA
@@ -101,7 +100,7 @@ def to_mindspore(
             state["ema"] = _averages_by_name(rows, params, optimizer, ema_state, ema_step, values)
         optimizer.load_state_dict(state)
     for name, value in values.items():
-        assign(params[name], value)
+        write(params[name], value)
     return rows
 
 
