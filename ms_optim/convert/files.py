@@ -10,9 +10,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from ms_optim._files import replacing
 from ms_optim._values import as_array
-from ms_optim.checkpoint import damaged, replacing
-from ms_optim.checkpoint import read as read_checkpoint
+from ms_optim.checkpoint import damaged, read_checkpoint
 
 # Whose a file is, by how it ends.
 FORMATS = {".pt": "torch", ".pth": "torch", ".ckpt": "MindSpore", ".safetensors": "either"}
