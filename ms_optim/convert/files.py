@@ -85,25 +85,25 @@ def load(file: str | os.PathLike) -> dict:
         OSError: If it cannot be read.
         ImportError: If it is torch's and there is no torch.
     """
-    found = read(file)
+    found = read_tensors(file)
     try:
-        return _plain(found)
+        return _as_arrays(found)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"For 'load', '{file}' must hold only dense tensors, numbers and containers, but got: {error}"
         ) from error
 
 
-def _plain(value, name=""):
+def _as_arrays(value, name=""):
     if isinstance(value, Mapping):
-        return {key: _plain(item, f"{name}.{key}".lstrip(".")) for key, item in value.items()}
+        return {key: _as_arrays(item, f"{name}.{key}".lstrip(".")) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        items = [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+        items = [_as_arrays(item, f"{name}[{i}]") for i, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     return array(value, name) if hasattr(value, "dtype") else value
 
 
-def read(file: str | os.PathLike) -> Mapping:
+def read_tensors(file: str | os.PathLike) -> Mapping:
     """What `load` reads, as the tensors of whoever reads it, which have its dtypes."""
     path = Path(file)
     if path.suffix not in FORMATS:
@@ -131,7 +131,7 @@ def read(file: str | os.PathLike) -> Mapping:
     return found
 
 
-def write(values: Mapping, file: str | os.PathLike):
+def write_tensors(values: Mapping, file: str | os.PathLike):
     """Write tensors of either framework by name, with their dtypes; a file that would not hold them is not written."""
     suffix = Path(file).suffix
     with replacing(file) as path:
@@ -148,6 +148,6 @@ def write(values: Mapping, file: str | os.PathLike):
                 str(path),
                 format=suffix[1:],
             )
-        lost = sorted(values.keys() - read(path).keys())  # MindSpore reads no empty tensor from a .ckpt
+        lost = sorted(values.keys() - read_tensors(path).keys())  # MindSpore reads no empty tensor from a .ckpt
         if lost:
             raise ValueError(f"For 'convert', '{file}' must hold all tensors, but MindSpore finds no {lost} in it.")

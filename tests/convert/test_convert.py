@@ -1,5 +1,6 @@
 """From torch to MindSpore and back: weights, optimizers, averages, files; and what cannot be mapped."""
 
+import contextlib
 import copy
 import itertools
 import json
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 from mindspore import Parameter, Tensor, mint, nn, ops
+from mindspore.nn.utils import no_init_parameters
 from safetensors.torch import load_file, save_file
 
 from ms_optim import EMA, LBFGS, SGD, Adafactor, AdamW, NAdam, save
 from ms_optim.convert import load, parameter_map, to_mindspore, to_torch
-from ms_optim.convert.__main__ import main, print_table
+from ms_optim.convert.__main__ import main, print_map
 from parity.judge.compare import compare
 from parity.sides.mindspore import MODES, set_mode
 from parity.sides.trace import Recorder
@@ -831,12 +833,12 @@ def test_table(monkeypatch, capsys):
     rows = parameter_map(nn.Dense(2, 3), {"fc.weight": (3, 2), "fc.bias": (3,)})
     for there in (False, True):
         monkeypatch.setattr(sys.stdout, "isatty", lambda there=there: there)
-        print_table(rows)
+        print_map(rows)
         printed = capsys.readouterr().out
         assert "fc.weight" in printed and ("┃" in printed) == there
     monkeypatch.setitem(sys.modules, "rich.console", None)
     capsys.readouterr()
-    print_table(rows)
+    print_map(rows)
     assert capsys.readouterr().out == f"{rows}\n"
 
 
@@ -1064,6 +1066,30 @@ def test_what_is_given_goes_first():
     }
     to_mindspore(net, state, optimizer, reference, names=["1.weight", "1.bias", "0.weight", "0.bias"])
     assert [optimizer.state[f"{name}.bias"]["momentum_buffer"].asnumpy()[0] for name in "01"] == [3, 1]
+
+
+def test_a_network_without_buffers_trains_on(mode):
+    """Made under `no_init_parameters`, with its optimizer before or after the conversion, to the same bits."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 2)
+    begun = torch.optim.AdamW(module.parameters(), lr=0.1)
+    module(torch.ones(4, 3)).sum().backward()
+    begun.step()
+    grads = Tensor(np.ones((2, 3), np.float32)), Tensor(np.ones(2, np.float32))
+    outcomes = []
+    for lazy in (False, True):
+        for early in (False, True):
+            with no_init_parameters() if lazy else contextlib.nullcontext():
+                net = nn.Dense(3, 2)
+                optimizer = AdamW(net.trainable_params()) if early else None
+            assert net.weight.has_init == lazy
+            optimizer = optimizer or AdamW(net.trainable_params())
+            to_mindspore(net, module.state_dict(), optimizer, begun.state_dict())
+            np.testing.assert_array_equal(net.weight.asnumpy(), module.weight.detach().numpy())
+            optimizer(grads)
+            outcomes.append(weights(optimizer))
+    for outcome in outcomes[1:]:
+        np.testing.assert_equal(outcome, outcomes[0])
 
 
 def test_a_network_in_bfloat16(mode):
