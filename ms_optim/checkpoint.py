@@ -22,7 +22,7 @@ FORMATS = (".ckpt", ".safetensors")
 WRITERS = "ms_optim.writers"
 
 
-def save(cell: nn.Cell, file: str | os.PathLike):
+def save(cell: nn.Cell, file: str | os.PathLike) -> None:
     """Write every Parameter of a network, an optimizer or a training cell into a checkpoint.
 
     The file is the whole new checkpoint or, whenever the process or the machine stops, the one that was there before.

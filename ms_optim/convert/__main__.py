@@ -138,7 +138,7 @@ def _by_rules(values, back, given):
     return ParameterMap(rows)
 
 
-def print_map(rows: ParameterMap):
+def print_map(rows: ParameterMap) -> None:
     """Print with rich, if it is there and this is a terminal, and else as plain text."""
     try:
         if not sys.stdout.isatty():

@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -18,7 +19,7 @@ from ms_optim.checkpoint import damaged, read_checkpoint
 FORMATS = {".pt": "torch", ".pth": "torch", ".ckpt": "MindSpore", ".safetensors": "either"}
 
 
-def torch_package():
+def torch_package() -> Any:
     """The package, which only files and tensors of torch need."""
     try:
         return importlib.import_module("torch")
@@ -26,17 +27,17 @@ def torch_package():
         raise ImportError(f"For 'convert', files and tensors of torch need the package torch, but {error}.") from error
 
 
-def array(value, name: str = "a value") -> np.ndarray:
+def array(value: Any, name: str = "a value") -> np.ndarray:
     """The numbers of a tensor of either framework; bfloat16 as float32."""
     return as_array(value, f"For 'convert', '{name}'")
 
 
-def dtype_of(value) -> str:
+def dtype_of(value: Any) -> str:
     """The name of a dtype of either framework or of NumPy."""
     return str(value.dtype).rpartition(".")[2].lower()
 
 
-def same(one, other) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Whether they hold the same numbers; NaN is NaN."""
     one, other = array(one), array(other)
     if one.dtype.kind != other.dtype.kind:  # NumPy would compare an integer as the float64 nearest to it
@@ -44,7 +45,7 @@ def same(one, other) -> bool:
     return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
 
 
-def ms_tensor(values, dtype, name: str) -> Tensor:
+def ms_tensor(values: np.ndarray, dtype: ms.Type, name: str) -> Tensor:
     """A Tensor of MindSpore that holds the very numbers."""
     tensor = Tensor(np.ascontiguousarray(values).reshape(values.shape), dtype)
     if not same(tensor, values):
@@ -55,7 +56,7 @@ def ms_tensor(values, dtype, name: str) -> Tensor:
     return tensor
 
 
-def torch_tensor(values, dtype: str, exactly: bool = True):
+def torch_tensor(values: np.ndarray, dtype: str, exactly: bool = True) -> Any:
     """A tensor of torch that holds the numbers."""
     torch = torch_package()
     tensor = torch.from_numpy(np.array(values)).to(getattr(torch, dtype))
@@ -131,7 +132,7 @@ def read_tensors(file: str | os.PathLike) -> Mapping:
     return found
 
 
-def write_tensors(values: Mapping, file: str | os.PathLike):
+def write_tensors(values: Mapping, file: str | os.PathLike) -> None:
     """Write tensors of either framework by name, with their dtypes; a file that would not hold them is not written."""
     suffix = Path(file).suffix
     with replacing(file) as path:
