@@ -14,6 +14,7 @@ setup(
     description="The optimizers of torch.optim, and those of NFNet, for MindSpore",
     license="Apache-2.0",
     packages=find_packages(include=("ms_optim*", "parity*")),
+    package_data={"ms_optim": ["py.typed"]},
     # No Python module but a library for MindSpore to load; without a compiler the package does without it.
     ext_modules=[
         Extension(
@@ -37,7 +38,7 @@ setup(
     install_requires=["mindspore>=2.10,<2.11", "numpy<2"],
     extras_require={
         "parity": ["hypothesis", "matplotlib", "rich", "scikit-learn", "torch>=2.6,<2.14"],
-        "test": ["expecttest", "pytest", "pytest-xdist", "ruff", "safetensors"],
+        "test": ["expecttest", "mypy", "pytest", "pytest-xdist", "ruff", "safetensors"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn
 
 from ms_optim import _compiled
 from ms_optim._groups import HOW, own_key
@@ -240,8 +240,8 @@ def changes(optimizer: Stateful, given: Mapping) -> list[Change]:
     else:
         place = int(numbers["step"].max())
     vectors = {"step": optimizer.step_counts, **optimizer.state.vectors}
-    found += [partial(ops.assign, vector, Tensor(numbers[name])) for name, vector in vectors.items()]
-    found.append(partial(ops.assign, optimizer.global_step, Tensor([place], optimizer.global_step.dtype)))
+    found += [partial(write, vector, Tensor(numbers[name])) for name, vector in vectors.items()]
+    found.append(partial(write, optimizer.global_step, Tensor([place], optimizer.global_step.dtype)))
     if "frozen" in given:
         frozen = given["frozen"]
         if not isinstance(frozen, LIST) or not {*frozen} <= set(places.values()):

@@ -2,6 +2,7 @@
 
 import math
 import reprlib
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -10,7 +11,7 @@ from mindspore import Parameter, Tensor, ops
 LIST = (list, tuple)
 
 
-def as_array(value, what: str = "A tensor", shape: tuple[int, ...] | None = None) -> np.ndarray:
+def as_array(value: Any, what: str = "A tensor", shape: tuple[int, ...] | None = None) -> np.ndarray:
     """Numbers, an array, a Tensor of MindSpore or one of torch, on any device, as an array; bfloat16 as float32.
 
     Raises:
@@ -38,7 +39,7 @@ def as_array(value, what: str = "A tensor", shape: tuple[int, ...] | None = None
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def as_number(value, what: str, whole: bool = False) -> float | int:
+def as_number(value: Any, what: str, whole: bool = False) -> float | int:
     """A finite number, or one element, as Python's; if `whole`, an integer that an int32 can count to.
 
     Raises:
@@ -56,7 +57,7 @@ def as_number(value, what: str, whole: bool = False) -> float | int:
     return int(number) if whole else number
 
 
-def plain(value, what: str):
+def plain(value: Any, what: str) -> Any:
     """An argument without tensors and arrays: one element is a number, several are a list."""
     if isinstance(value, LIST):
         items = [plain(item, what) for item in value]
@@ -67,7 +68,7 @@ def plain(value, what: str):
     return array.item() if array.size == 1 and array.ndim < 2 else array.tolist()
 
 
-def write(param: Parameter, value: Tensor):
+def write(param: Parameter, value: Tensor) -> None:
     """Write a Tensor of the same shape and dtype into the buffer of a Parameter, which compiled steps go on reading.
 
     A Parameter that has no buffer yet (made under `no_init_parameters`) gets one that is its own, and will not be

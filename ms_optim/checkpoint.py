@@ -1,31 +1,33 @@
 """Saving so that nothing is lost, and restoring into cells that may have compiled."""
 
-import contextlib
-import fcntl
-import glob
 import itertools
+import json
 import math
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn
 from mindspore.train.checkpoint_pb2 import Checkpoint
 
+from ms_optim._files import replacing
 from ms_optim._values import write
 
 FORMATS = (".ckpt", ".safetensors")
+# The entry of a file that says, as JSON in bytes, which class wrote the state of each optimizer; it goes by the name of
+# its global step.
+WRITERS = "ms_optim.writers"
 
 
-def save(cell: nn.Cell, file: str | os.PathLike):
+def save(cell: nn.Cell, file: str | os.PathLike) -> None:
     """Write every Parameter of a network, an optimizer or a training cell into a checkpoint.
 
     The file is the whole new checkpoint or, whenever the process or the machine stops, the one that was there before.
     What is written until then is in a hidden folder beside it; the next `save` removes what a killed process has left.
+    A file with the state of an optimizer says which class wrote it, in an entry of its own, "ms_optim.writers".
 
     Args:
         cell (Cell): What is saved, by the names of its Parameters.
@@ -35,6 +37,8 @@ def save(cell: nn.Cell, file: str | os.PathLike):
     Raises:
         TypeError: If `cell` is not a Cell.
         ValueError: If two Parameters have one name, or `file` ends otherwise.
+        RuntimeError: If `cell` holds an EMA that is inside `average_parameters`: its averages are in the place of the
+            weights. The network alone can be saved there.
         OSError: If the file cannot be written.
 
     Examples:
@@ -59,61 +63,34 @@ def save(cell: nn.Cell, file: str | os.PathLike):
         raise ValueError(
             f"For 'save', the Parameters of 'cell' must have different names, but got {twice} more than once."
         )
+    _refuse_swapped("save", cell)
+    entries = {param.name: param for param in cell.get_parameters()}
+    writers = _writers(cell)
+    if writers:
+        entries[WRITERS] = Tensor(np.frombuffer(json.dumps(writers).encode(), np.uint8))
     with replacing(path) as written:
         # A list, because a Cell is saved with what its own `state_dict` gives.
         ms.save_checkpoint(
-            [{"name": param.name, "data": param} for param in cell.get_parameters()],
-            str(written),
-            format=path.suffix[1:],
+            [{"name": name, "data": data} for name, data in entries.items()], str(written), format=path.suffix[1:]
         )
 
 
-@contextlib.contextmanager
-def replacing(file: str | os.PathLike) -> Iterator[Path]:
-    """Where to write what then, whole and on the disk, takes the place of a file; unless an exception was raised."""
-    path = Path(os.path.realpath(file))
-    prefix = f".{path.name}-saving-"
-    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
-        with contextlib.suppress(OSError), _lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            shutil.rmtree(left)
-    with _own_folder(path.parent, prefix) as folder:
-        written = Path(folder, Path(file).name)
-        yield written
-        _to_disk(written)
-        os.replace(written, path)
-    _to_disk(path.parent)
+def _writers(cell):
+    """The class of each optimizer in a cell, by the name of its global step; of an EMA that of what is in it."""
+    return {
+        part.global_step.name: type(part).__name__
+        for _, part in cell.cells_and_names()  # an EMA comes before what is in it, and shares its global step
+        if isinstance(part, nn.Optimizer)
+    }
 
 
-@contextlib.contextmanager
-def _own_folder(parent, prefix):
-    """A new folder for a while, locked as long as this process lives: by that others know that it is in use."""
-    while True:
-        with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as folder, contextlib.ExitStack() as held:
-            with contextlib.suppress(OSError):  # a file system without locks, where no one removes what is left
-                held.enter_context(_lock(folder, fcntl.LOCK_EX))
-            if os.path.exists(folder):  # unless another has removed it before it was locked
-                yield folder
-                return
-
-
-@contextlib.contextmanager
-def _lock(folder, how):
-    """Hold the lock of a folder, or raise OSError."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(number, how)
-        yield
-    finally:
-        os.close(number)
-
-
-def _to_disk(path):
-    """Wait until a file or a folder is on the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+def _refuse_swapped(owner, cell):
+    """Raise if averages are in the place of the weights of an EMA."""
+    if any(isinstance(part, nn.Optimizer) and getattr(part, "swapped", False) for _, part in cell.cells_and_names()):
+        raise RuntimeError(
+            f"For '{owner}', 'cell' must not hold an EMA inside 'average_parameters', where the averages are in the "
+            f"place of the weights: leave the block first, or {owner} the network alone."
+        )
 
 
 def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike) -> list[str]:
@@ -121,6 +98,10 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
 
     `mindspore.load_param_into_net` replaces buffers that a step which has compiled goes on reading: the values it shows
     afterwards are not those that the step uses. This writes into the buffers.
+
+    A Cell may have two methods for it: `legacy_parameters(saved)`, which is given the mapping if that lacks a Parameter
+    and returns values, by name, for Parameters of its own that older files do not have; and `restored()`, which is
+    called when all values are written.
 
     Args:
         cell (Cell): Every one of its Parameters gets a value.
@@ -132,8 +113,9 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
 
     Raises:
         TypeError: If `cell` is not a Cell, `parameters` not a mapping or a value not a Tensor.
-        ValueError: If a Parameter has no value, or one of another shape or dtype, or the file is damaged. Nothing is
-            written then.
+        ValueError: If a Parameter has no value, or one of another shape or dtype, or the state was written by another
+            class of optimizer, or the file is damaged. Nothing is written then.
+        RuntimeError: If `cell` holds an EMA that is inside `average_parameters`, whose end would undo it.
         OSError: If the file cannot be read.
 
     Examples:
@@ -152,17 +134,17 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
         suffix = Path(parameters).suffix
         if suffix not in FORMATS:
             raise ValueError(f"For 'restore', a file must end in one of {FORMATS}, but got {str(parameters)!r}.")
-        parameters = read("restore", parameters)
+        parameters = read_checkpoint("restore", parameters)
     if not isinstance(parameters, Mapping):
         raise TypeError(
             f"For 'restore', 'parameters' must map names to Tensors or be a file, but got {type(parameters).__name__}."
         )
+    _refuse_swapped("restore", cell)
+    _refuse_another_writer(cell, parameters.get(WRITERS))
     wanted = {param.name: param for param in cell.get_parameters()}
-    missing = sorted(wanted.keys() - parameters.keys())
-    if missing:
-        raise ValueError(f"For 'restore', 'parameters' must hold a value for each Parameter, but lacks {missing}.")
+    values = _completed(cell, {name: value for name, value in parameters.items() if name != WRITERS}, wanted)
     for name, param in wanted.items():
-        value = parameters[name]
+        value = values[name]
         if not isinstance(value, Tensor):
             raise TypeError(f"For 'restore', '{name}' must be a Tensor, but got {type(value).__name__}.")
         if (value.shape, value.dtype) != (param.shape, param.dtype):
@@ -171,11 +153,46 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
                 f"{value.dtype} of shape {value.shape}."
             )
     for name, param in wanted.items():
-        write(param, parameters[name])
-    return [name for name in parameters if name not in wanted]
+        write(param, values[name])
+    for part, restored in _methods(cell, "restored"):
+        restored(part)
+    return [name for name in parameters if name not in wanted and name != WRITERS]
 
 
-def read(owner: str, file: str | os.PathLike) -> dict:
+def _refuse_another_writer(cell, entry):
+    """Raise if the state of an optimizer is that of another class: what only one of them has would be lost."""
+    if entry is None:
+        return
+    try:
+        writers = dict(json.loads(entry.asnumpy().tobytes()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"For 'restore', '{WRITERS}' must be an entry that 'save' wrote, but got: {error}") from None
+    for name, writer in _writers(cell).items():
+        if writers.get(name, writer) != writer:
+            raise ValueError(
+                f"For 'restore', the state of '{name}' must be of {writer}, as the optimizer is, but that of "
+                f"{writers[name]} was saved; where that is meant, 'parameters' must be a mapping without '{WRITERS}'."
+            )
+
+
+def _completed(cell, saved, wanted):
+    """What is saved, and what the parts of a cell say of their Parameters that an older file lacks."""
+    values = saved
+    if not wanted.keys() <= saved.keys():
+        for part, legacy_parameters in _methods(cell, "legacy_parameters"):
+            values = legacy_parameters(part, saved) | values
+    missing = sorted(wanted.keys() - values.keys())
+    if missing:
+        raise ValueError(f"For 'restore', 'parameters' must hold a value for each Parameter, but lacks {missing}.")
+    return values
+
+
+def _methods(cell, name):
+    """The parts of a cell that have a method of their own class, and that method."""
+    return [(part, getattr(type(part), name)) for _, part in cell.cells_and_names() if hasattr(type(part), name)]
+
+
+def read_checkpoint(owner: str, file: str | os.PathLike) -> dict:
     """What a checkpoint of MindSpore holds, by name; if it is damaged, a ValueError that names it."""
     path = Path(file)
     with path.open("rb"):

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ms_optim.convert.files import FORMATS, read, write
+from ms_optim.convert.files import FORMATS, read_tensors, write_tensors
 from ms_optim.convert.names import COUNTER, NORM, ParameterMap, Row, in_torch_words, parameter_map, shapes_of
 from ms_optim.convert.transfer import to_mindspore
 
@@ -32,7 +32,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     try:
-        print_table(_convert(options))
+        print_map(_convert(options))
     except (ValueError, TypeError, OSError, ImportError, AttributeError) as error:
         print(f"convert: error: {error}", file=sys.stderr)
         return 2
@@ -47,7 +47,7 @@ def _convert(options):
             "SOURCE and TARGET must be one file of torch (.pt, .pth) and one of MindSpore (.ckpt), or one "
             f"of either and a .safetensors, but got {source!r} and {target!r}."
         )
-    values = read(options.source)
+    values = read_tensors(options.source)
     if options.key is not None:
         if not isinstance(values.get(options.key), Mapping):
             raise ValueError(
@@ -70,7 +70,7 @@ def _convert(options):
     else:
         rows = _by_rules(values, False, given)
         written = {row.parameter: values[row.torch] for row in rows if row.parameter is not None}
-    write(written, options.target)
+    write_tensors(written, options.target)
     return rows
 
 
@@ -138,7 +138,7 @@ def _by_rules(values, back, given):
     return ParameterMap(rows)
 
 
-def print_table(rows: ParameterMap):
+def print_map(rows: ParameterMap) -> None:
     """Print with rich, if it is there and this is a terminal, and else as plain text."""
     try:
         if not sys.stdout.isatty():

@@ -5,20 +5,21 @@ import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from ms_optim._files import replacing
 from ms_optim._values import as_array
-from ms_optim.checkpoint import damaged, replacing
-from ms_optim.checkpoint import read as read_checkpoint
+from ms_optim.checkpoint import damaged, read_checkpoint
 
 # Whose a file is, by how it ends.
 FORMATS = {".pt": "torch", ".pth": "torch", ".ckpt": "MindSpore", ".safetensors": "either"}
 
 
-def torch_package():
+def torch_package() -> Any:
     """The package, which only files and tensors of torch need."""
     try:
         return importlib.import_module("torch")
@@ -26,17 +27,17 @@ def torch_package():
         raise ImportError(f"For 'convert', files and tensors of torch need the package torch, but {error}.") from error
 
 
-def array(value, name: str = "a value") -> np.ndarray:
+def array(value: Any, name: str = "a value") -> np.ndarray:
     """The numbers of a tensor of either framework; bfloat16 as float32."""
     return as_array(value, f"For 'convert', '{name}'")
 
 
-def dtype_of(value) -> str:
+def dtype_of(value: Any) -> str:
     """The name of a dtype of either framework or of NumPy."""
     return str(value.dtype).rpartition(".")[2].lower()
 
 
-def same(one, other) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Whether they hold the same numbers; NaN is NaN."""
     one, other = array(one), array(other)
     if one.dtype.kind != other.dtype.kind:  # NumPy would compare an integer as the float64 nearest to it
@@ -44,7 +45,7 @@ def same(one, other) -> bool:
     return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc")
 
 
-def ms_tensor(values, dtype, name: str) -> Tensor:
+def ms_tensor(values: np.ndarray, dtype: ms.Type, name: str) -> Tensor:
     """A Tensor of MindSpore that holds the very numbers."""
     tensor = Tensor(np.ascontiguousarray(values).reshape(values.shape), dtype)
     if not same(tensor, values):
@@ -55,7 +56,7 @@ def ms_tensor(values, dtype, name: str) -> Tensor:
     return tensor
 
 
-def torch_tensor(values, dtype: str, exactly: bool = True):
+def torch_tensor(values: np.ndarray, dtype: str, exactly: bool = True) -> Any:
     """A tensor of torch that holds the numbers."""
     torch = torch_package()
     tensor = torch.from_numpy(np.array(values)).to(getattr(torch, dtype))
@@ -85,25 +86,25 @@ def load(file: str | os.PathLike) -> dict:
         OSError: If it cannot be read.
         ImportError: If it is torch's and there is no torch.
     """
-    found = read(file)
+    found = read_tensors(file)
     try:
-        return _plain(found)
+        return _as_arrays(found)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"For 'load', '{file}' must hold only dense tensors, numbers and containers, but got: {error}"
         ) from error
 
 
-def _plain(value, name=""):
+def _as_arrays(value, name=""):
     if isinstance(value, Mapping):
-        return {key: _plain(item, f"{name}.{key}".lstrip(".")) for key, item in value.items()}
+        return {key: _as_arrays(item, f"{name}.{key}".lstrip(".")) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        items = [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+        items = [_as_arrays(item, f"{name}[{i}]") for i, item in enumerate(value)]
         return items if isinstance(value, list) else tuple(items)
     return array(value, name) if hasattr(value, "dtype") else value
 
 
-def read(file: str | os.PathLike) -> Mapping:
+def read_tensors(file: str | os.PathLike) -> Mapping:
     """What `load` reads, as the tensors of whoever reads it, which have its dtypes."""
     path = Path(file)
     if path.suffix not in FORMATS:
@@ -131,7 +132,7 @@ def read(file: str | os.PathLike) -> Mapping:
     return found
 
 
-def write(values: Mapping, file: str | os.PathLike):
+def write_tensors(values: Mapping, file: str | os.PathLike) -> None:
     """Write tensors of either framework by name, with their dtypes; a file that would not hold them is not written."""
     suffix = Path(file).suffix
     with replacing(file) as path:
@@ -148,6 +149,6 @@ def write(values: Mapping, file: str | os.PathLike):
                 str(path),
                 format=suffix[1:],
             )
-        lost = sorted(values.keys() - read(path).keys())  # MindSpore reads no empty tensor from a .ckpt
+        lost = sorted(values.keys() - read_tensors(path).keys())  # MindSpore reads no empty tensor from a .ckpt
         if lost:
             raise ValueError(f"For 'convert', '{file}' must hold all tensors, but MindSpore finds no {lost} in it.")

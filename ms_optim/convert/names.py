@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral
 
-from mindspore import nn
+from mindspore import Parameter, nn
 
 from ms_optim.convert.files import array
 
@@ -89,7 +89,7 @@ def parameter_map(
         ValueError: If a name is left over on either side, or shapes differ, or `given` names what is not there.
 
     Examples:
-        >>> from mindspore import nn
+        >>> from mindspore import Parameter, nn
         >>> from ms_optim.convert import parameter_map
         >>> net = nn.SequentialCell(nn.Dense(2, 3), nn.LayerNorm([3]))
         >>> print(parameter_map(net, {"0.weight": (3, 2), "0.bias": (3,), "norm.weight": (3,), "norm.bias": (3,)}))
@@ -175,7 +175,10 @@ def shapes_of(values: Mapping) -> dict[str, tuple[int, ...]]:
 
 def in_torch_words(cell: nn.Cell) -> tuple[dict[str, Row], dict[str, str]]:
     """A row for each Parameter, by what torch would call it; and that by all names that it has here."""
-    found, aliases, parts, by_name = {}, {}, dict(cell.cells_and_names()), {}
+    found: dict[str, Row] = {}
+    aliases: dict[str, str] = {}
+    by_name: dict[str, Parameter] = {}
+    parts = dict(cell.cells_and_names())
     for path, part in parts.items():
         words = next((words for classes, words in LAYERS if isinstance(part, classes)), {})
         outer = path.rpartition(".")[0]
@@ -193,7 +196,7 @@ def in_torch_words(cell: nn.Cell) -> tuple[dict[str, Row], dict[str, str]]:
             )
             found[key] = Row(key, param.name, (*shape[:2], shape[3]) if line else shape, shape, IDLE if idle else "")
             aliases |= {f"{path}.{leaf}".lstrip("."): key, key: key}
-    return found, aliases | {row.parameter: key for key, row in found.items()}
+    return found, aliases | {row.parameter: key for key, row in found.items() if row.parameter is not None}
 
 
 def _given(shapes, aliases, given):

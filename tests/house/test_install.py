@@ -1,4 +1,4 @@
-"""A wheel of the library works where nothing else of the clone is: with its kernels, and without a compiler."""
+"""What is installed works where nothing else of the clone is: with kernels, without a compiler, without the extra."""
 
 import os
 import shutil
@@ -24,8 +24,18 @@ try:
 except ValueError as error:
     print(error)
 """
+# As where the packages of the extra are not.
+PARITY = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[1:]))
+try:
+    import parity
+except ImportError as error:
+    print(error)
+"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", [True, False])
 def test_a_wheel_works_alone(tmp_path, compiler):
     """Unpacked into an empty folder, it takes a step; without kernels it says so once, and `fused=True` why not."""
@@ -52,6 +62,7 @@ def test_a_wheel_works_alone(tmp_path, compiler):
     )
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
+    assert (site / "ms_optim" / "py.typed").exists()
     done = subprocess.run(
         [sys.executable, "-c", STEP],
         check=True,
@@ -71,3 +82,21 @@ def test_a_wheel_works_alone(tmp_path, compiler):
             "C++ compiler, but got True."
         ]
         assert warnings == 1
+
+
+@pytest.mark.parametrize(
+    ("absent", "said"),
+    [
+        ([], ""),
+        (["torch"], ""),
+        (["rich", "torch"], "but rich, torch cannot be found: pip install 'ms_optim[parity]'"),
+        (["hypothesis"], "but hypothesis cannot be found: pip install 'ms_optim[parity]'"),
+    ],
+)
+def test_parity_says_what_it_needs(absent, said):
+    """By name, and what brings it; without torch alone its files can be compared."""
+    done = subprocess.run(
+        [sys.executable, "-c", PARITY, *absent], check=True, capture_output=True, text=True, cwd=ROOT
+    ).stdout.strip()
+    assert done.endswith(said) and bool(done) == bool(said)
+    assert done.startswith("For 'parity', the packages hypothesis, matplotlib, rich, sklearn, torch must") or not said

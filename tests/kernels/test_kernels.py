@@ -447,6 +447,7 @@ def sanitizers(tmp_path):
     return path, found.stdout.strip()
 
 
+@pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path):
     """In steps of every rule, in averages and in what is refused; and the bits do not hang on the optimization."""
     built = sanitizers(tmp_path)

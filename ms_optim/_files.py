@@ -1,0 +1,68 @@
+"""Files that are replaced whole or not at all."""
+
+import contextlib
+import glob
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where files are not locked and folders not opened
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def replacing(file: str | os.PathLike) -> Iterator[Path]:
+    """Where to write what then, whole and on the disk, takes the place of a file; unless an exception was raised."""
+    path = Path(os.path.realpath(file))
+    prefix = f".{path.name}-saving-"
+    for left in path.parent.glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(OSError), _lock(left, wait=False):
+            shutil.rmtree(left)
+    with _own_folder(path.parent, prefix) as folder:
+        written = Path(folder, Path(file).name)
+        yield written
+        if not fcntl:  # MindSpore leaves it read-only, and Windows syncs and replaces no such file
+            written.chmod(stat.S_IRUSR | stat.S_IWUSR)
+        _sync(written, os.O_RDONLY if fcntl else os.O_RDWR)
+        os.replace(written, path)
+    if fcntl:
+        _sync(path.parent, os.O_RDONLY)
+
+
+@contextlib.contextmanager
+def _own_folder(parent, prefix):
+    """A new folder for a while, locked as long as this process lives: by that others know that it is in use."""
+    while True:
+        with tempfile.TemporaryDirectory(dir=parent, prefix=prefix) as folder, contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError):  # without locks nobody removes what is left
+                held.enter_context(_lock(folder, wait=True))
+            if os.path.exists(folder):  # unless another has removed it before it was locked
+                yield folder
+                return
+
+
+@contextlib.contextmanager
+def _lock(folder, wait):
+    """Hold the lock of a folder, or raise OSError where another holds it or there are no locks."""
+    if not fcntl:
+        raise OSError("no locks here")
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(number)
+
+
+def _sync(path, how):
+    """Wait until a file or a folder is on the disk."""
+    number = os.open(path, how)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

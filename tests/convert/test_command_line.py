@@ -1,0 +1,203 @@
+"""The command line: a file of torch into one of MindSpore, or back."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import mindspore as ms
+import pytest
+import torch
+from helpers.modules import Module, assert_equal, spread, trained
+from mindspore import nn
+from safetensors.torch import load_file
+
+from ms_optim import save
+from ms_optim.convert import load, parameter_map
+from ms_optim.convert.__main__ import main, print_map
+
+FACTORY = "helpers.modules:Net"
+
+
+@pytest.mark.parametrize("middle", [".ckpt", ".safetensors"])
+@pytest.mark.parametrize("how", ["cell", "map"])
+def test_command_line(middle, how, tmp_path, capsys, monkeypatch):
+    """There and back with the same bits; the table names each tensor."""
+    monkeypatch.setattr(sys, "path", [os.path.dirname(__file__), *sys.path])
+    state = trained().state_dict()
+    torch.save({"model": state}, tmp_path / "a.pt")
+    (tmp_path / "map.json").write_text(
+        json.dumps({"embed.weight": "embed.embedding_table", "line.weight": "line.weight", "act.weight": "act.w"})
+    )
+    extra = ["--cell", FACTORY] if how == "cell" else ["--map", str(tmp_path / "map.json")]
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / f"b{middle}"), "--key", "model", *extra]) == 0
+    printed = capsys.readouterr().out
+    assert "embed.embedding_table" in printed and "no counterpart" in printed
+    assert ("(8, 8, 3) <-> (8, 8, 1, 3)" in printed) == (how == "cell")
+    assert main([str(tmp_path / f"b{middle}"), str(tmp_path / "c.pth"), *extra]) == 0
+    got = torch.load(tmp_path / "c.pth", weights_only=True)
+    assert_equal(got, {name: value for name, value in state.items() if name != "bn.num_batches_tracked"})
+    Module().load_state_dict(got)  # torch fills in the counter
+    assert sorted(os.listdir(tmp_path)) == sorted(["a.pt", f"b{middle}", "c.pth", "map.json"])
+
+
+def test_command_line_keeps_dtypes(tmp_path):
+    """To safetensors of torch's too."""
+    values = {"fc.weight": torch.randn(2, 3).bfloat16(), "fc.bias": torch.randn(2).half()}
+    torch.save(values, tmp_path / "a.pt")
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / "b.ckpt")]) == 0
+    assert main([str(tmp_path / "b.ckpt"), str(tmp_path / "c.safetensors")]) == 0
+    assert main([str(tmp_path / "c.safetensors"), str(tmp_path / "d.ckpt")]) == 0
+    assert main([str(tmp_path / "d.ckpt"), str(tmp_path / "e.pt")]) == 0
+    assert_equal(torch.load(tmp_path / "e.pt", weights_only=True), values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.pt", "b.pt"], "SOURCE and TARGET must be one file of torch"),
+        (["a.pt", "b.npz"], "SOURCE and TARGET must be one file of torch"),
+        (["a.safetensors", "b.safetensors"], "SOURCE and TARGET must be one file of torch"),
+        (["none.pt", "b.ckpt"], "No such file"),
+        (["a.pt", "b.ckpt"], "torch: embed.weight (20, 8), act.weight (4,) unclear"),
+        (["a.pt", "b.ckpt", "--key", "model"], "'--key' must be an entry of SOURCE that is a mapping"),
+        (["a.pt", "b.ckpt", "--map", "list.json"], "'--map' must be a JSON object, but got list"),
+        (["a.pt", "b.ckpt", "--map", "odd.json"], "given but not there: nix"),
+        (["a.pt", "b.ckpt", "--cell", "none.such:net"], "No module named 'none'"),
+        (["a.pt", "b.ckpt", "--cell", ":net"], "Empty module name"),
+        (["a.pt", "b.ckpt", "--cell", "mindspore.nn:ReLU"], "act.weight (4,)\nMindSpore: nothing"),
+        (["a.pt", "none/b.ckpt", "--map", "map.json"], "No such file"),
+    ],
+)
+def test_command_line_errors(arguments, message, tmp_path, capsys, monkeypatch):
+    """They exit with 2, list both sides, and leave no file."""
+    monkeypatch.chdir(tmp_path)
+    state = {name: value for name, value in trained().state_dict().items() if name != "line.weight"}
+    torch.save(state, "a.pt")
+    for name, content in (
+        ("list", []),
+        ("odd", {"nix": "nax"}),
+        ("map", {"embed.weight": "embed.embedding_table", "act.weight": "act.w"}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    before = sorted(os.listdir())
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(os.listdir()) == before
+
+
+def test_table(monkeypatch, capsys):
+    """Is rich's on a terminal, if rich is there."""
+    rows = parameter_map(nn.Dense(2, 3), {"fc.weight": (3, 2), "fc.bias": (3,)})
+    for there in (False, True):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda there=there: there)
+        print_map(rows)
+        printed = capsys.readouterr().out
+        assert "fc.weight" in printed and ("┃" in printed) == there
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    capsys.readouterr()
+    print_map(rows)
+    assert capsys.readouterr().out == f"{rows}\n"
+
+
+def parts():
+    """A network whose layers are not called what torch calls them."""
+    return nn.SequentialCell(nn.Dense(3, 4), nn.Conv1d(4, 4, 3), nn.BatchNorm3d(4))
+
+
+def halves():
+    """One in bfloat16."""
+    return nn.Dense(3, 2, dtype=ms.bfloat16)
+
+
+def test_command_line_takes_one_map_both_ways(tmp_path, monkeypatch):
+    """Names of modules and what goes nowhere in it; and a network in bfloat16."""
+    monkeypatch.setattr(sys, "path", [os.path.dirname(__file__), *sys.path])
+    module = spread(
+        torch.nn.ModuleDict(
+            {
+                "first": torch.nn.Linear(3, 4),
+                "norm": torch.nn.BatchNorm3d(4),
+                "line": torch.nn.Conv1d(4, 4, 3, bias=False),
+            }
+        )
+    )
+    given = {"first": "0", "line.weight": "1.weight", "norm": "2", "extra": None}
+    (tmp_path / "map.json").write_text(json.dumps(given))
+    half = torch.nn.Linear(3, 2, dtype=torch.bfloat16)
+    for state, factory, extra in (
+        ({**module.state_dict(), "extra.x": torch.ones(3)}, "parts", ["--map", str(tmp_path / "map.json")]),
+        (half.state_dict(), "halves", []),
+    ):
+        torch.save(state, tmp_path / "a.pt")
+        extra += ["--cell", f"{__name__}:{factory}"]
+        assert main([str(tmp_path / "a.pt"), str(tmp_path / "b.ckpt"), *extra]) == 0
+        assert main([str(tmp_path / "b.ckpt"), str(tmp_path / "c.pt"), *extra]) == 0
+        assert_equal(
+            torch.load(tmp_path / "c.pt"),
+            {name: value for name, value in state.items() if "extra" not in name and "num_batches" not in name},
+        )
+
+
+def test_command_line_with_a_file_of_another_cell(tmp_path, monkeypatch, capsys):
+    """Both sides are listed."""
+    monkeypatch.setattr(sys, "path", [os.path.dirname(__file__), *sys.path])
+    save(nn.Dense(3, 3), tmp_path / "a.ckpt")
+    assert main([str(tmp_path / "a.ckpt"), str(tmp_path / "b.pt"), "--cell", f"{__name__}:halves"]) == 2
+    assert "do not fit\nfile: weight (3, 3), bias (3,)\ncell: weight (2, 3), bias (2,)" in capsys.readouterr().err
+
+
+def test_command_line_keeps_every_dtype(tmp_path):
+    """And a strided tensor, through both formats."""
+    values = {
+        f"x.{str(dtype)[6:]}": torch.ones((), dtype=dtype)
+        for dtype in (
+            torch.bool,
+            torch.uint8,
+            torch.int8,
+            torch.int16,
+            torch.int32,
+            torch.int64,
+            torch.float16,
+            torch.float64,
+        )
+    }
+    values["x.strided"] = torch.randn(3, 4, 5, 6).permute(3, 0, 1, 2)
+    torch.save(values, tmp_path / "a.pt")
+    files = [str(tmp_path / name) for name in ("a.pt", "b.ckpt", "c.safetensors", "d.pth")]
+    assert [main(pair) for pair in itertools.pairwise(files)] == [0, 0, 0]
+    assert_equal(torch.load(files[-1]), values)
+    assert_equal(load_file(files[-2]), values)
+
+
+@pytest.mark.parametrize(
+    ("value", "target"),
+    [
+        (torch.empty(0, 3), "b.ckpt"),
+        (torch.ones(2, dtype=torch.complex64), "b.ckpt"),
+        (torch.ones(2, dtype=torch.complex64), "b.safetensors"),
+        (torch.ones(2).to(torch.float8_e5m2), "b.ckpt"),
+    ],
+)
+def test_what_a_file_cannot_hold(value, target, tmp_path, capsys):
+    """MindSpore would write it, and not find it."""
+    torch.save({"a.x": value, "a.weight": torch.ones(2, 3, 3, 3)}, tmp_path / "a.pt")
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / target)]) == 2
+    assert capsys.readouterr().err.startswith("convert: error: ")
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_command_line_as_a_module(tmp_path, monkeypatch, capsys):
+    """And without torch, where a file of torch must be read or written."""
+    torch.save({"norm.weight": torch.ones(2), "norm.bias": torch.zeros(2)}, tmp_path / "a.pt")
+    files = [str(tmp_path / name) for name in ("a.pt", "b.ckpt", "c.safetensors", "d.pt")]
+    done = subprocess.run(
+        [sys.executable, "-m", "ms_optim.convert", *files[:2]], check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert "norm.weight  norm.gamma  (2,)   layer\n" in done.stdout
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert [main(pair) for pair in itertools.pairwise(files)] == [2, 0, 2]
+    assert "files and tensors of torch need the package torch" in capsys.readouterr().err
+    assert sorted(load(files[2])) == ["norm.bias", "norm.weight"]
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.ckpt", "c.safetensors"]
