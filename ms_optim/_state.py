@@ -127,6 +127,14 @@ class Stateful(nn.Optimizer):
         """
         return []
 
+    def legacy_values(self, saved: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """What Parameters are that an older version did not have, by names or keys that begin with a prefix."""
+        return {}
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        state_dict.update(self.legacy_values(state_dict, prefix))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _kept(self) -> Sequence[Tensor]:
         """Every tensor of the state."""
         return ()

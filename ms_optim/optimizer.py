@@ -128,7 +128,7 @@ class Optimizer(_state.Stateful):
         owner = type(self).__name__
         fused = COMMON["fused"].check(owner, "fused", fused)
         loss_scale = COMMON["loss_scale"].check(owner, "loss_scale", loss_scale)
-        kinds = {name: self._kind(name) for name in defaults}
+        kinds = {name: self.kind_of(name) for name in defaults}
         defaults = {name: kinds[name].check(owner, name, value) for name, value in defaults.items()}
         groups = Groups(owner, params, defaults, kinds)
         for group in groups:
@@ -173,7 +173,12 @@ class Optimizer(_state.Stateful):
                 refuse_idle_patterns(owner, name, [pattern], params)
 
     @classmethod
-    def _kind(cls, name):
+    def kind_of(cls, name: str) -> Kind:
+        """The kind of an argument.
+
+        Raises:
+            TypeError: If the class does not declare it, and it is not a common one.
+        """
         kind = cls.arguments.get(name) or COMMON.get(name)
         if kind is None:
             raise TypeError(
@@ -335,6 +340,26 @@ class Optimizer(_state.Stateful):
     def restored(self):
         """Let `requires_grad` follow what a checkpoint says of frozen parameters."""
         self.set_trainable(self.trainable.asnumpy().tolist())
+
+    def legacy_parameters(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What Parameters of this optimizer are that checkpoints of version 0.1 do not have, by name."""
+        return self.legacy_values(saved, self.global_step.name.removesuffix("global_step"))
+
+    def legacy_values(self, saved: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """The same by names, or keys, that begin with a prefix.
+
+        Which parameters move was not in a checkpoint, and each of several groups had a `learning_rate_group_i`.
+        """
+        found = {"optimizer.trainable": Tensor(self.trainable.asnumpy())}
+        rates = [saved.get(f"{prefix}learning_rate_group_{i}") for i in self.rates.sharing]
+        if rates and all(rate is not None for rate in rates):
+            found["learning_rate"] = rates[0]
+            if self.later_rates is not None:
+                later = np.full(len(self.groups), np.nan)
+                for i, rate in zip(self.rates.sharing, rates):
+                    later[i] = np.nan if rate.asnumpy() == rates[0].asnumpy() else rate.asnumpy()
+                found["optimizer.lr"] = Tensor(later)
+        return {prefix + name: value for name, value in found.items() if prefix + name not in saved}
 
     def _kept(self):
         return [*self.state.tensors, *self.scalar_state, self.step_counts]

@@ -251,6 +251,11 @@ class EMA(Stateful):
         ]
         return [*inner, *averages, *numbers]
 
+    def legacy_values(self, saved: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """What the Parameters are that it shares with the optimizer, where an older version did not have them."""
+        inner = getattr(self.optimizer, "legacy_values", lambda *_: {})(saved, prefix)
+        return {name: value for name, value in inner.items() if name == f"{prefix}learning_rate"}
+
     def _made_of(self):
         self._refuse_foreign("copy")
         return (self.optimizer,), self.made_with

@@ -21,7 +21,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import ms_optim
-from ms_optim.arguments import RANGES, is_flag
+from ms_optim.arguments import Choice, Number, Numbers, Predicate, Rate
 from parity.__main__ import parse_names
 from parity.cases import CASES
 from parity.cases.draws import DTYPES, REGIMES, Draw
@@ -123,33 +123,32 @@ def structures(name: str, rng: random.Random, count: int = STRUCTURES) -> list[S
 
 def arguments_of(name: str) -> tuple[list[str], dict[str, tuple]]:
     """The arguments of an optimizer that are numbers, and those that are flags with their choices."""
-    known = inspect.signature(getattr(ms_optim, name)).parameters.keys() - {"params", "fused", "loss_scale"}
-    flags = {
-        argument: (None,) if RANGES[argument] == "predicate" else RANGES[argument]
-        for argument in sorted(known)
-        if is_flag(argument)
-    }
-    flags |= {
-        argument: ("pattern",) if argument == "exempt" else tuple(choices)[:7] for argument, choices in flags.items()
-    }
-    return [argument for argument in sorted(known) if argument not in flags], flags
+    cls, numbers, flags = getattr(ms_optim, name), [], {}
+    for argument in sorted(inspect.signature(cls).parameters.keys() - {"params", "fused", "loss_scale"}):
+        kind = cls.kind_of(argument)
+        if kind.members(argument):
+            numbers.append(argument)
+        elif isinstance(kind, Predicate):
+            flags[argument] = ("pattern",)
+        else:
+            flags[argument] = kind.choices if isinstance(kind, Choice) else tuple(range(kind.least, kind.least + 7))
+    return numbers, flags
 
 
 def values(owner: str, name: str) -> st.SearchStrategy:
     """What an argument that holds numbers may be, within its range: its ends, and all magnitudes that make sense."""
-    allowed = RANGES.get(f"{owner}.{name}") or RANGES[name]
+    kind = getattr(ms_optim, owner).kind_of(name)
     span = SPANS.get(f"{owner}.{name}") or SPANS.get(name, DECADES)
-    if isinstance(allowed, list):
-        several = st.tuples(*(interval(item, span) for item in allowed))
+    if isinstance(kind, Numbers):
+        several = st.tuples(*(interval(part, span) for part in kind.parts.values()))
         # Newton-Schulz with larger ones explodes, and bfloat16 overflows before what stands in for it does.
         return several.filter(lambda numbers: sum(map(abs, numbers)) <= 1) if name == "ns_coefficients" else several
-    return interval(allowed, span)
+    return interval(kind.each if isinstance(kind, Rate) else kind, span)
 
 
-def interval(allowed: str, span: tuple[int, int]) -> st.SearchStrategy:
-    """The numbers of an interval such as "(0, 1]" or "[0, inf) or None"."""
-    text, _, optional = allowed.partition(" or ")
-    low, high = map(float, text[1:-1].split(","))
+def interval(kind: Number, span: tuple[int, int]) -> st.SearchStrategy:
+    """The numbers of a kind such as that of "(0, 1]"."""
+    text, optional, (low, high) = kind.interval, kind.none is not None, kind.bounds
     closed = {low: text[0] == "[", high: text[-1] == "]"}
     ends = [end for end in (low, high) if closed[end]] + [None] * bool(optional)
     inside = decades(*span)

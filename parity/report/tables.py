@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import ms_optim
-from ms_optim import lbfgs
+from ms_optim.lbfgs import optimizer as lbfgs
 from ms_optim.optimizer import Slot
 from parity.cases import CASES, MINIMIZERS
 from parity.cases.losses import losses
@@ -23,7 +23,9 @@ BEGIN, END = "<!-- optimizers -->\n", "<!-- end -->\n"
 def optimizers() -> str:
     """One row for each optimizer: paper, state, memory in multiples of the parameters, proof."""
     rows = [("optimizer", "paper", "state", "memory", "parity"), ("---",) * 5]
-    for name, optimizer in {**ms_optim.OPTIMIZERS, "SparseAdam": ms_optim.SparseAdam}.items():
+    for name, optimizer in ms_optim.OPTIMIZERS.items():
+        if name in MINIMIZERS:
+            continue
         slots = [slot for slot in optimizer.slots if not slot.scalar]
         state = ", ".join(f"`{slot.name}`" + (f" ({slot.when})" if slot.when else "") for slot in slots)
         rows.append((f"`{name}`", paper(optimizer), state, memory(slots), proof(name)))

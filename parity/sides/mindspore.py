@@ -9,7 +9,6 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 import ms_optim
 from ms_optim import lr_scheduler
-from ms_optim.optimizer import Optimizer
 from parity.cases import Case
 from parity.cases.losses import Loss
 from parity.cases.problems import Gradient, Problem, Rows
@@ -48,37 +47,12 @@ _compiled: dict[tuple, nn.Optimizer] = {}
 KEPT = 16  # a compiled graph takes megabytes
 
 
-def _constants(optimizer):
-    """What is compiled into the graph of an optimizer besides its Parameters; None if it is not known."""
-    if isinstance(optimizer, ms_optim.EMA):
-        inner = _constants(optimizer.optimizer)
-        warmup = tuple(number.asnumpy().item() for number in optimizer.warmup)
-        return inner and (
-            optimizer.schedule,
-            warmup,
-            optimizer.update_after_step,
-            optimizer.update_every,
-            optimizer.fused,
-            *inner,
-        )
-    if not isinstance(optimizer, Optimizer) or optimizer.dynamic_lr:
-        return None
-    return (
-        type(optimizer),
-        optimizer.fused,
-        optimizer.rule,
-        optimizer.flags,
-        optimizer.loss_scale,
-        tuple(optimizer.group_of),
-    )
-
-
 def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
     """One that differs from the optimizer in numbers only and has compiled, given its numbers; or the optimizer itself.
 
     A compilation takes longer than the steps of a case.
     """
-    constants = _constants(optimizer)
+    constants = getattr(optimizer, "constants", None)
     if constants is None:
         return optimizer
     key = (mode, *constants, tuple((param.name, param.shape, param.dtype) for param in optimizer.get_parameters()))

@@ -35,8 +35,8 @@ class _Rule:
             name: tuple(None if kept is None else torch.tensor(kept.asnumpy(), dtype=dtype) for kept in row)
             for name, row in zip(self.names, optimizer.slot_table)
         }
-        self.numbers = {name: torch.zeros(len(self.names)) for name in optimizer.scalar_slots if name != "step"}
-        self.hyper = [torch.tensor(values.asnumpy()[optimizer.group_of]) for values in optimizer.hyperparameters]
+        self.numbers = {name: torch.zeros(len(self.names)) for name in optimizer.state.vectors if name != "step"}
+        self.hyper = [torch.tensor(values.asnumpy()[optimizer.group_of]) for values in optimizer.numbers]
         self.rates = torch.tensor([optimizer.param_groups[i]["lr"] for i in optimizer.group_of])
         self.steps = torch.zeros(len(self.names))
 
@@ -63,10 +63,8 @@ class _Rule:
     def state(self):
         numbers = {"step": self.steps, **self.numbers}
         return {
-            name: {
-                slot.name: kept for slot, kept in zip(self.optimizer.tensor_slots, self.slots[name]) if kept is not None
-            }
-            | {number: numbers[number][i] for number in self.optimizer.scalar_slots}
+            name: {slot: kept for slot, kept in zip(self.optimizer.state.slots, self.slots[name]) if kept is not None}
+            | {number: numbers[number][i] for number in self.optimizer.state.vectors}
             for i, name in enumerate(self.names)
         }
 

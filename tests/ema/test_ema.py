@@ -13,7 +13,6 @@ from mindspore.train import Callback, FixedLossScaleManager, Model
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ms_optim import SGD, AdamW, MomentumAGC, _native
-from ms_optim.arguments import RANGES
 from ms_optim.ema import EMA, SCHEDULES, ParameterEMA, ema_weight
 from parity.sides.mindspore import set_mode
 
@@ -212,7 +211,7 @@ def test_schedules_by_hand():
         "zero_start": (0.0, 0.09 / 0.19, 0.171 / 0.271),
         "yolov5": (0.9 * 4.9987502083e-4, 0.9 * 9.9950016663e-4, 0.9 * 1.49887556e-3),
     }
-    assert set(hand) == set(SCHEDULES) == set(RANGES["schedule"])
+    assert set(hand) == set(SCHEDULES) == set(EMA.arguments["schedule"].choices)
     for name, decays in hand.items():
         warmup = [Tensor(number, ms.float64) for number in (0.0, 1.0, 1.0)]
         for step, decay in enumerate(decays, 1):
@@ -377,7 +376,7 @@ def test_absent_gradient(rng):
     np.testing.assert_array_equal(ema.parameters[0].asnumpy(), before[0])
     np.testing.assert_allclose(ema.averages[0].asnumpy(), (averages[0] + before[0]) / 2, rtol=0, atol=1e-6)
     assert (ema.parameters[1].asnumpy() != before[1]).all()
-    assert list(ema.step.asnumpy()) == [1, 2, 2, 2, 2]
+    assert list(ema.step_counts.asnumpy()) == [1, 2, 2, 2, 2]
     stock = EMA(nn.Momentum(make_parameters(rng), 0.1, 0.9))
     with pytest.raises(ValueError, match="For 'EMA' of 'Momentum', no gradient must be None"):
         stock((None, *make_gradients(rng, stock.parameters)[1:]))

@@ -8,8 +8,15 @@ import numpy as np
 from mindspore import Parameter, Tensor
 
 from ms_optim import OPTIMIZERS
+from ms_optim.arguments import Flag, Number, Numbers, Rate, Whole
 from parity.cases import CASES
 
+# The optimizers whose steps take a dense gradient for each parameter.
+DENSE = {name: cls for name, cls in OPTIMIZERS.items() if name in CASES and not CASES[name][0].sparse}
+
+# Five that span the kinds: no step count and a slot that may be missing, flags, a number for each parameter, patterns,
+# and tensors of other shapes without a kernel. What no rule could get wrong is tested on these.
+SPAN = ("SGD", "AdamW", "NAdam", "MomentumAGC", "Adafactor")
 # Equal shapes, all ranks that clipping tells apart, and parts of names that look like those of norms and averages.
 SHAPES = {
     "a.weight": (3, 4),
@@ -22,7 +29,8 @@ SHAPES = {
 }
 # The same for an optimizer that takes matrices only: wide, tall, and with axes of size 1.
 MATRICES = dict(zip(SHAPES, [(3, 4), (3, 4), (1, 1), (2, 1), (6, 9), (5, 2), (40, 28)]))
-# Two values of each argument, far from its default and from each other, so that a mistake in one shows.
+# Two values of an argument, far from its default and from each other, so that a mistake in one shows; of an argument
+# that is not here, two that its kind allows.
 LOUD = {
     "Adafactor.eps": ((1e-3, 1e-1), (1e-2, 0.5)),
     "adjust_lr_fn": (None, "match_rms_adamw"),
@@ -66,14 +74,29 @@ def arguments_of(cls):
     return [name for name in inspect.signature(cls).parameters if name != "params"]
 
 
-def own(table, cls, argument):
-    """What a table has for an argument of an optimizer: under "Class.argument", or else under the argument."""
-    return table.get(f"{cls.__name__}.{argument}", table.get(argument))
-
-
 def loud(cls, which=0):
     """Arguments for an optimizer: the first or the second value of each."""
-    return {name: own(LOUD, cls, name)[which] for name in arguments_of(cls)}
+    return {name: _values(cls, name)[which] for name in arguments_of(cls)}
+
+
+def _values(cls, name):
+    for key in (f"{cls.__name__}.{name}", name):
+        if key in LOUD:
+            return LOUD[key]
+    return _two_of(cls.kind_of(name))
+
+
+def _two_of(kind):
+    """Two values that a kind allows."""
+    if isinstance(kind, Numbers):
+        return tuple(zip(*map(_two_of, kind.parts.values())))
+    if isinstance(kind, Whole):
+        return kind.least + 1, kind.least + 2
+    if isinstance(kind, (Number, Rate)):
+        low, high = (kind.each if isinstance(kind, Rate) else kind).bounds
+        base, width = (low, min(high - low, 1.0)) if low > -np.inf else (min(high, 0.0) - 1.0, 1.0)
+        return base + 0.3 * width, base + 0.7 * width
+    return kind.choices[-2:] if not isinstance(kind, Flag) else (False, True)
 
 
 def numbers_of(cls, which=0):
@@ -139,7 +162,7 @@ def assert_same(got, expected):
 @functools.cache
 def baseline(name, mode):
     """The outcome after each of six steps with loud arguments. `mode` is the one that is set."""
-    optimizer = OPTIMIZERS[name](make_params(name), **loud(OPTIMIZERS[name]))
+    optimizer = DENSE[name](make_params(name), **loud(DENSE[name]))
     outcomes = []
     for grads in make_grads(name):
         optimizer(grads)

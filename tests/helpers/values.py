@@ -3,69 +3,56 @@
 import numpy as np
 from mindspore import nn
 
+from ms_optim.arguments import Choice, Flag, Number, Numbers, Predicate, Rate, Whole
+
 nan, inf = float("nan"), float("inf")
-
-
-def _numbers(*outside):
-    return [*outside, nan, inf, -inf, "1", None, True, np.bool_(True), 1j, {}, np.array("1"), np.ones((1, 1))]
-
-
-FLAG = [1, 0, "yes", None, np.bool_(True), [True]]
-PAIR = [0.9, (0.9,), (0.9, 0.9, 0.9), (0.9, 1.0), (-1e-9, 0.9), (0.9, nan), "ab", ("a", "b"), (True, 0.9), None, 1]
-BAD = {
-    "Adafactor.eps": [
-        1e-3,
-        (1e-3,),
-        (1e-3, 1e-3, 1e-3),
-        (-1e-9, 1e-3),
-        (1e-3, -1e-9),
-        (1e-3, None),
-        (nan, 1e-3),
-        "ab",
-        None,
-    ],
-    "adjust_lr_fn": ["match", 1, True],
-    "alpha": _numbers(-1e-9, [0.5]),
-    "amsgrad": FLAG,
-    "beta2_decay": _numbers(1e-9, [-0.5]),
-    "betas": PAIR,
-    "centered": FLAG,
-    "clip_eps": _numbers(-1e-9, [0.5]),
-    "clipping": _numbers(-1e-9, [0.5]),
-    "d": _numbers(0.99, [2.0]),
-    "dampening": _numbers([0.5]),
-    "decoupled_weight_decay": FLAG,
-    "eps": _numbers(-1e-9, [0.5]),
-    "etas": [
-        0.5,
-        (0.5,),
-        (0.5, 1.0),
-        (0.0, 1.2),
-        (1.0, 1.2),
-        (1.2, 0.5),
-        (0.5, inf),
-        (0.5, nan),
-        "ab",
-        (0.5, True),
-        None,
-    ],
-    "exempt": [1, None, [1], True, {"scale"}],
-    "fused": [1, 0, "yes"],
-    "initial_accumulator_value": _numbers(-1e-9, [0.5]),
-    "lambd": _numbers(-1e-9, [0.5]),
-    "loss_scale": _numbers(0.0, -1.0, [0.5]),
-    "lr": _numbers(-1e-9, [], ["1"], [0.1, -0.1], [nan], [True], [[0.1]], np.zeros(0), lambda step: 0.1, nn.ReLU()),
-    "lr_decay": _numbers(-1e-9, [0.5]),
-    "maximize": FLAG,
-    "momentum": _numbers(-1e-9, [0.5]),
-    "momentum_decay": _numbers(-1e-9, [0.5]),
-    "nesterov": FLAG,
-    "ns_coefficients": [3.0, (3.0, -3.0), (3.0, -3.0, inf), (3.0, nan, 1.0), "abc", (3.0, "1", 1.0), None],
-    "ns_steps": [-1, 100, 2.0, "2", None, True, np.bool_(True), (2,)],
-    "rho": _numbers(-1e-9, 1.1, [0.5]),
-    "step_sizes": [1.0, (1.0,), (-1e-9, 1.0), (inf, inf), (nan, 1.0), "ab", (0.0, None), None],
-    "t0": _numbers([0.5]),
-    "unit": ["input", 1, None, True],
-    "weight_decay": _numbers(-1e-9, [0.5]),
-}
 EXPONENTIAL = nn.ExponentialDecayLR(0.1, 0.9, 4)
+NO_NUMBERS = [nan, "1", True, np.bool_(True), 1j, {}, np.array("1"), np.ones((1, 1))]
+
+
+def bad(cls, argument):
+    """Values that an argument of an optimizer must refuse: what is beyond its ends, and of other kinds."""
+    return _bad(cls.kind_of(argument))
+
+
+def _bad(kind):
+    if isinstance(kind, Number):
+        return [*_outside(kind), *NO_NUMBERS, [0.5], *([] if kind.none else [None])]
+    if isinstance(kind, Rate):
+        tables = [[], ["1"], [0.1, -0.1], [nan], [True], [[0.1]], np.zeros(0), lambda step: 0.1, nn.ReLU()]
+        return [*_outside(kind.each), *NO_NUMBERS, None, *tables]
+    if isinstance(kind, Numbers):
+        good, count = [_inside(part) for part in kind.parts.values()], len(kind.parts)
+        wrong = [
+            (*good[:i], value, *good[i + 1 :])
+            for i, part in enumerate(kind.parts.values())
+            for value in (*_outside(part), nan, "1", True)
+        ]
+        return [0.5, tuple(good[1:]), (*good, good[0]), *wrong, "ab"[:count].ljust(count, "c"), None, 1]
+    if isinstance(kind, Whole):
+        above = [] if kind.below == inf else [kind.below]
+        return [kind.least - 1, *above, 2.0, "2", None, True, np.bool_(True), (2,)]
+    if isinstance(kind, Flag):
+        return [1, 0, "yes", None, np.bool_(True), [True]]
+    if isinstance(kind, Choice):
+        return ["none of them", 1, *({True, None} - {*kind.choices} if True not in kind.choices else [0])]
+    if isinstance(kind, Predicate):
+        return [1, None, [1], True, {"scale"}]
+    raise TypeError(f"{kind} has no values here that it refuses.")
+
+
+def _outside(kind):
+    """Numbers just beyond the ends of an interval."""
+    (low, high), (first, *_, last) = kind.bounds, kind.interval
+    below = [] if low == -inf else [np.nextafter(low, -inf) if first == "[" else low]
+    above = [] if high == inf else [np.nextafter(high, inf) if last == "]" else high]
+    ends = [end for end in (-inf, inf) if not (end == high and last == "]") and not (end == low and first == "[")]
+    return [*map(float, below), *map(float, above), *ends]
+
+
+def _inside(kind):
+    """A number well within an interval."""
+    low, high = kind.bounds
+    if low > -inf:
+        return low + min(1.0, high - low) / 2
+    return min(high, 0.0) - 0.5

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import make_params
+from helpers import DENSE, make_params
 from helpers.published import (
     ABSENT,
     ACCEPTED,
@@ -20,22 +20,21 @@ from helpers.published import (
 )
 
 import ms_optim
-from ms_optim import OPTIMIZERS
 from parity.cases import CASES, Case
 from parity.cases.problems import STEPS, Problem, synthetic
 from parity.judge.compare import compare
 from parity.sides import mindspore as mindspore_side
 from parity.sides import torch as torch_side
 
-each = pytest.mark.parametrize("name", OPTIMIZERS)
+each = pytest.mark.parametrize("name", DENSE)
 TORCHS = {
     name: cls
     for name, cls in vars(torch.optim).items()
     if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer
 }
-COMMON = [name for name in OPTIMIZERS if name in TORCHS]
+COMMON = [name for name in DENSE if name in TORCHS]
 
-# Not among OPTIMIZERS, whose steps take a dense gradient for each parameter; their tests are their own.
+# Not among DENSE, whose steps take a dense gradient for each parameter; their tests are their own.
 APART = {"LBFGS", "SparseAdam"}
 
 
@@ -45,8 +44,8 @@ def test_the_optimizers_are_those_of_torch():
     torch publishes tests of all of its optimizers.
     """
     assert TORCHS.keys() <= set(ms_optim.__all__)
-    assert TORCHS.keys() - OPTIMIZERS.keys() == APART
-    assert [name for name in OPTIMIZERS if CASES[name][0].reference == f"torch.optim.{name}"] == COMMON
+    assert TORCHS.keys() - DENSE.keys() == APART
+    assert [name for name in DENSE if CASES[name][0].reference == f"torch.optim.{name}"] == COMMON
     assert PUBLISHED.keys() == TORCHS.keys()
 
 
@@ -61,7 +60,7 @@ def test_the_signature_is_that_of_torch(name):
         positional = positional and bare and argument not in ABSENT
         if argument not in ABSENT:
             expected[argument] = (positional, default, flag)
-    got = arguments(OPTIMIZERS[name])
+    got = arguments(DENSE[name])
     added = [argument for argument in OWN if argument not in expected]
     assert list(got) == [*expected, *added]
     assert got == expected | {argument: got[argument] for argument in added}
@@ -75,17 +74,17 @@ def test_what_has_no_meaning_raises(name, argument):
     params = make_params(name)
     for value in (None, False, True):
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{argument}'"):
-            OPTIMIZERS[name](params, **{argument: value})
+            DENSE[name](params, **{argument: value})
         with pytest.raises(ValueError, match=f"^For '{name}', the keys of a group .*, but got \\['{argument}'\\]"):
-            OPTIMIZERS[name]([{"params": params, argument: value}])
+            DENSE[name]([{"params": params, argument: value}])
 
 
 @each
 def test_what_a_group_may_have(name):
     """Every argument but what is the whole optimizer's, and no other."""
-    group = OPTIMIZERS[name](make_params(name)).param_groups[0]
+    group = DENSE[name](make_params(name)).param_groups[0]
     hidden = {"AdamW": {"decoupled_weight_decay"}}  # torch's AdamW is its Adam with this one set, and a group has it
-    assert set(group) - hidden.get(name, set()) == arguments(OPTIMIZERS[name]).keys() - set(OWN)
+    assert set(group) - hidden.get(name, set()) == arguments(DENSE[name]).keys() - set(OWN)
 
 
 # The loudest parameters, for a compilation takes as long as there are parameters. CASES have every rank, and absence.
@@ -145,10 +144,10 @@ def test_published_errors(name, wrong):
     params = make_params(name) if wrong.params is None else translated_parameters(wrong.params)
     kwargs = translated_arguments(wrong.kwargs)
     if wrong.desc in ACCEPTED:
-        assert OPTIMIZERS[name](params, **kwargs)
+        assert DENSE[name](params, **kwargs)
         return
     with pytest.raises((TypeError, ValueError)) as error:
-        OPTIMIZERS[name](params, **kwargs)
+        DENSE[name](params, **kwargs)
     told = str(error.value)
     for argument in kwargs.keys() & set(ABSENT):
         assert f"unexpected keyword argument '{argument}'" in told

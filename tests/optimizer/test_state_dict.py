@@ -4,10 +4,10 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from helpers import assert_same, everything
+from helpers import DENSE, assert_same, everything
 from mindspore import Parameter, Tensor
 
-from ms_optim import EMA, OPTIMIZERS, SGD, Adagrad, Adam, AdamW
+from ms_optim import EMA, SGD, Adagrad, Adam, AdamW
 from parity import suite
 from parity.cases import CASES
 from parity.cases.problems import Problem, synthetic
@@ -27,7 +27,7 @@ SMALL = Problem(
     ],
 )
 modes = pytest.mark.parametrize("mode", MODES)
-TORCH = [name for name in OPTIMIZERS if name != "MomentumAGC"]
+TORCH = [name for name in DENSE if name != "MomentumAGC"]
 
 
 def grids(names=TORCH):
@@ -107,7 +107,7 @@ def test_a_run_is_taken_up(case):
 
 
 @modes
-@pytest.mark.parametrize("name", [*OPTIMIZERS, "EMA"])
+@pytest.mark.parametrize("name", [*DENSE, "EMA"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_goes_on_bit_for_bit(name, compiled, mode):
     """In a freshly built optimizer, and in one that has compiled and gone elsewhere; nothing recompiles."""
@@ -355,7 +355,7 @@ def test_what_was_reset_starts_anew():
         optimizer = stepped(cls, **kwargs)
         optimizer.load_state_dict({**optimizer.state_dict(), "state": {}})
         assert set(optimizer.state["a"][slot].asnumpy().flat) == {first}
-        assert not optimizer.step.asnumpy().any()
+        assert not optimizer.step_counts.asnumpy().any()
 
 
 def test_the_average_is_saved_with_its_optimizer():

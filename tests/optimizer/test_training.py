@@ -6,15 +6,16 @@ import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 import pytest
-from helpers import arguments_of, assert_same, everything, loud, numbers_of, outcome
+from helpers import DENSE, SPAN, arguments_of, assert_same, everything, loud, numbers_of, outcome
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.train import FixedLossScaleManager, LearningRateScheduler, Model
 
-from ms_optim import EMA, OPTIMIZERS, restore
+from ms_optim import EMA, restore
 from ms_optim.groups import param_groups_norm_bias
 from parity.cases import CASES
 
-each = pytest.mark.parametrize("name", OPTIMIZERS)
+each = pytest.mark.parametrize("name", DENSE)
+span = pytest.mark.parametrize("name", SPAN)
 STEPS = 5
 RATES = [0.05, 0.05, 0.3, 0.3, 0.01]
 RNG = np.random.default_rng(0)
@@ -41,7 +42,7 @@ class Net(nn.Cell):
 
 def arguments(name):
     """Loud arguments that fit the names of the network."""
-    kwargs = loud(OPTIMIZERS[name])
+    kwargs = loud(DENSE[name])
     return {**kwargs, "exempt": ("head.weight",)} if "exempt" in kwargs else kwargs
 
 
@@ -53,7 +54,7 @@ def make(name, cut=nn.Cell.trainable_params, **kwargs):
     net, rank = Net(), CASES[name][0].rank
     for param in net.trainable_params():
         param.requires_grad = rank in (None, param.ndim)
-    return net, nn.MSELoss(), OPTIMIZERS[name](cut(net), **{**arguments(name), **kwargs})
+    return net, nn.MSELoss(), DENSE[name](cut(net), **{**arguments(name), **kwargs})
 
 
 def batches():
@@ -167,7 +168,7 @@ def test_freezing_and_unfreezing(averaged, way, mode):
         return optimizer
 
     expected, got = train(False, "direct"), train(True, way)
-    assert sorted(set(got.step.asnumpy())) == [STEPS - 2, STEPS]
+    assert sorted(set(got.step_counts.asnumpy())) == [STEPS - 2, STEPS]
     assert_same(everything(got), everything(expected))
 
 
@@ -182,19 +183,19 @@ def test_model_train(name, mode, sink):
     assert_same(outcome(optimizer), direct(name, mode))
 
 
-@each
-def test_learning_rate_scheduler_of_mindspore(name, mode):
+@span
+def test_learning_rate_scheduler_of_mindspore(name, either):
     """It sets the next step's rate, as a float32, and so do the direct calls here."""
     net, loss, optimizer = make(name)
     scheduler = LearningRateScheduler(lambda lr, step: RATES[min(step, STEPS - 1)])
     Model(net, loss, optimizer).train(1, dataset(), callbacks=[scheduler], dataset_sink_mode=False)
     rates = (*RATES[:2], *(float(np.float32(rate)) for rate in RATES[2:]))
-    assert_same(outcome(optimizer), direct(name, mode, rates))
+    assert_same(outcome(optimizer), direct(name, either, rates))
 
 
 @pytest.mark.parametrize(
     "name",
-    [name for name, cls in OPTIMIZERS.items() if "weight_decay" in arguments_of(cls) and CASES[name][0].rank is None],
+    [name for name, cls in DENSE.items() if "weight_decay" in arguments_of(cls) and CASES[name][0].rank is None],
 )
 def test_groups_in_a_train_cell(name, mode):
     """The cell takes the gradients in the order of the groups, direct calls take them in that of the network."""
@@ -242,7 +243,7 @@ def test_restore_into_a_step_that_has_compiled(name, mode, rates):
     assert_same(outcome(optimizer), direct(name, mode, rates))
 
 
-@each
+@span
 @pytest.mark.parametrize("value", [None, 1.0, "x", np.zeros(4, np.float32)], ids=repr)
 def test_restore_refuses_what_is_no_tensor(name, value):
     """And names the parameter; nothing has been written."""
