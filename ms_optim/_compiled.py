@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import mindspore as ms
 from mindspore import Tensor, nn
@@ -21,7 +22,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-def call(cell: nn.Cell, *args):
+def call(cell: nn.Cell, *args: Any) -> Any:
     """Compile a Cell, if it has not been, and run it, in either mode; `@jit` would cost four times as much in PYNATIVE.
 
     Two compiled calls in two threads hang, and one Cell in two threads crashes.
@@ -30,7 +31,7 @@ def call(cell: nn.Cell, *args):
         return cell.compile_and_run(*args)
 
 
-def step(optimizer: nn.Optimizer, gradients: Sequence[Tensor | None]):
+def step(optimizer: nn.Optimizer, gradients: Sequence[Tensor | None]) -> Any:
     """Take one compiled step; each pattern of absent gradients compiles once, for which are present is a constant."""
     present = tuple(grad is not None for grad in gradients)
     absent = Tensor(0.0, ms.float32)

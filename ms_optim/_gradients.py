@@ -1,6 +1,7 @@
 """Gradients: what a direct call is given, and what a graph is compiled for, fits the parameters."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mindspore import COOTensor, CSRTensor, Parameter, Tensor
 from mindspore.common.sparse_tensor import RowTensorInner
@@ -15,7 +16,11 @@ SPARSE_KINDS = ("RowTensor", "COOTensor", "CSRTensor", "Tuple", "List")
 
 
 def check_gradients(
-    owner: str, gradients, parameters: Sequence[Parameter], kinds: str = "float Tensors", fit: Callable | None = None
+    owner: str,
+    gradients: Any,
+    parameters: Sequence[Parameter],
+    kinds: str = "float Tensors",
+    fit: Callable | None = None,
 ) -> tuple:
     """The gradients as a tuple: for each parameter what `fit` makes of its gradient, or None.
 

@@ -151,14 +151,14 @@ class Group(MutableMapping):
     def __getitem__(self, name: str) -> Any:
         return self._options[name]
 
-    def __setitem__(self, name: str, value: Any):
+    def __setitem__(self, name: str, value: Any) -> None:
         value = self.check(name, value)
         if name in self._arguments:
             self._set(name, value)
         else:
             self._options[name] = value
 
-    def __delitem__(self, name: str):
+    def __delitem__(self, name: str) -> None:
         if name not in self.extra:
             raise KeyError(
                 f"For '{self._owner}', what can be deleted from a group must be in {self.extra}, but got {name!r}."
@@ -173,7 +173,7 @@ class Group(MutableMapping):
         """The keys that are no arguments."""
         return [name for name in self._options if name != "params" and name not in self._arguments]
 
-    def replace_extra(self, extra: dict[str, Any]):
+    def replace_extra(self, extra: dict[str, Any]) -> None:
         """Drop the keys that are no arguments and take others, as loading a state does in torch."""
         for name in self.extra:
             del self._options[name]

@@ -1,6 +1,7 @@
 """Learning rates of groups: numbers, tables and schedules, as float64 wherever they start as Python numbers."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -65,7 +66,7 @@ class Rates:
         self.own, self._global_step = own, global_step
         self.sharing = [i for i, has_own in enumerate(own) if not has_own]
         shared = _source(groups[self.sharing[0]]["lr"], "learning_rate") if self.sharing else None
-        sources = [
+        sources: list[Any] = [
             _source(group["lr"], f"learning_rate_group_{i}") if has_own else shared
             for i, (group, has_own) in enumerate(zip(groups, own))
         ]
@@ -77,7 +78,7 @@ class Rates:
         shares = len(self.sharing) > 1 and not self.scheduled(self.sharing[0])
         self.later = float64_parameter([np.nan] * len(groups), "optimizer.lr") if shares else None
 
-    def learning_rate(self, group_of: Sequence[int]):
+    def learning_rate(self, group_of: Sequence[int]) -> Parameter | nn.Cell | tuple:
         """What `nn.Optimizer` calls so: one for all, or one for each parameter if a group was made with its own."""
         if not any(self.own):
             return self.sources[0]
@@ -99,7 +100,7 @@ class Rates:
             return self.number(index)
         return float(self.sources[index](self._global_step).asnumpy().item())
 
-    def set(self, index: int, rate: float):
+    def set(self, index: int, rate: float) -> None:
         """Change the rate of a group, and of no other."""
         parameter = self._parameter(index)
         if self.later is not None and not self.own[index]:

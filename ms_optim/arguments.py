@@ -76,8 +76,8 @@ class Number(Kind):
         low, high = map(float, self.interval[1:-1].split(","))
         return low, high
 
-    def check(self, owner: str, name: str, value: Any) -> float | None:
-        """The value as a float."""
+    def check(self, owner: str, name: str, value: Any) -> Any:
+        """The value as a float, or None."""
         if self.none and value is None:
             return None
         item = value.item() if getattr(value, "shape", None) == () else value
@@ -94,7 +94,7 @@ class Number(Kind):
         """The argument itself."""
         return (name,)
 
-    def number(self, value: float | None, member: str, group: Mapping) -> float:
+    def number(self, value: Any, member: str, group: Mapping) -> float:
         """The value, or what None stands for."""
         return self.none(group) if value is None and self.none else value
 
@@ -175,7 +175,7 @@ class Whole(Kind):
         """The value as an int."""
         if not isinstance(value, Integral) or isinstance(value, bool):
             raise TypeError(f"For '{owner}', '{name}' must be an int in {self}, but got {value!r}.")
-        if not self.least <= value < self.below:
+        if not self.least <= int(value) < self.below:
             raise ValueError(f"For '{owner}', '{name}' must be in {self}, but got {value!r}.")
         return int(value)
 
@@ -250,7 +250,7 @@ class Function(Kind):
         return value
 
 
-def refuse_idle_patterns(owner: str, name: str, patterns: Iterable[str], params: Iterable[Parameter]):
+def refuse_idle_patterns(owner: str, name: str, patterns: Iterable[str], params: Iterable[Parameter]) -> None:
     """Raise if a pattern matches nothing: whoever wrote it believes that it does.
 
     Raises:

@@ -79,8 +79,8 @@ def _writers(cell):
     """The class of each optimizer in a cell, by the name of its global step; of an EMA that of what is in it."""
     return {
         part.global_step.name: type(part).__name__
-        for _, part in cell.cells_and_names()  # an EMA comes before what is in it, and shares its global step
-        if isinstance(part, nn.Optimizer)
+        for _, part in cell.cells_and_names()
+        if isinstance(part, nn.Optimizer) and not any(isinstance(inner, nn.Optimizer) for inner in part.cells())
     }
 
 

@@ -118,7 +118,10 @@ def param_groups_layer_decay(
 
 
 def param_groups_norm_bias(
-    net: nn.Cell, weight_decay: float, bias_lr=None, norms: Sequence[type[nn.Cell]] = ()
+    net: nn.Cell,
+    weight_decay: float,
+    bias_lr: float | Sequence[float] | None = None,
+    norms: Sequence[type[nn.Cell]] = (),
 ) -> list[dict[str, Any]]:
     """Make YOLOv5's three groups: weights of norms (no decay), all other weights (decay), biases (no decay).
 
@@ -155,7 +158,7 @@ def param_groups_norm_bias(
     weight_decay = COMMON["weight_decay"].check(owner, "weight_decay", weight_decay)
     if bias_lr is not None:
         bias_lr = COMMON["lr"].check(owner, "bias_lr", bias_lr)
-    kind_of = {}
+    kind_of: dict[int, str] = {}
     for _, cell in net.cells_and_names():
         is_norm = isinstance(cell, (*NORMS, *norms))
         for name, param in cell.parameters_and_names(expand=False):

@@ -101,6 +101,6 @@ class SGD(Optimizer):
         super().__init__(params, defaults, loss_scale, fused)
 
     @classmethod
-    def check_group(cls, group: Mapping):
+    def check_group(cls, group: Mapping) -> None:
         """Raise unless nesterov has a momentum, and no dampening, to go with."""
         check_nesterov(cls.__name__, group)

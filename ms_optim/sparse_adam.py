@@ -5,6 +5,7 @@ The rule is one of tensors, as any other: of the rows of the parameter, and of i
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -112,7 +113,7 @@ def lift_rows(update: Callable, scaled: bool) -> MultitypeFuncGraph:
     return lifted
 
 
-def fit_rows(owner: str, grad, param: Parameter) -> tuple[Tensor, Tensor]:
+def fit_rows(owner: str, grad: Any, param: Parameter) -> tuple[Tensor, Tensor]:
     """The indices and values of a sparse gradient that fits a parameter.
 
     Raises:

@@ -4,7 +4,7 @@ It is torch's, number by number; all of it is arithmetic of the host.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Point(NamedTuple):
 
 
 @np.errstate(all="ignore")
-def cubic_minimum(one: Point, other: Point, bounds: tuple | None = None):
+def cubic_minimum(one: Point, other: Point, bounds: tuple | None = None) -> Any:
     """Where the cubic through two points has its minimum, within bounds; their middle if it has none.
 
     The bounds are the points, unless they are given. At a learning rate of 0 both are the start.
@@ -58,13 +58,13 @@ def flat_enough(point: Point, start: Point) -> bool:
 
 
 @np.errstate(all="ignore")
-def beyond(previous: Point, point: Point):
+def beyond(previous: Point, point: Point) -> Any:
     """The next step length of a search that has not bracketed a minimum yet."""
     return cubic_minimum(previous, point, (point.t + 0.01 * (point.t - previous.t), point.t * 10))
 
 
 @np.errstate(all="ignore")
-def between(bracket: list[Point], stalled: bool):
+def between(bracket: list[Point], stalled: bool) -> tuple[Any, bool]:
     """The next step length inside a bracket, and whether it is close to an end, which it may be once in a row."""
     ends = [point.t for point in bracket]
     low, high = min(ends), max(ends)
@@ -84,18 +84,20 @@ def narrow(bracket: list[Point], longest: np.ndarray) -> bool:
 
 
 @np.errstate(all="ignore")
-def reach(t, longest: np.ndarray) -> np.ndarray:
+def reach(t: Any, longest: np.ndarray) -> np.ndarray:
     """How far the parameter moves that moves farthest."""
     return abs(t) * longest
 
 
 @np.errstate(all="ignore")
-def rises(point: Point, origin, target) -> bool:
+def rises(point: Point, origin: Any, target: Any) -> bool:
     """Whether the loss does not fall at a point on the way from one step length to another."""
     return bool(point.slope * (target - origin) >= 0)
 
 
-def strong_wolfe(evaluate: Callable[..., Point], start: Point, t, longest: np.ndarray, most: int) -> tuple[Point, int]:
+def strong_wolfe(
+    evaluate: Callable[..., Point], start: Point, t: Any, longest: np.ndarray, most: int
+) -> tuple[Point, int]:
     """The point where the search ends, and how often it evaluated the loss.
 
     Args:

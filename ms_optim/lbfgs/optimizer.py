@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Real
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -64,7 +65,7 @@ class LBFGSGroup(Group):
         super().__init__("LBFGS", options, optimizer.arguments)
         self._optimizer = optimizer
 
-    def __getitem__(self, name: str):
+    def __getitem__(self, name: str) -> Any:
         return float(self._optimizer.learning_rate.asnumpy()) if name == "lr" else super().__getitem__(name)
 
     def _check(self, name, value):
@@ -176,7 +177,7 @@ class LBFGS(Stateful):
         self.like = Tensor(0.0, dtype)
         self.read, self.write = Reader(self.parameters, self.like), Writer(self.parameters)
         self._group = LBFGSGroup(self, groups[0])
-        self._kept_state = {}
+        self._kept_state: dict[str, Any] = {}
 
     @property
     def param_groups(self) -> tuple[Group]:

@@ -1,6 +1,7 @@
 """All parameters as one vector: compiled functions of vectors, and what reads and writes Parameters."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
@@ -105,7 +106,7 @@ class Writer(nn.Cell):
         self.begins = tuple(np.cumsum([0, *(param.size for param in parameters)])[:-1].tolist())
         self.hyper_map = ops.HyperMap()
 
-    def __call__(self, origin: Tensor, t: Tensor, d: Tensor):
+    def __call__(self, origin: Tensor, t: Tensor, d: Tensor) -> Any:
         """Write it."""
         return _compiled.call(self, origin, t, d)
 

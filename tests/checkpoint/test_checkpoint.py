@@ -311,7 +311,8 @@ def test_the_state_of_another_class(tmp_path, suffix):
     params = nn.Dense(2, 3).trainable_params()
     adamw, adam = AdamW(params, weight_decay=0.1), Adam(params)
     file = tmp_path / f"state.{suffix}"
-    for saved in (adamw, EMA(AdamW(params, weight_decay=0.1))):
+    inside = AdamW(params, weight_decay=0.1)
+    for saved in (adamw, EMA(inside), nn.CellList([inside, EMA(inside)], auto_prefix=False)):
         save(saved, file)
         with pytest.raises(ValueError, match=r"the state of 'global_step' must be of Adam, .* that of AdamW was saved"):
             restore(adam, file)
