@@ -64,6 +64,8 @@ def save(cell: nn.Cell, file: str | os.PathLike) -> None:
             f"For 'save', the Parameters of 'cell' must have different names, but got {twice} more than once."
         )
     _refuse_swapped("save", cell)
+    for part, follow in _methods(cell, "follow_requires_grad"):
+        follow(part)
     entries = {param.name: param for param in cell.get_parameters()}
     writers = _writers(cell)
     if writers:

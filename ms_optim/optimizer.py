@@ -134,6 +134,8 @@ class Optimizer(_state.Stateful):
         for group in groups:
             self.check_group(group)
         self._refuse_idle_patterns(owner, groups, kinds)
+        for slot in self.slots:  # those of an optimizer that is made anew
+            self.__dict__.pop(slot.name, None)
         super().__init__(0.0, groups.parameters, 0.0, loss_scale)
         self.kinds, self.defaults, self.fused_as_asked = kinds, defaults, fused
         self.groups, self.group_of = groups, groups.group_of
@@ -315,8 +317,9 @@ class Optimizer(_state.Stateful):
         chosen = Predicate().check(method, "which", tuple(which) if isinstance(which, list) else which)
         if isinstance(chosen, NamePatterns):
             refuse_idle_patterns(method, "which", chosen, self.parameters)
+        picked = [Predicate().decided("which", chosen, param) for param in self.parameters]
         now = self.trainable.asnumpy().tolist()
-        self.set_trainable([moves if chosen(param) else old for param, old in zip(self.parameters, now)])
+        self.set_trainable([moves if here else old for here, old in zip(picked, now)])
 
     def set_trainable(self, moves: Iterable[bool]):
         """Say of each parameter whether it moves; `requires_grad` follows."""

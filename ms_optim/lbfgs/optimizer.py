@@ -1,5 +1,6 @@
 """Steps of a closure, and their state."""
 
+import copy
 import functools
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -199,7 +200,7 @@ class LBFGS(Stateful):
         return {self.parameters[0].name: kept}
 
     def _told(self):
-        group = {name: value for name, value in self._group.items() if name != "params"}
+        group = {name: copy.deepcopy(value) for name, value in self._group.items() if name != "params"}
         return {
             "state": dict(enumerate(self.state.values())),
             "param_groups": [{**group, "params": list(range(len(self.parameters)))}],
@@ -227,7 +228,7 @@ class LBFGS(Stateful):
         if any(name in own and name != other for name, other in zip(names, own)):
             raise ValueError(f"For 'LBFGS', 'param_names' must be in the order of {own}, but got {[*names]}.")
         given = {name: value for name, value in groups[0].items() if name not in ("params", "param_names")}
-        given = {name: self._group.check(name, value) for name, value in given.items()}
+        given = {name: self._group.check(name, copy.deepcopy(value)) for name, value in given.items()}
         extra = {name: value for name, value in given.items() if name not in self.arguments}
         _compare("the group", given.keys() - extra.keys(), self.arguments.keys())
         state = self._restored(state[0]) if state else {}

@@ -1,0 +1,178 @@
+"""Frozen parameters stand still from the next step on, in every way of training, and nothing compiles for it."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from helpers import assert_same, everything
+from mindspore import Parameter, Tensor, nn, ops
+
+from ms_optim import EMA, OPTIMIZERS, SGD, AdamW, restore, save
+from ms_optim.lr_scheduler import ExponentialLR
+
+STEPS, FROZEN = 6, (2, 3)
+X = Tensor(np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32))
+Y = Tensor(np.random.default_rng(1).standard_normal((3, 2)).astype(np.float32))
+
+
+def network():
+    """Two layers, the same each time."""
+    rng = np.random.default_rng(2)
+    weights = [Tensor(rng.standard_normal(shape).astype(np.float32)) for shape in ((5, 4), (2, 5))]
+    return nn.SequentialCell(nn.Dense(4, 5, weight_init=weights[0]), nn.Dense(5, 2, weight_init=weights[1]))
+
+
+def training(way, averaged, name="AdamW", **kwargs):
+    """A network, its optimizer and a function that takes a step."""
+    net = network()
+    optimizer = OPTIMIZERS[name](net.trainable_params(), lr=0.05, **kwargs)
+    outer = EMA(optimizer, 0.5) if averaged else optimizer
+    loss = nn.WithLossCell(net, nn.MSELoss())
+    if way == "cell":
+        cell = nn.TrainOneStepCell(loss, outer).set_train()
+        return net, outer, lambda: cell(X, Y)
+    gradient = ms.value_and_grad(loss, None, optimizer.parameters)
+    if way == "direct":
+        return net, outer, lambda: outer.step(gradient(X, Y)[1])
+
+    @ms.jit
+    def step():
+        return outer.step(gradient(X, Y)[1])
+
+    return net, outer, step
+
+
+def parts(optimizer, frozen):
+    """Everything that belongs to the first layer, or to the other, by name."""
+    found = {}
+    for param in optimizer.parameters:
+        if param.name.startswith("0.") == frozen:
+            found[param.name] = param.asnumpy().copy()
+            slots = optimizer.state[param.name].items()
+            found |= {f"{slot} of {param.name}": kept.asnumpy().copy() for slot, kept in slots if slot != "ema"}
+    return found
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("way", ["direct", "cell", "jit"])
+def test_frozen_parameters_and_their_state_stand_still(way, averaged, mode, compilations):
+    """Bit for bit, while the others move; then they go on, and no step compiles but the first."""
+    net, optimizer, step = training(way, averaged)
+    counts = []
+    for i in range(STEPS):
+        if i == FROZEN[0]:
+            optimizer.freeze("0.*")
+            assert [param.requires_grad for param in net.get_parameters()] == [False, False, True, True]
+        if i == FROZEN[-1] + 1:
+            optimizer.unfreeze(lambda param: param.name.startswith("0."))
+        before = parts(optimizer, True), parts(optimizer, False)
+        step()
+        counts.append(len(compilations))
+        after = parts(optimizer, True), parts(optimizer, False)
+        if i in FROZEN:
+            assert_same(after[0], before[0])
+        else:
+            assert all(np.any(after[0][key] != before[0][key]) for key in before[0])
+        assert all(np.any(after[1][key] != before[1][key]) for key in before[1])
+    assert sorted(set(optimizer.step_counts.asnumpy())) == [STEPS - len(FROZEN), STEPS]
+    if way != "direct":  # value_and_grad compiles, or does not, by itself
+        assert counts[-1] == counts[0]
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "NAdam", "Adafactor", "MomentumAGC", "Rprop"])
+def test_no_nan_comes_in(name, path):
+    """A frozen parameter and its state are chosen, not multiplied by zero."""
+    params = [Parameter(Tensor(np.ones((2, 3), np.float32)), name=key) for key in "ab"]
+    optimizer = OPTIMIZERS[name](params)
+    optimizer((Tensor(np.full((2, 3), 0.5, np.float32)),) * 2)
+    optimizer.freeze("a")
+    before = {slot: kept.asnumpy().copy() for slot, kept in optimizer.state["a"].items()}
+    value = params[0].asnumpy().copy()
+    optimizer((Tensor(np.full((2, 3), np.nan, np.float32)), Tensor(np.ones((2, 3), np.float32))))
+    np.testing.assert_array_equal(params[0].asnumpy(), value)
+    assert_same({slot: kept.asnumpy() for slot, kept in optimizer.state["a"].items()}, before)
+    assert np.isfinite(params[1].asnumpy()).all()
+    assert len(optimizer.compile_cache) == 1
+
+
+def test_set_by_hand_it_is_taken_over(either):
+    """At a direct call, at a step of a scheduler, and when a checkpoint is saved."""
+    net, optimizer, step = training("direct", False)
+    step()
+    net[0].weight.requires_grad = False
+    step()
+    assert optimizer.trainable.asnumpy().tolist() == [False, True, True, True]
+    net[1].bias.requires_grad = False
+    ExponentialLR(optimizer, 0.9).step()
+    assert optimizer.trainable.asnumpy().tolist() == [False, True, True, False]
+
+
+def test_a_cell_that_has_compiled_follows_where_the_host_is_asked(graph, tmp_path):
+    """The scheduler of an epoch asks, and so does `save`."""
+    net, optimizer, step = training("cell", False)
+    scheduler = ExponentialLR(optimizer, 0.9)
+    step()
+    for param, ask in ((net[0].weight, scheduler.step), (net[0].bias, lambda: save(optimizer, tmp_path / "a.ckpt"))):
+        param.requires_grad = False
+        ask()
+        before = param.asnumpy().copy()
+        step()
+        np.testing.assert_array_equal(param.asnumpy(), before)
+    assert (net[1].weight.asnumpy() != network()[1].weight.asnumpy()).all()
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("how", ["state_dict", ".ckpt", ".safetensors"])
+def test_what_is_frozen_is_saved(how, averaged, graph, tmp_path):
+    """A run that is taken up goes on as it would have, and `requires_grad` is what it was."""
+    _, optimizer, step = training("cell", averaged)
+    step()
+    optimizer.freeze("0.*")
+    step()
+    net, resumed, again = training("cell", averaged)
+    if how == "state_dict":
+        state = optimizer.state_dict()
+        assert state["frozen"] == [0, 1]
+        for param, value in zip(resumed.parameters, optimizer.parameters):
+            ops.assign(param, value)
+        resumed.load_state_dict(state)
+    else:
+        save(optimizer, tmp_path / f"run{how}")
+        restore(resumed, tmp_path / f"run{how}")
+    assert [param.requires_grad for param in net.get_parameters()] == [False, False, True, True]
+    for _ in range(2):
+        step()
+        again()
+    assert_same(everything(resumed), everything(optimizer))
+
+
+def test_frozen_from_the_start_and_given_all_the_same(mode):
+    """An optimizer that is given a frozen backbone trains it once it is unfrozen."""
+    net = network()
+    for param in net[0].get_parameters():
+        param.requires_grad = False
+    optimizer = SGD(net.get_parameters(), lr=0.1)
+    cell = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), optimizer).set_train()
+    before = net[0].weight.asnumpy().copy()
+    cell(X, Y)
+    np.testing.assert_array_equal(net[0].weight.asnumpy(), before)
+    optimizer.unfreeze("0.*")
+    cell(X, Y)
+    assert np.any(net[0].weight.asnumpy() != before)
+
+
+@pytest.mark.parametrize(
+    ("which", "kind", "message"),
+    [
+        ("backbone.*", ValueError, r"each pattern of 'which' must match one of \['0.weight'.*, but got 'backbone"),
+        (("0.*", "x"), ValueError, "each pattern of 'which' must match one of .* but got 'x'"),
+        (1, TypeError, "'which' must be name patterns or a function of a Parameter, but got 1"),
+        (lambda param: 1, TypeError, "the function must return a bool, but got 1 for '0.weight'"),
+    ],
+)
+def test_what_makes_no_choice_raises(which, kind, message):
+    """And nothing is frozen."""
+    optimizer = AdamW(network().get_parameters())
+    for method in (optimizer.freeze, optimizer.unfreeze):
+        with pytest.raises(kind, match=message):
+            method(which)
+    assert optimizer.trainable.asnumpy().all()

@@ -1,0 +1,238 @@
+"""Groups between steps: rates of their own, keys that are the user's, and what cannot be set says so."""
+
+import copy
+import pickle
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from helpers import DENSE, assert_same, everything
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from ms_optim import EMA, LBFGS, SGD, AdamW, SparseAdam
+
+
+def params(count=3, prefix="p"):
+    """Float64 zeros, so that a step shows every bit of a rate."""
+    return [Parameter(Tensor(np.zeros(2)), name=f"{prefix}{i}") for i in range(count)]
+
+
+def moved(optimizer):
+    """By how much each parameter moves in a step on ones."""
+    before = [param.asnumpy()[0] for param in optimizer.parameters]
+    optimizer((Tensor(np.ones(2)),) * len(before))
+    return [old - param.asnumpy()[0] for old, param in zip(before, optimizer.parameters)]
+
+
+def groups(*rates):
+    """A group of one parameter for each rate; None is that of the optimizer."""
+    return [
+        {"params": [param], **({} if rate is None else {"lr": rate})} for param, rate in zip(params(len(rates)), rates)
+    ]
+
+
+def test_one_rate_for_groups_that_were_not_made_with_their_own(either):
+    """It is a Parameter, as `nn.Optimizer` has it; what a group is set to later changes neither it nor the graph."""
+    optimizer = SGD(groups(None, None, None), lr=0.5)
+    assert isinstance(optimizer.learning_rate, Parameter)
+    assert (optimizer.is_group, optimizer.is_group_lr, optimizer.dynamic_lr) == (True, False, False)
+    assert float(optimizer.get_lr().asnumpy()) == 0.5
+    assert moved(optimizer) == [0.5] * 3
+    optimizer.param_groups[1]["lr"] = 0.25
+    assert moved(optimizer) == [0.5, 0.25, 0.5]
+    optimizer.param_groups[0]["lr"] = 0.125  # the shared one is that of the first: the others keep what they had
+    assert moved(optimizer) == [0.125, 0.25, 0.5]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.25, 0.5]
+    assert float(optimizer.learning_rate.asnumpy()) == 0.125
+    assert len(optimizer.compile_cache) == 1
+
+
+def test_callbacks_move_the_groups_that_follow(either):
+    """They write `learning_rate`; a group that is set to the same rate follows again."""
+    optimizer = SGD(groups(None, None, None), lr=0.5)
+    optimizer.param_groups[1]["lr"] = 0.25
+    ops.assign(optimizer.learning_rate, Tensor(0.125, ms.float32))
+    assert moved(optimizer) == [0.125, 0.25, 0.125]
+    optimizer.param_groups[1]["lr"] = 0.125
+    ops.assign(optimizer.learning_rate, Tensor(0.5, ms.float32))
+    assert moved(optimizer) == [0.5] * 3
+
+
+def test_rates_of_their_own_are_one_for_each_parameter(either):
+    """As `nn.Optimizer` lays them out, with its names."""
+    ours, theirs = (make(groups(None, 0.25, None), 0.5) for make in (SGD, lambda p, lr: nn.SGD(p, learning_rate=lr)))
+    assert ours.is_group_lr and theirs.is_group_lr
+    assert isinstance(ours.learning_rate, ParameterTuple)
+    assert [rate.name for rate in ours.learning_rate] == [rate.name for rate in theirs.learning_rate]
+    assert [float(rate.asnumpy()) for rate in ours.get_lr()] == [0.5, 0.25, 0.5]
+    for i, rate in enumerate((0.1, 0.2, 0.3)):
+        ours.param_groups[i]["lr"] = rate
+    assert moved(ours) == [0.1, 0.2, 0.3]
+
+
+def test_a_schedule_of_all_groups_is_one(either):
+    """A table too; what a group is made with stays its own."""
+    optimizer = SGD(groups(None, None, 0.75), lr=[0.5, 0.25])
+    assert [moved(optimizer) for _ in range(3)] == [[0.5, 0.5, 0.75], [0.25, 0.25, 0.75], [0.25, 0.25, 0.75]]
+    optimizer = SGD(groups(None, None), lr=iter([0.5, 0.25]))  # read once
+    assert optimizer.learning_rate(Tensor([1], ms.int32)).asnumpy() == 0.25
+    assert [moved(optimizer) for _ in range(2)] == [[0.5, 0.5], [0.25, 0.25]]
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_every_tuple_has_one_entry_for_each_parameter(name):
+    """Others index each ParameterTuple of an optimizer by parameter."""
+    shapes = ((2, 3), (3, 2), (4, 4))
+    cut = [Parameter(Tensor(np.ones(shape, np.float32)), name=f"p{i}") for i, shape in enumerate(shapes)]
+    optimizer = EMA(DENSE[name]([{"params": cut[:1]}, {"params": cut[1:]}]), buffers=[params(1, "buffer")[0]])
+    for part in (optimizer, optimizer.optimizer):
+        found = {key: value for key, value in vars(part).items() if isinstance(value, ParameterTuple)}
+        assert {"parameters"} <= found.keys()
+        assert {key: len(value) for key, value in found.items()} == dict.fromkeys(found, 3)
+    saved = everything(optimizer)
+    inner = optimizer.optimizer
+    kept = [*inner.state.tensors, *inner.state.vectors.values(), *inner.numbers, inner.trainable, inner.step_counts]
+    assert {param.name for param in (*kept, *optimizer.averages)} <= saved.keys()
+
+
+OWN = {"lr_scale": 0.5, "name": "head", "layer_id": 3, "fix_lr": True, "tags": ["a"], "lr_mult": None}
+
+
+@pytest.mark.parametrize("cls", [AdamW, LBFGS])
+def test_keys_of_the_user_are_kept(cls):
+    """Of any type, at construction and later, saved and loaded, as torch's groups have it."""
+    optimizer = cls([{"params": params(), **OWN}])
+    group = optimizer.param_groups[0]
+    assert {key: group[key] for key in OWN} == OWN
+    group["note"] = {"any": "thing"}
+    assert group.setdefault("note", 1) == {"any": "thing"} and group.setdefault("more", 2) == 2
+    group.update(more=3, lr=0.25)
+    assert (group["more"], group["lr"]) == (3, 0.25)
+    del group["name"]
+    assert "name" not in group and group.pop("fix_lr") is True
+    state = optimizer.state_dict()
+    group["tags"].append("b")
+    assert state["param_groups"][0]["tags"] == ["a"]
+    other = cls([{"params": params(), "gone": 1}])
+    other.load_state_dict(state)
+    kept = dict(other.param_groups[0])
+    assert "gone" not in kept
+    assert {key: kept[key] for key in ("lr_scale", "layer_id", "tags", "lr_mult", "note", "more")} == {
+        "lr_scale": 0.5,
+        "layer_id": 3,
+        "tags": ["a"],
+        "lr_mult": None,
+        "note": {"any": "thing"},
+        "more": 3,
+    }
+    for key in ("lr", "params"):
+        with pytest.raises(KeyError, match="what can be deleted from a group must be in"):
+            del group[key]
+
+
+def test_torch_keeps_the_same_keys():
+    """A state with keys of torch's user is loaded, and one with ours by torch."""
+    weight = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    theirs = torch.optim.AdamW([{"params": [weight], "lr_scale": 0.5}])
+    ours = AdamW([{"params": params(1)}])
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.param_groups[0]["lr_scale"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "learning_rate",
+        "beta1",
+        "weigth_decay",
+        "momentums",
+        "fused",
+        "foreach",
+        "loss_scale",
+        "epsilon",
+        "grad_centralization",
+        "momentum",
+    ],
+)
+def test_keys_that_are_like_an_argument_are_refused(key):
+    """Whoever writes one believes that it does something."""
+    cls = AdamW if key != "momentums" else SGD
+    with pytest.raises(
+        ValueError, match=rf"^For '{cls.__name__}', the keys of a group must be in .*, but got \['{key}'"
+    ):
+        cls([{"params": params(), key: 0.1}])
+    with pytest.raises(KeyError, match=f"what can be set in a group must be in .*, but got '{key}'"):
+        cls(params()).param_groups[0][key] = 0.1
+
+
+def test_what_cannot_be_set_raises():
+    """Arguments as attributes, and the state, which is what a step reads."""
+    optimizer = SGD(params(), lr=0.5, momentum=0.9)
+    for name in ("lr", "momentum", "nesterov"):
+        with pytest.raises(AttributeError, match=rf"^For 'SGD', '{name}' must be set in a group, as param_groups\[0\]"):
+            setattr(optimizer, name, 0.1)
+    with pytest.raises(TypeError):
+        optimizer.state["p0"] = {}
+    with pytest.raises(TypeError):
+        optimizer.state["p0"]["momentum_buffer"] = 0
+    assert optimizer.state[optimizer.parameters[0]].keys() == {"momentum_buffer"}
+    with pytest.raises(KeyError):
+        optimizer.state["p9"]
+    optimizer.defaults["lr"] = 0.25
+    optimizer.add_param_group({"params": params(1, "q")})
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AdamW([{"params": params(1), "amsgrad": True, "lr_scale": 2}, {"params": params(1, "q"), "lr": 0.3}]),
+        lambda: SGD(groups(None, None), lr=[0.5, 0.25], momentum=0.9, loss_scale=2.0),
+        lambda: EMA(AdamW(params(), lr=0.1), 0.9, schedule="timm", buffers=params(1, "buffer")),
+    ],
+)
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+def test_copies_go_on_by_themselves(make, how, either):
+    """With parameters of their own, the same bits, and nothing that is shared."""
+    optimizer = make()
+    grads = (Tensor(np.ones(2)),) * len(optimizer.parameters)
+    optimizer(grads)
+    optimizer.param_groups[0]["weight_decay"] = 0.5
+    optimizer.freeze(optimizer.parameters[0].name)
+    made = how(optimizer)
+    assert type(made) is type(optimizer) and dict(made.param_groups[0]).keys() == dict(optimizer.param_groups[0]).keys()
+    assert_same(everything(made), everything(optimizer))
+    made(grads)
+    kept = everything(optimizer)
+    optimizer(grads)
+    assert_same(everything(made), everything(optimizer))
+    assert any(np.any(kept[key] != value) for key, value in everything(optimizer).items())
+
+
+def test_a_copy_beside_its_network_trains_the_copy():
+    """What is copied together belongs together."""
+    net = nn.Dense(2, 3)
+    optimizer = AdamW(net.trainable_params())
+    parameters, made = copy.deepcopy((list(net.trainable_params()), optimizer))
+    assert [param is other for param, other in zip(parameters, made.parameters)] == [True, True]
+    assert made.parameters[0] is not net.weight
+
+
+def test_a_copy_of_what_has_no_state_dict_says_so():
+    """A stock optimizer in an average."""
+    with pytest.raises(
+        TypeError, match="For 'EMA', the optimizer must be one of ms_optim for 'copy', but got Momentum"
+    ):
+        copy.deepcopy(EMA(nn.Momentum(params(), 0.1, 0.9)))
+
+
+def test_sparse_adam_is_copied_too():
+    """Its parameters have rows."""
+    optimizer = SparseAdam([Parameter(Tensor(np.ones((4, 2), np.float32)), name="table")])
+    grads = ((Tensor([1], ms.int32), Tensor(np.ones((1, 2), np.float32))),)
+    optimizer(grads)
+    made = copy.deepcopy(optimizer)
+    made(grads)
+    optimizer(grads)
+    assert_same(everything(made), everything(optimizer))
