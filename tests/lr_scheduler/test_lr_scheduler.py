@@ -19,7 +19,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.train import Callback, Model
 
 from ms_optim import EMA, SGD, Adam, lr_scheduler
-from ms_optim.arguments import NOTES
+from ms_optim._groups import NOTES
 from ms_optim.convert import load
 from ms_optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, SchedulerCallback, StepLR, table
 
