@@ -200,7 +200,7 @@ PARAMS = NET.trainable_params()
         (
             lambda: param_groups_weight_decay(PARAMS, 0.1, ("0.*", "head.*")),
             ValueError,
-            r"'no_decay' must match one of \['0.weight', .*\], but got \['head.\*'\]",
+            r"'no_decay' must match one of \['0.weight', .*\], but got 'head.\*'",
         ),
         (lambda: param_groups_weight_decay(PARAMS, 0.1, "0.*"), TypeError, "'no_decay' must be a tuple or list"),
         (lambda: param_groups_weight_decay(PARAMS[0], 0.1), TypeError, "'params' must be an iterable of Parameters"),
