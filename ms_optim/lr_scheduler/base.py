@@ -1,4 +1,4 @@
-"""What the schedulers share: the optimizer that they set, the count of epochs, one step."""
+"""The base of all schedulers: it holds the optimizer, counts epochs and sets learning rates."""
 
 import numbers
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from ms_optim.lr_scheduler.state import Stateful
 
 
 def check_optimizer(owner: str, optimizer: Any) -> Any:
-    """The optimizer, if it has groups whose learning rates are numbers.
+    """Give back the optimizer if it has groups whose learning rates are numbers.
 
     Raises:
         TypeError: If it has not.
@@ -38,10 +38,11 @@ def follow_requires_grad(optimizer: Any):
 
 
 class LRScheduler(Stateful):
-    """What the schedulers share, as `torch.optim.lr_scheduler.LRScheduler` (2.13) does it.
+    """The base of all schedulers, as `torch.optim.lr_scheduler.LRScheduler` (2.13) is.
 
     `base_lrs` are the learning rates at the start, `last_epoch` counts the calls of `step`. The numbers are set in
-    Python, in torch's order of operations: they are torch's to the last bit. A subclass defines `get_lr`.
+    Python, in torch's order of operations: they are torch's to the last bit. A subclass defines `get_lr`, and may say
+    as `arguments` and `attributes` of which kinds (`ms_optim.arguments`) its arguments and the rest of its state are.
 
     Args:
         optimizer (Optimizer): An optimizer of ms_optim, or an EMA around one, whose `lr` are numbers; or any object
@@ -100,7 +101,7 @@ class LRScheduler(Stateful):
         self._is_initial = False
 
     def _check(self, name, value):
-        """The value of an argument as it is kept."""
+        """Check the value of an argument and give it as it is kept."""
         owner, kinds = type(self).__name__, declared(type(self), "arguments")
         if name not in kinds:
             raise TypeError(
@@ -114,7 +115,7 @@ class LRScheduler(Stateful):
             setattr(self, name, self._check(name, value))
 
     def _for_each_group(self, name, value):
-        """A list with the value of an argument for each group."""
+        """Check an argument that is one value for all groups, or one for each; list the value of each."""
         count, checked = len(self.optimizer.param_groups), self._check(name, value)
         if not isinstance(checked, list):
             return [checked] * count
@@ -166,7 +167,7 @@ class LRScheduler(Stateful):
         follow_requires_grad(self.optimizer)
 
     def _lrs(self):
-        """The learning rates of the groups as they are now."""
+        """Read the learning rates of the groups."""
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def get_lr(self) -> list[float]:

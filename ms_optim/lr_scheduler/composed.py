@@ -10,7 +10,7 @@ from ms_optim.lr_scheduler.plateau import ReduceLROnPlateau
 
 
 def _check_schedulers(owner, schedulers, optimizer):
-    """The schedulers as a list, and their one optimizer, which is None if it is not known yet."""
+    """Check the schedulers of a composed one; give them as a list, and their one optimizer."""
     if optimizer is not None:
         check_optimizer(owner, optimizer)
     if not isinstance(schedulers, (list, tuple)) or not schedulers:

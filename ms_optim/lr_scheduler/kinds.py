@@ -91,12 +91,12 @@ COMMON: dict[str, Kind] = {
 
 
 def common(*names: str) -> dict[str, Kind]:
-    """The kinds of these names."""
+    """Choose the kinds of these names."""
     return {name: COMMON[name] for name in names}
 
 
 def declared(cls: type, *tables: str) -> dict[str, Kind]:
-    """The kinds in these tables of a class and of its bases; a class goes before its bases, a later table first."""
+    """Merge these tables of a class and of its bases; a class goes before its bases, a later table before others."""
     kinds = {}
     for base in reversed(cls.__mro__):
         for table in tables:

@@ -38,15 +38,15 @@ class Stateful:
         self._restore(self._check_state(state_dict))
 
     def _own(self):
-        """The attributes that a state holds."""
+        """List the attributes that a state holds."""
         return {key: value for key, value in vars(self).items() if key != "optimizer"}
 
     def _kinds(self):
-        """The kinds of the attributes."""
+        """Find the kinds of the attributes."""
         return declared(type(self), "arguments", "attributes")
 
     def _check_state(self, state_dict, kinds=None):
-        """What each attribute becomes. `kinds` are those that differ from `_kinds`."""
+        """Check a state and give what each attribute becomes. `kinds` go before those of `_kinds`."""
         owner, own = type(self).__name__, self._own()
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"For '{owner}', 'state_dict' must be a mapping, but got {type(state_dict).__name__}.")
@@ -65,15 +65,17 @@ class Stateful:
         }
 
     def _restore(self, checked):
+        """Set the attributes to what `_check_state` gave."""
         vars(self).update({key: _restored(vars(self)[key], value) for key, value in checked.items()})
 
 
 def _has_parts(value):
+    """Whether this is a list of schedulers or functions."""
     return isinstance(value, list) and any(isinstance(item, Stateful) or callable(item) for item in value)
 
 
 def _saved(value: Any) -> Any:
-    """What a state holds of an attribute: of a function nothing, of a callable object its attributes."""
+    """Copy an attribute for a state: of a function nothing, of a callable object its attributes."""
     if isinstance(value, Stateful):
         return value.state_dict()
     if isinstance(value, list):
@@ -84,7 +86,7 @@ def _saved(value: Any) -> Any:
 
 
 def _check_value(owner, name, own, given, kind):
-    """What an attribute becomes, which is `own` now and of which a state holds what is `given`."""
+    """Check what a state holds of an attribute, which is `own` now, and give what it becomes."""
     what = f"For '{owner}', '{name}' of 'state_dict' must"
     if isinstance(own, Stateful):  # one that waits for its milestone is before the first epoch
         return own._check_state(given, {"last_epoch": Real("(-inf, inf)")})
@@ -117,7 +119,7 @@ def _check_list(what, own, given, same_length=True):
 
 
 def _restored(own, checked):
-    """An attribute with what a state holds of it; functions and schedulers stay the same objects."""
+    """Give an attribute its checked value; functions and schedulers stay the same objects."""
     if isinstance(own, Stateful):
         own._restore(checked)
         return own

@@ -7,35 +7,35 @@ from ms_optim.lr_scheduler.kinds import COMMON
 from ms_optim.lr_scheduler.simple import LambdaLR
 
 
-def _stay(done, steps):
+def _constant(done, steps):
     return 1.0
 
 
-def _fall(done, steps):
+def _line(done, steps):
     return max(0.0, (steps - done) / max(1, steps))
 
 
-def _wave(done, steps, num_cycles):
+def _cosine(done, steps, num_cycles):
     progress = done / max(1, steps)
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * num_cycles * 2.0 * progress)))
 
 
-def _waves(done, steps, num_cycles):
+def _restarted_cosine(done, steps, num_cycles):
     progress = done / max(1, steps)
     return 0.0 if progress >= 1.0 else max(0.0, 0.5 * (1.0 + math.cos(math.pi * (num_cycles * progress % 1.0))))
 
 
-def _factor(step, after, num_warmup_steps, num_training_steps=0, **numbers):
-    """Rise linearly, then do what comes after."""
+def _warmup_factor(step, after, num_warmup_steps, num_training_steps=0, **numbers):
+    """Rise linearly from zero to one, then follow a function of the steps done since and of all that remained."""
     if step < num_warmup_steps:
         return step / num_warmup_steps
     return after(step - num_warmup_steps, num_training_steps - num_warmup_steps, **numbers)
 
 
-def _warmed(owner, optimizer, after, last_epoch, **numbers):
-    """A LambdaLR with this factor, once its numbers are checked."""
+def _with_warmup(owner, optimizer, after, last_epoch, **numbers):
+    """Check the numbers of a schedule and make it a LambdaLR."""
     numbers = {name: COMMON[name].check(owner, name, value) for name, value in numbers.items()}
-    return LambdaLR(optimizer, functools.partial(_factor, after=after, **numbers), last_epoch)
+    return LambdaLR(optimizer, functools.partial(_warmup_factor, after=after, **numbers), last_epoch)
 
 
 def get_constant_schedule(optimizer, last_epoch: int = -1) -> LambdaLR:
@@ -72,7 +72,9 @@ def get_constant_schedule_with_warmup(optimizer, num_warmup_steps: int, last_epo
         >>> table(lambda optimizer: get_constant_schedule_with_warmup(optimizer, 2), lr=0.5, steps=4)
         [0.0, 0.25, 0.5, 0.5]
     """
-    return _warmed("get_constant_schedule_with_warmup", optimizer, _stay, last_epoch, num_warmup_steps=num_warmup_steps)
+    return _with_warmup(
+        "get_constant_schedule_with_warmup", optimizer, _constant, last_epoch, num_warmup_steps=num_warmup_steps
+    )
 
 
 def get_linear_schedule_with_warmup(
@@ -94,10 +96,10 @@ def get_linear_schedule_with_warmup(
         >>> table(lambda optimizer: get_linear_schedule_with_warmup(optimizer, 2, 4), lr=0.5, steps=5)
         [0.0, 0.25, 0.5, 0.25, 0.0]
     """
-    return _warmed(
+    return _with_warmup(
         "get_linear_schedule_with_warmup",
         optimizer,
-        _fall,
+        _line,
         last_epoch,
         num_warmup_steps=num_warmup_steps,
         num_training_steps=num_training_steps,
@@ -124,10 +126,10 @@ def get_cosine_schedule_with_warmup(
         >>> table(lambda optimizer: get_cosine_schedule_with_warmup(optimizer, 2, 4), lr=0.5, steps=5)
         [0.0, 0.25, 0.5, 0.25, 0.0]
     """
-    return _warmed(
+    return _with_warmup(
         "get_cosine_schedule_with_warmup",
         optimizer,
-        _wave,
+        _cosine,
         last_epoch,
         num_warmup_steps=num_warmup_steps,
         num_training_steps=num_training_steps,
@@ -155,10 +157,10 @@ def get_cosine_with_hard_restarts_schedule_with_warmup(
         >>> table(lambda optimizer: schedule(optimizer, 2, 6, num_cycles=2), lr=0.5, steps=7)
         [0.0, 0.25, 0.5, 0.25, 0.5, 0.25, 0.0]
     """
-    return _warmed(
+    return _with_warmup(
         "get_cosine_with_hard_restarts_schedule_with_warmup",
         optimizer,
-        _waves,
+        _restarted_cosine,
         last_epoch,
         num_warmup_steps=num_warmup_steps,
         num_training_steps=num_training_steps,

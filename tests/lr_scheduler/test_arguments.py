@@ -348,10 +348,7 @@ def test_an_argument_without_a_kind_is_named():
             self._keep(trust=trust)
             super().__init__(optimizer, 3)
 
-    message = (
-        r"^For 'Own', 'arguments' must have the kind of 'trust', as a Number, but got \['gamma', 'last_epoch', 'st"
-    )
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(TypeError, match=r"^For 'Own', 'arguments' must have the kind of 'trust', as a Number, but got"):
         Own(stand_in(), 1.0)
 
 

@@ -6,14 +6,13 @@ from types import SimpleNamespace
 import mindspore.dataset as ds
 import numpy as np
 import pytest
-import torch
-from helpers.schedules import LRS, build, host_driven, our_optimizer, stand_in, torch_optimizer
+from helpers.schedules import LRS, TORCH, build, host_driven, our_optimizer, stand_in, torch_optimizer
 from mindspore import Tensor, nn
 from mindspore.train import Callback, Model
 
 from ms_optim import SGD, lr_scheduler
-from ms_optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, SchedulerCallback, StepLR, table
-from parity.sides.mindspore import MODES, set_mode
+from ms_optim.lr_scheduler import ReduceLROnPlateau, SchedulerCallback, StepLR, table
+from parity.sides.mindspore import set_mode
 
 # torch's: of a scheduler that is stepped before its optimizer, and of a step to a given epoch.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -24,29 +23,30 @@ INPUTS, LABELS = RNG.standard_normal((6, 3)).astype(np.float32), RNG.standard_no
 
 
 class Recorder(Callback):
-    """Record the learning rate and the loss of each step."""
+    """Record the learning rates of several optimizers, and the loss of each step."""
 
-    def __init__(self, optimizer):
-        self.optimizer, self.lrs, self.losses = optimizer, [], []
+    def __init__(self, optimizers):
+        self.optimizers, self.lrs, self.losses = optimizers, [[] for _ in optimizers], []
 
     def on_train_step_begin(self, run_context):
-        """Record the learning rate."""
-        self.lrs.append(self.optimizer.param_groups[0]["lr"])
+        """Record the learning rates."""
+        for lrs, optimizer in zip(self.lrs, self.optimizers):
+            lrs.append(optimizer.param_groups[0]["lr"])
 
     def on_train_step_end(self, run_context):
         """Record the loss."""
         self.losses.append(float(run_context.original_args().net_outputs.asnumpy()))
 
 
-def trained(make=None, by=None, epochs=4, lr=0.1, **kwargs):
-    """Train with three batches in each epoch; give what was recorded, and the scheduler that was stepped, if any."""
+def trained(make=lambda optimizer: [], lr=0.1, **kwargs):
+    """Train for eight epochs of three batches, under the callbacks that `make` gives; give what was recorded."""
     dense = nn.Dense(3, 2, weight_init="ones", bias_init="zeros")
     optimizer = SGD(dense.trainable_params(), lr=lr, momentum=0.9)
-    scheduler, recorder = make and make(optimizer), Recorder(optimizer)
+    callbacks = make(optimizer)
+    recorder = Recorder([callback.scheduler.optimizer for callback in callbacks])
     data = ds.NumpySlicesDataset((INPUTS, LABELS), shuffle=False).batch(2)
-    callbacks = [recorder, SchedulerCallback(scheduler, by)] if make else [recorder]
-    Model(dense, nn.MSELoss(), optimizer).train(epochs, data, callbacks=callbacks, **kwargs)
-    return recorder, scheduler
+    Model(dense, nn.MSELoss(), optimizer).train(8, data, callbacks=[recorder, *callbacks], **kwargs)
+    return recorder
 
 
 def step_end(callback, outputs):
@@ -55,48 +55,41 @@ def step_end(callback, outputs):
     callback.on_train_step_end(SimpleNamespace(original_args=lambda: arguments))
 
 
-@pytest.mark.parametrize("syntax", MODES)
-def test_host_and_graph_train_alike(syntax):
-    """The losses under a callback are those under the table, bit for bit."""
+FADING = ("ExponentialLR", dict(gamma=0.7))
+CYCLE = ("OneCycleLR", dict(max_lr=0.3, total_steps=8))
+PLATEAU = ("ReduceLROnPlateau", dict(factor=0.5, patience=1, threshold=0.05))
+
+
+@pytest.mark.parametrize(("syntax", "sink"), [("graph", False), ("pynative", True)])
+def test_callback(syntax, sink):
+    """Each step, or each epoch, takes the next learning rate; with the losses that the table gives in the graph.
+
+    The metric is the mean of the epoch's losses, or the loss of the step. On CPU data sink is none.
+    """
     set_mode(syntax)
+    callbacks = []
 
-    def schedule(optimizer):
-        return build(lr_scheduler, optimizer, ("ExponentialLR", dict(gamma=0.7)))
+    def make(optimizer):
+        callbacks.append(SchedulerCallback(build(lr_scheduler, optimizer, FADING), "step"))
+        for case, by in ((CYCLE, "epoch"), (PLATEAU, "step"), (PLATEAU, "epoch")):
+            callbacks.append(SchedulerCallback(build(lr_scheduler, stand_in(lrs=LRS[:1]), case), by))
+        return callbacks
 
-    recorder, _ = trained(schedule, "step")
-    assert len(set(recorder.lrs)) == 12
-    assert recorder.losses == trained(lr=table(schedule, 0.1, 12))[0].losses
-
-
-@pytest.mark.parametrize(
-    ("by", "syntax", "sink"),
-    [("step", "graph", False), ("step", "pynative", True), ("epoch", "graph", True), ("epoch", "pynative", False)],
-)
-def test_callback(by, syntax, sink):
-    """Each step, or each epoch, takes the next learning rate. On CPU data sink is none."""
-    set_mode(syntax)
-    recorder, scheduler = trained(lambda optimizer: OneCycleLR(optimizer, 0.3, 12), by, dataset_sink_mode=sink)
-    lrs = host_driven(("OneCycleLR", dict(max_lr=0.3, total_steps=12)), 12)
-    assert recorder.lrs == (lrs if by == "step" else [lr for lr in lrs[:4] for _ in range(3)])
-    assert scheduler.last_epoch == (12 if by == "step" else 4)
-
-
-@pytest.mark.parametrize(("by", "syntax"), [("step", "graph"), ("epoch", "pynative")])
-def test_callback_of_a_plateau(by, syntax):
-    """Its metric is the mean of the epoch's losses, or the loss of the step."""
-    set_mode(syntax)
-    kwargs = dict(factor=0.5, patience=1, threshold=0.05)
-    recorder, scheduler = trained(lambda optimizer: ReduceLROnPlateau(optimizer, **kwargs), by, epochs=8)
+    recorder = trained(make, dataset_sink_mode=sink)
+    assert recorder.lrs[0] == host_driven(FADING, 24)
+    assert recorder.lrs[1] == [lr for lr in host_driven(CYCLE, 8) for _ in range(3)]
     losses = recorder.losses
-    metrics = losses if by == "step" else [math.fsum(losses[i : i + 3]) / 3 for i in range(0, 24, 3)]
-    optimizer = torch_optimizer(lrs=LRS[:1])
-    expected, lrs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **kwargs), []
-    for metric in metrics:
-        lrs += [optimizer.param_groups[0]["lr"]] * (1 if by == "step" else 3)
-        expected.step(metric)
-    assert recorder.lrs == lrs
-    assert len(set(lrs)) > 1
-    assert scheduler.state_dict() == expected.state_dict()
+    for i, steps in ((2, 1), (3, 3)):
+        optimizer = torch_optimizer(lrs=LRS[:1])
+        expected, lrs = build(TORCH, optimizer, PLATEAU), []
+        for at in range(0, 24, steps):
+            lrs += [optimizer.param_groups[0]["lr"]] * steps
+            expected.step(math.fsum(losses[at : at + steps]) / steps)
+        assert recorder.lrs[i] == lrs
+        assert len(set(lrs)) > 1
+        assert callbacks[i].scheduler.state_dict() == expected.state_dict()
+    lrs = table(lambda optimizer: build(lr_scheduler, optimizer, FADING), LRS[0], 24)
+    assert losses == trained(lr=lrs, dataset_sink_mode=sink).losses
 
 
 def test_callback_refuses_steps_that_it_does_not_see():
