@@ -5,13 +5,12 @@ gradients come in the order of `net.trainable_params()`, however the groups cut 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from mindspore import Parameter, mint, nn
 
-from ms_optim.arguments import COMMON, Number
+from ms_optim.arguments import COMMON, NamePatterns, Number, refuse_idle_patterns
 
 NORMS = tuple(
     cell
@@ -24,7 +23,7 @@ NORMS = tuple(
 def param_groups_weight_decay(
     params: Iterable[Parameter], weight_decay: float, no_decay: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
-    """No weight decay on vectors, scalars, biases and what the patterns name; as timm's function of this name.
+    """Exempt vectors, scalars, biases and named parameters from weight decay, as timm's function of this name does.
 
     Args:
         params (Iterable[Parameter]): Of any shapes, such as `net.trainable_params()`.
@@ -101,11 +100,7 @@ def param_groups_layer_decay(
     if not isinstance(lr, (float, list)):
         raise TypeError(f"For '{owner}', 'lr' must be a number or one for each step, but got {lr!r}.")
     rates = np.array(lr)
-    layer_of = [next(iter(matches), None) for matches in _matches(params, _patterns(owner, "layers", layers))]
-    lost = [param.name for param, layer in zip(params, layer_of) if layer is None]
-    if lost:
-        raise ValueError(f"For '{owner}', 'layers' must match every parameter, but got none for {lost}.")
-    _all_used(owner, "layers", "be the first to match", layers, layer_of, params)
+    layer_of = _first_matching(owner, params, layers)
     options = {
         (layer, decays): {
             "lr": (rates * layer_decay ** (len(layers) - 1 - layer)).tolist(),
@@ -190,33 +185,34 @@ def _trained(owner, params):
     return trained
 
 
-def _patterns(owner, argument, patterns):
+def _check_patterns(owner, name, patterns):
     if not isinstance(patterns, (tuple, list)) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise TypeError(f"For '{owner}', '{argument}' must be a tuple or list of name patterns, but got {patterns!r}.")
-    return patterns
+        raise TypeError(f"For '{owner}', '{name}' must be a tuple or list of name patterns, but got {patterns!r}.")
 
 
-def _matches(params, patterns):
-    """For each parameter, the indices of the patterns that match its name."""
-    return [[i for i, pattern in enumerate(patterns) if fnmatchcase(param.name, pattern)] for param in params]
-
-
-def _all_used(owner, argument, verb, patterns, used, params):
-    idle = [pattern for i, pattern in enumerate(patterns) if i not in used]
+def _first_matching(owner, params, layers):
+    """Find for each parameter the first layer whose pattern matches its name."""
+    _check_patterns(owner, "layers", layers)
+    patterns = [NamePatterns([pattern]) for pattern in layers]
+    layer_of = [next((i for i, matches in enumerate(patterns) if matches(param)), None) for param in params]
+    names = [param.name for param in params]
+    lost = [name for name, layer in zip(names, layer_of) if layer is None]
+    if lost:
+        raise ValueError(f"For '{owner}', 'layers' must match every parameter, but got none for {lost}.")
+    idle = [pattern for i, pattern in enumerate(layers) if i not in layer_of]
     if idle:
         raise ValueError(
-            f"For '{owner}', each pattern of '{argument}' must {verb} one of "
-            f"{[param.name for param in params]}, but got {idle}."
+            f"For '{owner}', each pattern of 'layers' must be the first to match one of {names}, but got {idle}."
         )
+    return layer_of
 
 
 def _decays(owner, params, no_decay):
-    """Whether each parameter decays: timm's rule."""
-    matches = _matches(params, _patterns(owner, "no_decay", no_decay))
-    _all_used(owner, "no_decay", "match", no_decay, {i for found in matches for i in found}, params)
-    return [
-        param.ndim > 1 and param.name.split(".")[-1] != "bias" and not found for param, found in zip(params, matches)
-    ]
+    """Decide whether each parameter decays, by timm's rule."""
+    _check_patterns(owner, "no_decay", no_decay)
+    refuse_idle_patterns(owner, "no_decay", no_decay, params)
+    exempt = NamePatterns(no_decay)
+    return [param.ndim > 1 and param.name.split(".")[-1] != "bias" and not exempt(param) for param in params]
 
 
 def _grouped(params, keys, options):

@@ -1,5 +1,7 @@
 """Which group a parameter is in, and that its gradient meets it there."""
 
+import itertools
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -115,6 +117,16 @@ def test_layers_are_matched_first_to_last():
     assert listed[0]["lr"] == [0.1, 0.05]
 
 
+def test_learning_rates_from_an_iterator_are_read_once():
+    """They are the same for all layers, and for all that is made of the groups."""
+    net = nn.SequentialCell(nn.Dense(3, 3), nn.Dense(3, 3))
+    layers = param_groups_layer_decay(net.trainable_params(), ("0.*", "1.*"), iter([0.8, 0.4]), 0.1, layer_decay=0.5)
+    assert [group["lr"] for group in layers[:-1]] == [[0.4, 0.2]] * 2 + [[0.8, 0.4]] * 2
+    groups = param_groups_norm_bias(net, 0.1, bias_lr=(lr for lr in (0.8, 0.4)))
+    for _ in range(2):
+        assert AdamW(groups, lr=0.1).param_groups[1]["lr"] == [0.8, 0.4]
+
+
 @pytest.mark.parametrize(
     "cut",
     [
@@ -162,9 +174,14 @@ def adamw(groups):
     ), lambda param, grad, lr, decay: param * (1 - lr * decay) - lr * grad / (abs(grad) + 1)
 
 
-@pytest.mark.parametrize("net", [Stock, Mint])
-@pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("make", [momentum, adamw])
+@pytest.mark.parametrize(
+    ("mode", "make", "cut", "net"),
+    [
+        *itertools.product(("graph", "pynative"), (momentum, adamw), CUTS, (Stock, Mint)),
+        ("composed", adamw, "norm and bias", Stock),
+    ],
+    indirect=["mode"],
+)
 def test_each_gradient_meets_its_parameter(mode, make, cut, net):
     """The gradients come in the network's order, which no cut keeps, to parameters of equal shapes."""
     net = net()
@@ -200,7 +217,7 @@ PARAMS = NET.trainable_params()
         (
             lambda: param_groups_weight_decay(PARAMS, 0.1, ("0.*", "head.*")),
             ValueError,
-            r"'no_decay' must match one of \['0.weight', .*\], but got \['head.\*'\]",
+            r"'no_decay' must match one of \['0.weight', .*\], but got 'head.\*'",
         ),
         (lambda: param_groups_weight_decay(PARAMS, 0.1, "0.*"), TypeError, "'no_decay' must be a tuple or list"),
         (lambda: param_groups_weight_decay(PARAMS[0], 0.1), TypeError, "'params' must be an iterable of Parameters"),

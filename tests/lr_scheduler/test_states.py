@@ -1,0 +1,211 @@
+"""States of schedulers: resumed from, through files, between torch and here, and refused as a whole."""
+
+import json
+import pickle
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from helpers.schedules import (
+    CASES,
+    TORCH,
+    build,
+    copy_groups,
+    each_case,
+    numbers,
+    positive,
+    stand_in,
+    step,
+    torch_optimizer,
+)
+
+from ms_optim import lr_scheduler
+from ms_optim.arguments import Number, Whole
+from ms_optim.convert import load
+from ms_optim.lr_scheduler import StepLR
+
+# torch's: of a scheduler that is stepped before its optimizer, and of a step to a given epoch.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@each_case
+@pytest.mark.parametrize("direction", ["ours to ours", "torch to ours", "ours to torch"])
+def test_resumed_from_a_state(name, direction):
+    """A new scheduler goes on, from a state that has been written to a file, as the old one does."""
+    source, target = [
+        (TORCH, torch_optimizer) if side == "torch" else (lr_scheduler, stand_in) for side in direction.split(" to ")
+    ]
+    for at, until in ((1, 60), (57, 400)):
+        old, new = source[1](), target[1]()
+        going, resumed = build(source[0], old, CASES[name]), build(target[0], new, CASES[name])
+        for count in range(at):
+            step(going, count)
+        copy_groups(old, new)
+        state = going.state_dict()
+        kept = deepcopy(state)
+        resumed.load_state_dict(pickle.loads(pickle.dumps(state)))
+        assert resumed.state_dict() == kept
+        for count in range(at, until):
+            step(going, count)
+            step(resumed, count)
+            assert positive(numbers(new)) == positive(numbers(old)), count
+        assert state == kept
+
+
+def test_a_state_is_a_copy():
+    """What is done to it afterwards reaches neither the scheduler that gave it nor the one that took it."""
+    given, taken = (build(lr_scheduler, stand_in(), CASES["chain with a cycle"]) for _ in range(2))
+    state = given.state_dict()
+    taken.load_state_dict(state)
+    for part in state["_schedulers"]:
+        part["base_lrs"][0] = 9.0
+    assert all(part.base_lrs[0] < 9 for scheduler in (given, taken) for part in scheduler._schedulers)
+
+
+def test_a_state_of_an_older_torch():
+    """It had a flag for printing, and not some that later ones have."""
+    state = build(TORCH, torch_optimizer(), CASES["step"]).state_dict()
+    del state["_is_initial"], state["_get_lr_called_within_step"]
+    optimizer = stand_in()
+    scheduler = StepLR(optimizer, 100, 0.5)
+    scheduler.load_state_dict({**state, "verbose": False, "last_epoch": 6})
+    scheduler.step()
+    assert (scheduler.step_size, scheduler.gamma, scheduler.last_epoch) == (7, 0.1, 7)
+    assert optimizer.param_groups[0]["lr"] == 0.1 * 0.1
+    assert not hasattr(scheduler, "verbose")
+
+
+@each_case
+@pytest.mark.parametrize("way", ["JSON", "torch"])
+def test_a_state_through_a_file(name, way, tmp_path):
+    """Of text, whose keys are text and which has lists only; or of torch, read as plain containers."""
+    old, new = torch_optimizer(), stand_in()
+    going, resumed = build(TORCH, old, CASES[name]), build(lr_scheduler, new, CASES[name])
+    step(going, 0)
+    copy_groups(old, new)
+    state = going.state_dict()
+    torch.save(state, tmp_path / "state.pt")
+    resumed.load_state_dict(json.loads(json.dumps(state)) if way == "JSON" else load(tmp_path / "state.pt"))
+    assert resumed.state_dict() == state
+    for count in range(1, 100):
+        step(going, count)
+        step(resumed, count)
+        assert positive(numbers(new)) == positive(numbers(old)), count
+
+
+def test_a_state_of_a_tensor_learning_rate():
+    """Is one of numbers."""
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=torch.tensor(0.5))
+    state = build(TORCH, optimizer, ("ExponentialLR", dict(gamma=0.5))).state_dict()
+    scheduler = build(lr_scheduler, stand_in(lrs=[0.1]), ("ExponentialLR", dict(gamma=0.9)))
+    scheduler.load_state_dict({**state, "base_lrs": [np.array(0.5, np.float32)]})
+    assert list(map(type, (*scheduler.base_lrs, *scheduler.get_last_lr()))) == [float, float]
+
+
+WRONG = [
+    ("step", "last_epoch", "x"),
+    ("step", "last_epoch", float("nan")),
+    ("step", "last_epoch", None),
+    ("step", "last_epoch", -5),
+    ("step", "step_size", 0),
+    ("step", "step_size", "3"),
+    ("step", "gamma", None),
+    ("step", "base_lrs", None),
+    ("step", "base_lrs", []),
+    ("step", "base_lrs", [0.1, -1.0]),
+    ("step", "_last_lr", None),
+    ("step", "_last_lr", [1]),
+    ("step", "_step_count", "x"),
+    ("step", 3, 4),
+    ("multi-step", "milestones", [2, 3]),
+    ("multi-step", "milestones", {"x": 1}),
+    ("multi-step", "milestones", {2: -1}),
+    ("cosine", "T_max", 0),
+    ("restarts", "T_i", 0),
+    ("restarts", "T_cur", float("inf")),
+    ("one cycle", "_schedule_phases", []),
+    ("one cycle", "_schedule_phases", None),
+    ("one cycle", "_schedule_phases", [{"end_step": 1}] * 2),
+    ("one cycle", "_schedule_phases", [1, 2]),
+    ("one cycle", "total_steps", "x"),
+    ("one cycle", "use_beta1", True),
+    ("cyclic", "mode", "saw"),
+    ("cyclic", "total_size", 0),
+    ("cyclic", "max_lrs", ["x", 1]),
+    ("lambda of each", "lr_lambdas", [None, 3]),
+    ("lambda of each", "lr_lambdas", None),
+    ("plateau", "best", float("nan")),
+    ("plateau", "factor", 1.0),
+    ("plateau of max", "default_min_lr", -1),
+    ("swa", "_anneal_strategy", "sin"),
+    ("chain", "_schedulers", None),
+    ("four in a row", "_milestones", [9, 3, 1]),
+    ("four in a row", "_milestones", [9]),
+]
+
+
+def may_be_inside(name, value):
+    """Whether a chain can have the case, and refuses the value: an epoch below -1 is that before a milestone."""
+    return not (name.startswith("plateau") or value == -5)
+
+
+@pytest.mark.parametrize(
+    ("inside", "name", "key", "value"),
+    [(inside, *row) for inside in (False, True) for row in WRONG if not inside or may_be_inside(row[0], row[2])],
+)
+def test_a_state_that_cannot_be_changes_nothing(inside, name, key, value):
+    """Neither the scheduler nor, where it is the last of several, those before it."""
+    case = ("ChainedScheduler", dict(schedulers=[CASES["lambda of each"], CASES[name]])) if inside else CASES[name]
+    scheduler = build(lr_scheduler, stand_in(), case)
+    before = scheduler.state_dict()
+    later = build(lr_scheduler, stand_in(), case)
+    for count in range(3):
+        step(later, count)
+    state = later.state_dict()
+    (state["_schedulers"][1] if inside else state)[key] = value
+    with pytest.raises((TypeError, ValueError), match=rf"^For '{CASES[name][0]}', .*('{key}|'end_step'|differ in)"):
+        scheduler.load_state_dict(state)
+    assert scheduler.state_dict() == before
+
+
+def test_a_class_of_ones_own_keeps_what_it_likes():
+    """Only what each scheduler has is checked."""
+
+    class Own(lr_scheduler.LRScheduler):
+        def __init__(self, optimizer):
+            self.mode, self.factor, self.best, self.total_size = "own", [3], True, None
+            super().__init__(optimizer)
+
+        def get_lr(self):
+            return [0.5 for _ in self.base_lrs]
+
+    first, second = Own(stand_in()), Own(stand_in())
+    first.mode, first.factor, first.best = 3, [], False
+    second.load_state_dict(first.state_dict())
+    assert (second.mode, second.factor, second.best) == (3, [], False)
+    with pytest.raises(TypeError, match="For 'Own', 'last_epoch' must be a number"):
+        second.load_state_dict({**first.state_dict(), "last_epoch": "x"})
+
+
+def test_a_class_of_ones_own_may_declare_kinds():
+    """What it declares is checked as an argument and in states, beside what its base declares."""
+
+    class Own(StepLR):
+        arguments = {"trust": Number("[0, 1]")}
+        attributes = {"seen": Whole(0)}
+
+        def __init__(self, optimizer, trust):
+            self._keep(trust=trust)
+            self.seen = 0
+            super().__init__(optimizer, 3)
+
+    scheduler = Own(stand_in(), np.float32(0.5))
+    assert (scheduler.trust, scheduler.step_size) == (0.5, 3)
+    with pytest.raises(ValueError, match=r"^For 'Own', 'trust' must be in \[0, 1\], but got 2"):
+        Own(stand_in(), 2)
+    for key, value in (("trust", 2), ("seen", -1), ("step_size", 0)):
+        with pytest.raises(ValueError, match=rf"^For 'Own', '{key}' must be in"):
+            scheduler.load_state_dict({**scheduler.state_dict(), key: value})
+    scheduler.load_state_dict({**scheduler.state_dict(), "trust": 1, "seen": 4})
+    assert (scheduler.trust, scheduler.seen) == (1.0, 4)
