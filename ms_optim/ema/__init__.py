@@ -242,9 +242,12 @@ class EMA(nn.Optimizer):
         self.copied = (*[False for _ in self.parameters], *copied)
         self.swapped = False
         self.optimizer = optimizer
-        self.fused = getattr(optimizer, "fused", True) and _native.absence("average") is None
+        self.fused = getattr(optimizer, "fused", True) and _native.absence("EMA", "average") is None
         if self.fused:
-            self.kernel = _native.primitive("average")
+            self.check_averages = _native.checked_when_compiled(
+                _native.check_averages, "EMA", self.averages, self.tracked, self.copied
+            )
+            self.kernel = _native.average_kernel("EMA", _average_or_copy).primitive()
             self.layout = Tensor(np.array(self.copied, np.int32))
 
     def __getattr__(self, name):
@@ -351,6 +354,8 @@ class EMA(nn.Optimizer):
 
     def construct(self, gradients, present=None):
         """One step of the optimizer, then one of the average."""
+        if self.fused:
+            self.check_averages()
         done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
         step = self._step + 1
         weight, due = self.ema_weight(
@@ -453,9 +458,12 @@ class ParameterEMA(nn.Cell):
         self.now = Tensor(True)
         self.hyper_map = ops.HyperMap()
         self._decay = _scalar(decay, f"decay.{self.target[0].name}")
-        self.fused = _native.absence("average") is None
+        self.fused = _native.absence("ParameterEMA", "average") is None
         if self.fused:
-            self.kernel = _native.primitive("average")
+            self.check_averages = _native.checked_when_compiled(
+                _native.check_averages, "ParameterEMA", self.target, self.source, self.copied
+            )
+            self.kernel = _native.average_kernel("ParameterEMA", _average_or_copy).primitive()
             self.layout = Tensor(np.array(self.copied, np.int32))
 
     def __call__(self):
@@ -465,6 +473,7 @@ class ParameterEMA(nn.Cell):
     def construct(self):
         """One soft update."""
         if self.fused:
+            self.check_averages()
             self.kernel(1 - self._decay, self.now, self.layout, *self.target, *self.source)
         else:
             self.hyper_map(ops.partial(_average, 1 - self._decay, self.now), self.target, self.source, self.copied)
