@@ -60,7 +60,7 @@ class Kernel:
         ):
             if expected != has:
                 raise RuntimeError(
-                    f"For '{owner}', the native kernel '{self.rule}' expects the {what} {_listed(expected)}, but the "
+                    f"For '{owner}', the native kernel '{self.rule}' expects {what} {_listed(expected)}, but the "
                     f"rule has {_listed(has)}: {_ANEW}."
                 )
 
