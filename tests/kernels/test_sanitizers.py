@@ -17,14 +17,8 @@ pytestmark = needs_library
 @needs_compiler
 def test_sanitizers_find_nothing(tmp_path, copy_of_library):
     """In steps of every rule, in averages and in what is refused; and the bits do not hang on the optimization."""
-    library = kernels.build(
-        tmp_path / "sanitized.so",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        "-fsanitize=address,undefined",
-        "-fno-sanitize-recover=all",
-    )
+    flags = ("-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    library = kernels.build(tmp_path / "sanitized.so", *flags)
     found = subprocess.run(["g++", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
     rng = np.random.default_rng(0)
     units = [rng.standard_normal(shape).astype(np.float32) for shape in UNITS]
