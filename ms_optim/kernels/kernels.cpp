@@ -91,10 +91,11 @@ struct Inputs {
         for (int k = 0; k < dimensions[i]; ++k) size *= shapes[i][k];
         return size;
     }
-    bool is_matrix(int64_t i, int64_t rows, int64_t columns) const {
-        return dimensions[i] == 2 && shapes[i][0] == rows && shapes[i][1] == columns;
+    bool is_matrix(int64_t i, std::string_view dtype, int64_t rows, int64_t columns) const {
+        return dtypes[i] == dtype && dimensions[i] == 2 && shapes[i][0] == rows && shapes[i][1] == columns;
     }
-    bool is_vector(int64_t i, int64_t length) const { return dimensions[i] == 1 && shapes[i][0] == length; }
+    bool is_vector(int64_t i, std::string_view dtype) const { return dtypes[i] == dtype && dimensions[i] == 1; }
+    bool is_one(int64_t i, std::string_view dtype) const { return dtypes[i] == dtype && size(i) == 1; }
 };
 
 // The tensors that a step is taken on, or false if the inputs are not as the rule declares them.
@@ -103,9 +104,9 @@ bool read(const Inputs &inputs, std::vector<Tensor> &tensors) {
     constexpr int numbers = count_names(Rule::number_names) + 1, slots = count_names(Rule::slot_names),
                   width = slots + count_names(Rule::flag_names);
     static_assert(slots <= MAX_SLOTS);
-    if (inputs.count() < 3 || inputs.dimensions[1] != 1) return false;
+    if (inputs.count() < 3 || !inputs.is_vector(1, "bool")) return false;
     const int64_t count = inputs.shapes[1][0];
-    if (!inputs.is_matrix(0, count, numbers) || !inputs.is_matrix(2, count, width)) return false;
+    if (!inputs.is_matrix(0, "float64", count, numbers) || !inputs.is_matrix(2, "int32", count, width)) return false;
     if (inputs.count() < 3 + 2 * count) return false;
     tensors.reserve(count);
     int64_t slot = 3 + 2 * count;
@@ -200,9 +201,9 @@ void run_long_units(const std::vector<Tensor> &tensors, Measure measure, ApplyTo
 // An average of each tensor: inputs are its weight (float64), whether it is due (bool), which are copied (int32, for
 // each), the averages and the values.
 int step_average(const Inputs &inputs, Apply apply) {
-    if (inputs.count() < 3 || inputs.dimensions[2] != 1) return REFUSED;
+    if (inputs.count() < 3 || !inputs.is_one(0, "float64") || !inputs.is_one(1, "bool")) return REFUSED;
+    if (!inputs.is_vector(2, "int32") || inputs.count() != 3 + 2 * inputs.shapes[2][0]) return REFUSED;
     const int64_t count = inputs.shapes[2][0];
-    if (inputs.size(0) != 1 || inputs.size(1) != 1 || inputs.count() != 3 + 2 * count) return REFUSED;
     const double numbers[] = {*inputs.values<double>(0), 1};
     std::vector<Tensor> averaged, copied;
     for (int64_t i = 0; i < count; ++i) {
