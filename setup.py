@@ -20,7 +20,7 @@ setup(
         Extension(
             "ms_optim._kernels",
             [str(KERNELS / "kernels.cpp")],
-            depends=[str(KERNELS / header) for header in ("apply.h", "pool.h", "rules.h")],
+            depends=sorted(map(str, KERNELS.glob("*.h"))),
             extra_compile_args=[
                 "-std=c++17",
                 "-O3",

@@ -1,15 +1,105 @@
-"""The native kernels of kernels/: which rules have one, and the primitive that takes a step over all parameters."""
+"""The native kernels of kernels/: which rules have one, what each takes, and the primitive that runs one.
+
+The library exports a table of the numbers, flags and slots that each of its functions takes, in order. It is compared
+with the rule in Python before the rule's kernel is used, so that a library of other sources is refused and not obeyed.
+"""
 
 import ctypes
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, log, ops
+from mindspore import Parameter, Tensor, log, ops
 
-from ms_optim.arguments import Kind
+from ms_optim.arguments import FLOATS
+
+# Of the table and of the inputs of its functions, as in kernels/kernels.cpp.
+VERSION = 1
+_ANEW = "install ms_optim anew"
+
+
+class _Entry(ctypes.Structure):
+    """A row of the table, as kernels.cpp has it."""
+
+    _fields_ = (
+        *((name, ctypes.c_char_p) for name in ("rule", "numbers", "flags", "choices", "slots")),
+        ("optional", ctypes.c_uint),
+    )
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a function of the library takes.
+
+    Args:
+        rule: The name of the function, and of the rule in Python.
+        numbers: The names of the numbers of a step.
+        flags: The names of what is decided at construction, and the choices of each that is not a bool.
+        slots: The names of the tensors of state, and whether a parameter may lack each.
+    """
+
+    rule: str
+    numbers: tuple[str, ...]
+    flags: dict[str, tuple[str, ...]]
+    slots: dict[str, bool]
+
+    def check(self, owner: str, numbers: Sequence[str], flags: Sequence[str], slots: dict[str, bool]):
+        """Compare what the function takes with what the rule in Python has.
+
+        Raises:
+            RuntimeError: If they differ: the library was built from other sources.
+        """
+        for what, expected, has in (
+            ("numbers", self.numbers, tuple(numbers)),
+            ("flags", tuple(self.flags), tuple(flags)),
+            ("slots", _described(self.slots), _described(slots)),
+        ):
+            if expected != has:
+                raise RuntimeError(
+                    f"For '{owner}', the native kernel '{self.rule}' expects {what} {_listed(expected)}, but the "
+                    f"rule has {_listed(has)}: {_ANEW}."
+                )
+
+    def primitive(self) -> ops.Custom:
+        """The operator that calls the function, which writes into its inputs."""
+        custom = ops.Custom(f"{library()}:{self.rule}", (1,), ms.float32, "aot")
+        custom.add_prim_attr("side_effect_mem", True)
+        return custom
+
+    def layout(self, owner: str, slot_table: Sequence[tuple], flags: Sequence[tuple]) -> Tensor:
+        """For each parameter which slots it has, then its flags as numbers: the place of a choice among the choices.
+
+        Raises:
+            RuntimeError: If the function does not know a choice.
+        """
+        rows = [
+            [*(slot is not None for slot in slots), *(self._number(owner, *item) for item in zip(self.flags, row))]
+            for slots, row in zip(slot_table, flags)
+        ]
+        return Tensor(np.array(rows, np.int32))
+
+    def _number(self, owner, flag, value):
+        choices = self.flags[flag]
+        if isinstance(value, (bool, np.bool_)) and not choices:
+            return int(value)
+        if value not in choices:
+            raise RuntimeError(
+                f"For '{owner}', the native kernel '{self.rule}' expects '{flag}' in {_listed(choices)}, but the rule "
+                f"has {value!r}: {_ANEW}."
+            )
+        return choices.index(value)
+
+
+def _described(slots):
+    return tuple(f"{name} or none" if optional else name for name, optional in slots.items())
+
+
+def _listed(names):
+    return f"({', '.join(names)})"
 
 
 @functools.cache
@@ -24,36 +114,155 @@ def library() -> Path | None:
     return found
 
 
-def obstacle(update: Callable) -> str | None:
+@functools.cache
+def kernels(path: Path) -> dict[str, Kernel]:
+    """What the functions of a library take, by name.
+
+    Raises:
+        ImportError: If it has no table of them, or one that is not of this version.
+    """
+    try:
+        loaded = ctypes.CDLL(str(path))
+        version, count = (ctypes.c_int * 2).in_dll(loaded, "ms_optim_table")
+        entries = (_Entry * count).in_dll(loaded, "ms_optim_rules")
+    except OSError as error:
+        raise ImportError(f"{path.name!r} cannot be loaded: {error}") from None
+    except ValueError:  # a symbol that is not found
+        raise ImportError(f"{path.name!r} has no table of rules") from None
+    if version != VERSION:
+        raise ImportError(f"{path.name!r} has a table of rules of version {version} and not {VERSION}")
+    return {kernel.rule: kernel for kernel in map(_kernel, entries)}
+
+
+def _names(text):
+    return tuple(name for name in text.split(", ") if name)
+
+
+def _kernel(entry):
+    rule, numbers, flags, choices, slots = (
+        getattr(entry, name).decode() for name in ("rule", "numbers", "flags", "choices", "slots")
+    )
+    chosen, _, choices = choices.partition(": ")
+    return Kernel(
+        rule,
+        _names(numbers),
+        {name: _names(choices) if name == chosen else () for name in _names(flags)},
+        {name: bool(entry.optional >> i & 1) for i, name in enumerate(_names(slots))},
+    )
+
+
+def kernels_for(owner: str) -> dict[str, Kernel]:
+    """The kernels that there are here, by the names of their rules: none on other devices or without a library.
+
+    Raises:
+        RuntimeError: If there is a library, but of another version than this package.
+    """
+    if ms.get_context("device_target") != "CPU" or library() is None:
+        return {}
+    try:
+        return kernels(library())
+    except ImportError as error:
+        raise RuntimeError(f"For '{owner}', the native kernels cannot be used, because {error}: {_ANEW}.") from None
+
+
+def obstacle(owner: str, update: Callable) -> str | None:
     """Why no kernel can run a rule, or None if one can."""
     if update.__module__ != f"{__package__}.{update.__name__}":
         return f"the rule {update.__name__!r} of {update.__module__!r} is not one of the library's"
-    return absence(update.__name__)
+    return absence(owner, update.__name__)
 
 
-def absence(name: str) -> str | None:
-    """Why there is no kernel of this name, or None if there is one."""
+def absence(owner: str, rule: str) -> str | None:
+    """Why there is no kernel for a rule of this name, or None if there is one."""
     if ms.get_context("device_target") != "CPU":
         return f"the device is {ms.get_context('device_target')} and not CPU"
     if library() is None:
         return "the library was installed without a C++ compiler"
-    return None if hasattr(ctypes.CDLL(str(library())), name) else f"the rule {name!r} has no kernel"
+    return None if rule in kernels_for(owner) else f"the rule {rule!r} has no kernel"
 
 
-def primitive(name: str) -> ops.Custom:
-    """The operator that calls a function of the library, which writes into its inputs."""
-    custom = ops.Custom(f"{library()}:{name}", (1,), ms.float32, "aot")
-    custom.add_prim_attr("side_effect_mem", True)
-    return custom
+def kernel_of(owner: str, update: Callable, slots: Sequence, flag_names: Sequence[str]) -> Kernel:
+    """The kernel of a rule that has one, known to take what the rule takes.
+
+    Args:
+        owner: The optimizer's name.
+        update: The rule: a function of parameter, gradient, slots, the numbers and the flags.
+        slots: The tensors of state that it declares, each with `name` and `when`.
+        flag_names: Which of its parameters are flags.
+
+    Raises:
+        RuntimeError: If the library was built from other sources.
+    """
+    names = tuple(inspect.signature(update).parameters)[3:]
+    numbers = [name for name in names if name not in flag_names]
+    flags = [name for name in names if name in flag_names]
+    kernel = kernels_for(owner)[update.__name__]
+    kernel.check(owner, numbers, flags, {slot.name: slot.when is not None for slot in slots})
+    return kernel
 
 
-def layout(slot_table: tuple, flag_names: tuple[str, ...], flags: tuple[tuple, ...], kinds: dict[str, Kind]) -> Tensor:
-    """For each parameter which slots it has, then its flags as numbers: the place of a choice among the choices."""
+def check_state(owner: str, parameters: Sequence[Parameter], slots: Sequence, slot_table: Sequence[tuple]):
+    """Check what a kernel writes into: parameters of floats, and state of their dtypes and shapes.
 
-    def number(name, flag):
-        return kinds[name].choices.index(flag) if isinstance(flag, str) else bool(flag)
+    Raises:
+        TypeError, ValueError: If one is not that; the parameter is named.
+    """
+    for param, states in zip(parameters, slot_table, strict=True):
+        if param.dtype not in FLOATS:
+            raise TypeError(
+                f"For '{owner}', the dtype of '{param.name}' must be one of {_listed(map(str, FLOATS))}, but got "
+                f"{param.dtype}."
+            )
+        for slot, state in zip(slots, states, strict=True):
+            if state is not None and (state.dtype, state.shape) != (param.dtype, param.shape):
+                kind = TypeError if state.dtype != param.dtype else ValueError
+                raise kind(
+                    f"For '{owner}', the state '{slot.name}' of '{param.name}' must be of {param.dtype} and shape "
+                    f"{param.shape} as the parameter, but got {state.dtype} and {state.shape}."
+                )
 
-    rows = [
-        [*(slot is not None for slot in slots), *map(number, flag_names, row)] for slots, row in zip(slot_table, flags)
-    ]
-    return Tensor(np.array(rows, np.int32))
+
+def check_averages(owner: str, averages: Sequence[Tensor], values: Sequence[Tensor], copied: Sequence[bool]):
+    """Check what the kernel of an average writes into, and from what.
+
+    Raises:
+        TypeError, ValueError: If a value does not fit its average; both are named.
+    """
+    for average, value, copy in zip(averages, values, copied, strict=True):
+        said = f"For '{owner}', the average of '{value.name}', of {value.dtype} and shape {value.shape}, must be"
+        if average.shape != value.shape:
+            raise ValueError(f"{said} of its shape, but '{average.name}' is of {average.shape}.")
+        floats = average.dtype in FLOATS and value.dtype in FLOATS
+        if not floats and not (copy and average.dtype == value.dtype):
+            raise TypeError(f"{said} of its dtype, or both of floats, but '{average.name}' is of {average.dtype}.")
+
+
+def checked_when_compiled(check: Callable, *args) -> Callable:
+    """Call a check now, and return what calls it again whenever a `construct` that it stands in is compiled.
+
+    Between the two, dtypes and shapes may have been changed; afterwards the graph keeps the tensors that it has.
+    """
+
+    def check_again():
+        """Check what a graph that is compiled now will have."""
+        check(*args)
+        return True
+
+    check_again()
+    return ops.constexpr(check_again)
+
+
+def average_kernel(owner: str, rule: Callable) -> Kernel:
+    """The kernel of an average, known to take what the rule in Python takes.
+
+    Args:
+        owner: The name of whose average it is.
+        rule: A function of the numbers, `due`, `average`, `value` and the flags.
+
+    Raises:
+        RuntimeError: If the library was built from other sources.
+    """
+    kernel = kernels_for(owner)["average"]
+    names = tuple(inspect.signature(rule).parameters)
+    kernel.check(owner, names[: names.index("due")], names[names.index("value") + 1 :], {})
+    return kernel

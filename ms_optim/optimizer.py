@@ -270,15 +270,19 @@ class Optimizer(_state.Stateful):
 
     def _set_path(self, fused):
         """Choose the native kernel or MindSpore's operators."""
-        obstacle = "" if fused is False else _native.obstacle(type(self).update)
+        owner, update = type(self).__name__, type(self).update
+        obstacle = "" if fused is False else _native.obstacle(owner, update)
         if fused and obstacle is not None:
-            raise ValueError(
-                f"For '{type(self).__name__}', 'fused' must be None or False here, because {obstacle}, but got True."
-            )
+            raise ValueError(f"For '{owner}', 'fused' must be None or False here, because {obstacle}, but got True.")
         self.fused = obstacle is None
         if self.fused:
-            self.kernel = _native.primitive(type(self).update.__name__)
-            self.layout = _native.layout(self.slot_table, self.flag_names, self.flags, self.kinds)
+            slots = [slot for slot in self.slots if not slot.scalar]
+            kernel = _native.kernel_of(owner, update, slots, self.flag_names)
+            self.check_state = _native.checked_when_compiled(
+                _native.check_state, owner, self.parameters, slots, self.slot_table
+            )
+            self.kernel = kernel.primitive()
+            self.layout = kernel.layout(owner, self.slot_table, self.flags)
             self.kernel_slots = tuple(state for states in self.slot_table for state in states if state is not None)
 
     @property
@@ -480,6 +484,7 @@ class Optimizer(_state.Stateful):
             ops.assign(kept, new.where(moves, kept))
         numbers = numbers[len(self.scalar_state) :]
         if self.fused:
+            self.check_state()
             done = self.hyper_map(fits, self.parameters, tuple(gradients), present)
             rows = ops.stack((*numbers, self.reciprocal), 1)
             self.kernel(rows, moves, self.layout, *self.parameters, *gradients, *self.kernel_slots)

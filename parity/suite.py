@@ -72,8 +72,8 @@ def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
 
 def paths(case: Case) -> dict[str, bool]:
     """The paths that a case can take here, and the argument `fused` of each."""
-    rule = getattr(ms_optim, (case.inner or case).optimizer).update
-    return {"composed": False} | ({} if obstacle(rule) else {"native": True})
+    optimizer = getattr(ms_optim, (case.inner or case).optimizer)
+    return {"composed": False} | ({} if obstacle(optimizer.__name__, optimizer.update) else {"native": True})
 
 
 def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:

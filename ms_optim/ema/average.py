@@ -15,7 +15,7 @@ from ms_optim._state import Change, State, Stateful
 from ms_optim._values import as_number, plain, write
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
 from ms_optim.ema.schedules import SCHEDULES, ema_weight
-from ms_optim.ema.tensors import average, check_parameters, float64_scalar, shadow
+from ms_optim.ema.tensors import average, average_or_copy, check_parameters, float64_scalar, shadow
 
 
 class EMA(Stateful):
@@ -156,9 +156,12 @@ class EMA(Stateful):
         self.copied = (*[False for _ in self.parameters], *copied)
         self.swapped = False
         self.optimizer = optimizer
-        self.fused = getattr(optimizer, "fused", True) and _native.absence("average") is None
+        self.fused = getattr(optimizer, "fused", True) and _native.absence("EMA", "average") is None
         if self.fused:
-            self.kernel = _native.primitive("average")
+            self.check_averages = _native.checked_when_compiled(
+                _native.check_averages, "EMA", self.averages, self.tracked, self.copied
+            )
+            self.kernel = _native.average_kernel("EMA", average_or_copy).primitive()
             self.layout = Tensor(np.array(self.copied, np.int32))
 
     def _set_averages(self, optimizer, buffers):
@@ -316,6 +319,8 @@ class EMA(Stateful):
 
     def construct(self, gradients, present=None):
         """One step of the optimizer, then one of the average."""
+        if self.fused:
+            self.check_averages()
         done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
         step = self._step + 1
         weight, due = self.ema_weight(

@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from ms_optim import _compiled, _native
 from ms_optim._values import write
 from ms_optim.arguments import COMMON, FLOATS
-from ms_optim.ema.tensors import average, check_parameters, float64_scalar
+from ms_optim.ema.tensors import average, average_or_copy, check_parameters, float64_scalar
 
 
 class ParameterEMA(nn.Cell):
@@ -67,9 +67,12 @@ class ParameterEMA(nn.Cell):
         self.now = Tensor(True)
         self.hyper_map = ops.HyperMap()
         self._decay = float64_scalar(decay, f"decay.{self.target[0].name}")
-        self.fused = _native.absence("average") is None
+        self.fused = _native.absence("ParameterEMA", "average") is None
         if self.fused:
-            self.kernel = _native.primitive("average")
+            self.check_averages = _native.checked_when_compiled(
+                _native.check_averages, "ParameterEMA", self.target, self.source, self.copied
+            )
+            self.kernel = _native.average_kernel("ParameterEMA", average_or_copy).primitive()
             self.layout = Tensor(np.array(self.copied, np.int32))
 
     def __call__(self):
@@ -79,6 +82,7 @@ class ParameterEMA(nn.Cell):
     def construct(self):
         """One soft update."""
         if self.fused:
+            self.check_averages()
             self.kernel(1 - self._decay, self.now, self.layout, *self.target, *self.source)
         else:
             self.hyper_map(ops.partial(average, 1 - self._decay, self.now), self.target, self.source, self.copied)

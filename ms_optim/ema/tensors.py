@@ -14,7 +14,7 @@ average = MultitypeFuncGraph("average")
 
 
 @average.register("Tensor", "Tensor", "Tensor", "Tensor", "Bool")
-def _average_or_copy(weight, due, average, value, copied):
+def average_or_copy(weight, due, average, value, copied):
     """Compute average <- average + weight*(value - average), in float32 unless it is float64; or average <- value.
 
     Where it is not due, the average is not what weight 0 gives: that would be NaN for an infinite value.

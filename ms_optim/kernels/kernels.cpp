@@ -4,264 +4,253 @@
 // multiplied by), present (bool, for each parameter), layout (int32, for each parameter: which slots it has, then its
 // flags), the parameters, the gradients, the slots (parameter by parameter, those that there are). Parameters and slots
 // are written in place. The output is of no use but for the order of execution.
+//
+// They return 0, or REFUSED if the inputs are not those; nothing is written then. ../_native.py checks all of it before
+// it comes to that, by the table of rules at the end of this file.
 
 #include <cmath>
 #include <cstring>
-#include <string_view>
 #include <type_traits>
 #include <vector>
 
+#include "declare.h"
 #include "pool.h"
+#include "tensor.h"
 
-namespace {
-
-enum class Type { bfloat16, float16, float32, float64, other };
-constexpr int MAX_NUMBERS = 16, MAX_SLOTS = 3;
-
-struct Tensor {
-    void *param;
-    const void *grad;
-    void *slots[MAX_SLOTS];
-    Type type, grad_type;
-    unsigned has;           // a bit for each slot that there is
-    const double *numbers;  // those of the rule, then the factor of the gradient
-    const int *flags;
-    int64_t size;
-    int64_t unit, inner;  // elements of a unit that is clipped, 0 if none is; and how far they are apart
-};
-
-// What is done to a range of a tensor, and with the sums of squares of a unit that it is a piece of.
-using Work = void (*)(const Tensor &, int64_t begin, int64_t end, double *squares);
-
-}  // namespace
-
-// The rules for each instruction set, in a namespace of its own.
+// The rules for each instruction set, in a namespace of its own; MS_OPTIM_PLAIN leaves out all but the first.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(MS_OPTIM_PLAIN)
+#define MORE_SETS 1
+#else
+#define MORE_SETS 0
+#endif
 #if defined(__aarch64__)
 #define HAS_FMA 1
 #else
 #define HAS_FMA 0
 #endif
 namespace plain {
-#include "rules.h"
-#include "apply.h"
+#include "instruction_set.h"
 }  // namespace plain
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if MORE_SETS
 #undef HAS_FMA
 #define HAS_FMA 1
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
 namespace avx2 {
-#include "rules.h"
-#include "apply.h"
+#include "instruction_set.h"
 }  // namespace avx2
 #pragma GCC pop_options
 #pragma GCC push_options
 // Tensors of MindSpore begin anywhere: every access of 64 bytes would cross two lines of the cache.
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=256")
 namespace avx512 {
-#include "rules.h"
-#include "apply.h"
+#include "instruction_set.h"
 }  // namespace avx512
 #pragma GCC pop_options
-#define BEST(work, rule)                                            \
-    (level() == 2   ? Work(avx512::work<avx512::rule>)              \
-     : level() == 1 ? Work(avx2::work<avx2::rule>)                  \
-                    : Work(plain::work<plain::rule>))
+
+// 0, 1 for AVX2 with FMA, 2 for AVX-512; the environment may lower it.
+static int level() {
+    static const int found = [] {
+        const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"),
+                   avx512 = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                            __builtin_cpu_supports("avx512bw");
+        const int best = avx512 ? 2 : avx2 ? 1 : 0;
+        const char *limit = std::getenv("MS_OPTIM_SIMD");
+        return limit ? std::min(best, std::atoi(limit)) : best;
+    }();
+    return found;
+}
+#define BEST(Function, function, rule)                         \
+    (level() == 2   ? Function(avx512::function<avx512::rule>) \
+     : level() == 1 ? Function(avx2::function<avx2::rule>)     \
+                    : Function(plain::function<plain::rule>))
 #else
-#define BEST(work, rule) Work(plain::work<plain::rule>)
+#define BEST(Function, function, rule) Function(plain::function<plain::rule>)
 #endif
 
 namespace {
 
-// 0, 1 for AVX2 with FMA, 2 for AVX-512; the environment may lower it.
-[[maybe_unused]] int level() {
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-    static const int found = [] {
-        int best = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                           __builtin_cpu_supports("avx512bw")
-                       ? 2
-                   : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1
-                                                                                     : 0;
-        if (const char *limit = std::getenv("MS_OPTIM_SIMD")) best = std::min(best, std::atoi(limit));
-        return best;
-    }();
-    return found;
-#else
-    return 0;
-#endif
-}
+constexpr int DONE = 0, REFUSED = 1;
 
-Type type_of(std::string_view name) {
-    return name == "float32"    ? Type::float32
-           : name == "float16"  ? Type::float16
-           : name == "bfloat16" ? Type::bfloat16
-           : name == "float64"  ? Type::float64
-                                : Type::other;
-}
+// The tensors that MindSpore passes: those that a function writes into among them, and last its output.
+struct Inputs {
+    int given;
+    void **data;
+    int *dimensions;
+    int64_t **shapes;
+    const char **dtypes;
 
-int64_t size_of(int dimensions, const int64_t *shape) {
-    int64_t size = 1;
-    for (int i = 0; i < dimensions; ++i) size *= shape[i];
-    return size;
+    int64_t count() const { return given - 1; }
+    template <class T>
+    const T *values(int64_t i) const {
+        return static_cast<const T *>(data[i]);
+    }
+    Type type(int64_t i) const { return type_of(dtypes[i]); }
+    int64_t size(int64_t i) const {
+        int64_t size = 1;
+        for (int k = 0; k < dimensions[i]; ++k) size *= shapes[i][k];
+        return size;
+    }
+    bool is_matrix(int64_t i, std::string_view dtype, int64_t rows, int64_t columns) const {
+        return dtypes[i] == dtype && dimensions[i] == 2 && shapes[i][0] == rows && shapes[i][1] == columns;
+    }
+    bool is_vector(int64_t i, std::string_view dtype) const { return dtypes[i] == dtype && dimensions[i] == 1; }
+    bool is_one(int64_t i, std::string_view dtype) const { return dtypes[i] == dtype && size(i) == 1; }
+};
+
+// The tensors that a step is taken on, or false if the inputs are not as the rule declares them.
+template <class Rule>
+bool read(const Inputs &inputs, std::vector<Tensor> &tensors) {
+    constexpr int numbers = count_names(Rule::number_names) + 1, slots = count_names(Rule::slot_names),
+                  width = slots + count_names(Rule::flag_names);
+    static_assert(slots <= MAX_SLOTS);
+    if (inputs.count() < 3 || !inputs.is_vector(1, "bool")) return false;
+    const int64_t count = inputs.shapes[1][0];
+    if (!inputs.is_matrix(0, "float64", count, numbers) || !inputs.is_matrix(2, "int32", count, width)) return false;
+    if (inputs.count() < 3 + 2 * count) return false;
+    tensors.reserve(count);
+    int64_t slot = 3 + 2 * count;
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t param = 3 + i, grad = param + count;
+        const int *layout = inputs.values<int>(2) + i * width;
+        Tensor t{};
+        t.param = inputs.data[param], t.grad = inputs.data[grad];
+        t.type = inputs.type(param), t.grad_type = inputs.type(grad);
+        t.size = inputs.size(param);
+        t.numbers = inputs.values<double>(0) + i * numbers;
+        t.flags = layout + slots;
+        for (int k = 0; k < slots; ++k) {
+            if (!layout[k]) continue;
+            if (slot == inputs.count() || inputs.type(slot) != t.type || inputs.size(slot) != t.size) return false;
+            t.has |= 1u << k;
+            t.slots[k] = inputs.data[slot++];
+        }
+        if ((t.has | Rule::optional) != (1u << slots) - 1) return false;
+        if (!inputs.values<bool>(1)[i]) continue;
+        if (t.type == Type::other || t.grad_type == Type::other || inputs.size(grad) != t.size) return false;
+        if (t.size == 0) continue;
+        if constexpr (Rule::has_units)
+            t.units = plain::make<Rule>(t).units(t.size, inputs.dimensions[param], inputs.shapes[param]);
+        tensors.push_back(t);
+    }
+    return slot == inputs.count();
 }
 
 // Elements that one thread takes at a time: with their state they fit its cache.
 constexpr int64_t CHUNK = 16384;
 
-struct Job {
-    Work work;
+// Whether a unit is shared among threads.
+bool is_long(const Units &units) { return units.stride == 1 && units.length > 2 * CHUNK; }
+
+struct Range {
     const Tensor *tensor;
     int64_t begin, end;
-    int64_t squares;  // where its sums are, among all
 };
 
-void run(const std::vector<Job> &jobs, std::vector<double> &squares) {
-    Pool::here().run(static_cast<int64_t>(jobs.size()), [&](int64_t i) {
-        const Job &job = jobs[i];
-        job.work(*job.tensor, job.begin, job.end, squares.data() + job.squares);
-    });
+template <class Call>
+void for_each_chunk(int64_t begin, int64_t end, int64_t chunk, Call call) {
+    for (; begin < end; begin += chunk) call(begin, std::min(begin + chunk, end));
 }
 
-// Tensors in chunks; a unit that is clipped in one go, and where it is too long in pieces, after their sums are known.
-void run(const std::vector<Tensor> &tensors, Work elements, Work units, Work piece) {
-    std::vector<Job> jobs, later;
-    std::vector<double> squares;
+template <class Job, class Call>
+void share(std::vector<Job> &jobs, Call call) {
+    if (!jobs.empty()) Pool::here().run(static_cast<int64_t>(jobs.size()), [&](int64_t i) { call(jobs[i]); });
+}
+
+using Apply = void (*)(const Tensor &, int64_t begin, int64_t end);
+
+// The rule on all elements but those of long units; other units stay whole.
+void run(const std::vector<Tensor> &tensors, Apply apply) {
+    std::vector<Range> ranges;
     for (const Tensor &t : tensors) {
-        if (t.unit == 0) {
-            for (int64_t begin = 0; begin < t.size; begin += CHUNK)
-                jobs.push_back({elements, &t, begin, std::min(begin + CHUNK, t.size), 0});
-        } else if (t.inner > 1 || t.unit <= 2 * CHUNK) {
-            const int64_t count = t.size / (t.unit * t.inner);
-            const int64_t together = std::max<int64_t>(1, CHUNK / (t.unit * t.inner));
-            for (int64_t begin = 0; begin < count; begin += together)
-                jobs.push_back({units, &t, begin, std::min(begin + together, count), 0});
-        } else {
-            for (int64_t first = 0; first < t.size; first += t.unit)
-                for (int64_t begin = first; begin < first + t.unit; begin += CHUNK) {
-                    later.push_back({piece, &t, begin, std::min(begin + CHUNK, first + t.unit),
-                                     static_cast<int64_t>(squares.size())});
-                    squares.insert(squares.end(), 3, 0.0);
-                }
-        }
+        if (is_long(t.units)) continue;
+        const int64_t whole = t.units ? t.units.together() : 1, chunk = std::max<int64_t>(1, CHUNK / whole) * whole;
+        for_each_chunk(0, t.size, chunk, [&](int64_t begin, int64_t end) { ranges.push_back({&t, begin, end}); });
     }
-    jobs.insert(jobs.end(), later.begin(), later.end());
-    run(jobs, squares);
-    for (size_t first = 0, last; first < later.size(); first = last) {
-        const int64_t unit = later[first].begin / later[first].tensor->unit;
-        double sums[2] = {};
-        for (last = first; last < later.size() && later[last].tensor == later[first].tensor &&
-                           later[last].begin / later[last].tensor->unit == unit;
-             ++last)
-            for (int k = 0; k < 2; ++k) sums[k] += squares[later[last].squares + k];
-        for (size_t i = first; i < last; ++i) {
-            squares[later[i].squares] = sums[0], squares[later[i].squares + 1] = sums[1];
-            squares[later[i].squares + 2] = 1;
-        }
-    }
-    run(later, squares);
+    share(ranges, [&](const Range &range) { apply(*range.tensor, range.begin, range.end); });
 }
 
-// The units of a tensor, as `unit_axes` of ../_math.py has them.
-void lay_out_units(Tensor &t, int dimensions, const int64_t *shape, bool squeezed) {
-    int wide = 0;
-    for (int i = 0; i < dimensions; ++i) wide += shape[i] != 1;
-    t.unit = t.size, t.inner = 1;
-    if (dimensions <= 1 || (squeezed && wide <= 1)) return;
-    if (squeezed && dimensions == 3)
-        t.unit = shape[1], t.inner = shape[2];
-    else
-        t.unit = t.size / shape[0];
-}
+using Measure = Squares (*)(const Tensor &, int64_t begin, int64_t end);
+using ApplyToPiece = void (*)(const Tensor &, int64_t begin, int64_t end, const Squares &unit);
 
-template <class Rule, class = void>
-struct Clips : std::false_type {};
-template <class Rule>
-struct Clips<Rule, std::void_t<decltype(Rule::exempt)>> : std::true_type {};
-
-template <class Rule>
-int step(Work elements, Work units, Work piece, int nparam, void **params, int *ndims, int64_t **shapes,
-         const char **dtypes) {
-    if (nparam < 4 || ndims[0] != 2 || ndims[1] != 1 || ndims[2] != 2) return 1;
-    const int64_t count = shapes[0][0], columns = shapes[0][1], width = shapes[2][1];
-    if (columns != Rule::numbers + 1 || shapes[1][0] != count || shapes[2][0] != count || nparam < 4 + 2 * count)
-        return 1;
-    const auto *numbers = static_cast<const double *>(params[0]);
-    const auto *present = static_cast<const bool *>(params[1]);
-    const auto *layout = static_cast<const int *>(params[2]);
-    std::vector<Tensor> tensors;
-    tensors.reserve(count);
-    int64_t slot = 3 + 2 * count;
-    for (int64_t i = 0; i < count; ++i) {
-        const int64_t at = 3 + i, grad = at + count;
-        Tensor t{};
-        t.param = params[at];
-        t.type = type_of(dtypes[at]);
-        t.size = size_of(ndims[at], shapes[at]);
-        for (unsigned k = 0; k < Rule::slots; ++k) {
-            if (!layout[i * width + k]) continue;
-            if (slot >= nparam - 1 || type_of(dtypes[slot]) != t.type || size_of(ndims[slot], shapes[slot]) != t.size)
-                return 2;
-            t.has |= 1u << k;
-            t.slots[k] = params[slot++];
-        }
-        if (!present[i]) continue;
-        t.grad = params[grad];
-        t.grad_type = type_of(dtypes[grad]);
-        if (t.type == Type::other || t.grad_type == Type::other || size_of(ndims[grad], shapes[grad]) != t.size)
-            return 3;
-        if (t.size == 0) continue;
-        t.numbers = numbers + i * columns;
-        t.flags = layout + i * width + Rule::slots;
-        if constexpr (Clips<Rule>::value)
-            if (!Rule::exempt(t.flags)) lay_out_units(t, ndims[at], shapes[at], Rule::squeezed(t.flags));
-        tensors.push_back(t);
+// The rule on long units, in pieces: their sums first, which the rule needs.
+void run_long_units(const std::vector<Tensor> &tensors, Measure measure, ApplyToPiece apply) {
+    struct Piece : Range {
+        size_t unit;
+        Squares sums;
+    };
+    std::vector<Piece> pieces;
+    std::vector<Squares> units;
+    for (const Tensor &t : tensors) {
+        if (!is_long(t.units)) continue;
+        for_each_chunk(0, t.size, t.units.length, [&](int64_t first, int64_t last) {
+            for_each_chunk(first, last, CHUNK, [&](int64_t begin, int64_t end) {
+                pieces.push_back({{&t, begin, end}, units.size(), {}});
+            });
+            units.push_back({});
+        });
     }
-    if (slot != nparam - 1) return 4;
-    run(tensors, elements, units, piece);
-    return 0;
+    share(pieces, [&](Piece &piece) { piece.sums = measure(*piece.tensor, piece.begin, piece.end); });
+    for (const Piece &piece : pieces) {
+        units[piece.unit].param += piece.sums.param;
+        units[piece.unit].grad += piece.sums.grad;
+    }
+    share(pieces, [&](const Piece &piece) { apply(*piece.tensor, piece.begin, piece.end, units[piece.unit]); });
 }
 
 // An average of each tensor: inputs are its weight (float64), whether it is due (bool), which are copied (int32, for
 // each), the averages and the values.
-int step_average(Work elements, int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes) {
-    const int64_t count = nparam < 4 || ndims[2] != 1 ? 0 : shapes[2][0];
-    if (count == 0 || nparam != 4 + 2 * count) return 1;
-    if (!*static_cast<const bool *>(params[1])) return 0;
-    const auto *copied = static_cast<const int *>(params[2]);
-    const double numbers[2] = {*static_cast<const double *>(params[0]), 1};
-    std::vector<Tensor> tensors, copies;
+int step_average(const Inputs &inputs, Apply apply) {
+    if (inputs.count() < 3 || !inputs.is_one(0, "float64") || !inputs.is_one(1, "bool")) return REFUSED;
+    if (!inputs.is_vector(2, "int32") || inputs.count() != 3 + 2 * inputs.shapes[2][0]) return REFUSED;
+    const int64_t count = inputs.shapes[2][0];
+    const double numbers[] = {*inputs.values<double>(0), 1};
+    std::vector<Tensor> averaged, copied;
     for (int64_t i = 0; i < count; ++i) {
-        const int64_t at = 3 + i, from = at + count;
-        const std::string_view name = dtypes[at];
+        const int64_t mean = 3 + i, value = mean + count;
+        const std::string_view dtype = inputs.dtypes[mean];
         Tensor t{};
-        t.param = params[at], t.grad = params[from];
-        t.type = type_of(name), t.grad_type = type_of(dtypes[from]);
-        t.size = size_of(ndims[at], shapes[at]);
-        t.numbers = numbers, t.flags = copied + i;
-        if (t.size != size_of(ndims[from], shapes[from])) return 3;
-        if (copied[i] && name == dtypes[from]) {
-            t.size *= name == "bool" ? 1 : std::atoi(name.data() + name.find_first_of("1368")) / 8;
-            copies.push_back(t);
+        t.param = inputs.data[mean], t.grad = inputs.data[value];
+        t.type = inputs.type(mean), t.grad_type = inputs.type(value);
+        t.size = inputs.size(mean);
+        t.numbers = numbers, t.flags = inputs.values<int>(2) + i;
+        if (t.size != inputs.size(value)) return REFUSED;
+        if (*t.flags && dtype == inputs.dtypes[value]) {
+            t.size *= dtype == "bool" ? 1 : std::atoi(dtype.data() + dtype.find_first_of("1368")) / 8;
+            copied.push_back(t);
         } else if (t.type == Type::other || t.grad_type == Type::other) {
-            return 3;
+            return REFUSED;
         } else {
-            tensors.push_back(t);
+            averaged.push_back(t);
         }
     }
-    for (const Tensor &t : copies) std::memcpy(t.param, t.grad, t.size);
-    run(tensors, elements, nullptr, nullptr);
-    return 0;
+    if (!*inputs.values<bool>(1)) return DONE;
+    for (const Tensor &t : copied) std::memcpy(t.param, t.grad, t.size);
+    run(averaged, apply);
+    return DONE;
 }
 
 }  // namespace
 
-#define FUNCTION(name)                                                                                             \
-    extern "C" __attribute__((visibility("default"))) int name(int nparam, void **params, int *ndims,              \
-                                                               int64_t **shapes, const char **dtypes, void *, void *)
-#define RULE(rule)                                                                                                 \
-    FUNCTION(rule) {                                                                                               \
-        return step<plain::rule<float>>(BEST(elements, rule), nullptr, nullptr, nparam, params, ndims, shapes,     \
-                                        dtypes);                                                                   \
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+#define FUNCTION(name)                                                                                               \
+    EXPORTED int name(int given, void **data, int *dimensions, int64_t **shapes, const char **dtypes, void *, void *)
+#define INPUTS \
+    { given, data, dimensions, shapes, dtypes }
+#define RULE(rule)                                                      \
+    FUNCTION(rule) {                                                    \
+        std::vector<Tensor> tensors;                                    \
+        if (!read<plain::rule<float>>(INPUTS, tensors)) return REFUSED; \
+        run(tensors, BEST(Apply, apply, rule));                         \
+        return DONE;                                                    \
+    }
+#define RULE_WITH_UNITS(rule)                                                                            \
+    FUNCTION(rule) {                                                                                     \
+        std::vector<Tensor> tensors;                                                                     \
+        if (!read<plain::rule<float>>(INPUTS, tensors)) return REFUSED;                                  \
+        run_long_units(tensors, BEST(Measure, measure, rule), BEST(ApplyToPiece, apply_to_piece, rule)); \
+        run(tensors, BEST(Apply, apply_to_units, rule));                                                 \
+        return DONE;                                                                                     \
     }
 
 RULE(adadelta)
@@ -274,10 +263,24 @@ RULE(radam)
 RULE(rmsprop)
 RULE(rprop)
 RULE(sgd)
+RULE_WITH_UNITS(momentum_agc)
+FUNCTION(average) { return step_average(INPUTS, BEST(Apply, apply, average)); }
 
-FUNCTION(momentum_agc) {
-    return step<plain::momentum_agc<float>>(BEST(elements, momentum_agc), BEST(units, momentum_agc),
-                                            BEST(piece, momentum_agc), nparam, params, ndims, shapes, dtypes);
+// What each function takes, for ../_native.py to compare with the rules in Python.
+struct Entry {
+    const char *rule, *numbers, *flags, *choices, *slots;
+    unsigned optional;
+};
+
+template <class Rule>
+constexpr Entry entry(const char *rule) {
+    return {rule, Rule::number_names, Rule::flag_names, Rule::choices, Rule::slot_names, Rule::optional};
 }
+#define ENTRY(rule) entry<plain::rule<float>>(#rule)
 
-FUNCTION(average) { return step_average(BEST(elements, average), nparam, params, ndims, shapes, dtypes); }
+EXPORTED const Entry ms_optim_rules[] = {
+    ENTRY(adadelta),     ENTRY(adagrad), ENTRY(adam),  ENTRY(adamax),  ENTRY(asgd),  ENTRY(average),
+    ENTRY(momentum_agc), ENTRY(nadam),   ENTRY(radam), ENTRY(rmsprop), ENTRY(rprop), ENTRY(sgd)};
+
+// The version of the table and of the functions' inputs, and how many entries there are.
+EXPORTED const int ms_optim_table[] = {1, sizeof ms_optim_rules / sizeof *ms_optim_rules};

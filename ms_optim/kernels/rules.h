@@ -1,7 +1,7 @@
 // The rules, one functor each, as the functions of the same name in ../*.py say them; those are the specification.
 //
-// A functor is made once for each tensor, from the step's numbers in the order in which its function takes them and from
-// its flags, and is called once for each element. Multiply-adds are fused where torch's are, so that the bits are
+// A functor is made once for each tensor, from the step's numbers and from its flags, and updates one element after the
+// other; declare.h says how it names what it takes. Multiply-adds are fused where torch's are, so that the bits are
 // torch's, and in the tail, the last elements that do not fill a vector of 32 bytes, where its compiler has put them.
 // This file is included once for each instruction set: see kernels.cpp.
 
@@ -15,7 +15,7 @@ static inline T fused(T x, T y, T z) {
 }
 
 template <class T>
-static inline T root(T x) {
+static inline T square_root(T x) {
     return std::is_same_v<T, float> ? __builtin_sqrtf(x) : __builtin_sqrt(x);
 }
 
@@ -41,90 +41,95 @@ static inline T larger(T x, T y) {
     return (x > y) | (x != x) ? x : y;
 }
 
+// One decay of the two: of the parameter where it is decoupled, else of the gradient.
 template <class T>
-struct sgd {
-    static constexpr unsigned slots = 1, optional = 1;
-    static constexpr int numbers = 4;
-    T lr, momentum, take, weight_decay;
-    bool nesterov;
-    sgd(const T *n, const int *flags)
-        : lr(n[0]), momentum(n[1]), take(n[2]), weight_decay(n[3]), nesterov(flags[0]) {}
-    static int maximize(const int *flags) { return flags[1]; }
+static inline void keep_one_decay(bool decoupled, T &keep, T &weight_decay) {
+    if (decoupled)
+        weight_decay = T(0);
+    else
+        keep = T(1);
+}
+
+// The rule of sgd, which momentum_agc ends with; the buffer is there if `has` is not 0.
+template <unsigned has, bool tail, class T>
+static inline void descend(T &param, T grad, T &momentum_buffer, T lr, T momentum, T take, T weight_decay,
+                           bool nesterov) {
+    grad = decayed(grad, param, weight_decay);
+    if (has) {
+        momentum_buffer = tail ? fused(momentum_buffer, momentum, take * grad)
+                               : fused(grad, take, momentum * momentum_buffer);
+        grad = nesterov ? fused(momentum_buffer, momentum, grad) : momentum_buffer;
+    }
+    param = fused(grad, -lr, param);
+}
+
+template <class T>
+struct sgd : Declaration {
+    NUMBERS(lr, momentum, take, weight_decay)
+    FLAGS(nesterov, maximize)
+    SLOTS(momentum_buffer)
+    static constexpr unsigned optional = 1u << Place::momentum_buffer;
     template <unsigned has, bool tail>
-    inline void operator()(T &param, T grad, T &buf, T &, T &) const {
-        grad = decayed(grad, param, weight_decay);
-        if (has & 1) {
-            buf = tail ? fused(buf, momentum, take * grad) : fused(grad, take, momentum * buf);
-            grad = nesterov ? fused(buf, momentum, grad) : buf;
-        }
-        param = fused(grad, -lr, param);
+    inline void update(T &param, T grad) {
+        descend<has, tail>(param, grad, momentum_buffer, lr, momentum, take, weight_decay, nesterov);
     }
 };
 
 template <class T>
-struct adam {
-    static constexpr unsigned slots = 3, optional = 4;
-    static constexpr int numbers = 8;
-    T keep, weight_decay, take1, beta2, take2, step_size, correction, eps;
-    adam(const T *n, const int *flags)
-        : keep(flags[0] ? n[0] : T(1)), weight_decay(flags[0] ? T(0) : n[1]), take1(n[2]), beta2(n[3]), take2(n[4]),
-          step_size(n[5]), correction(n[6]), eps(n[7]) {}
-    static int maximize(const int *flags) { return flags[1]; }
+struct adam : Declaration {
+    NUMBERS(keep, weight_decay, take1, beta2, take2, step_size, root, eps)
+    FLAGS(decoupled_weight_decay, maximize)
+    SLOTS(exp_avg, exp_avg_sq, max_exp_avg_sq)
+    static constexpr unsigned optional = 1u << Place::max_exp_avg_sq;
+    void prepare() { keep_one_decay(decoupled_weight_decay, keep, weight_decay); }
     template <unsigned has, bool tail>
-    inline void operator()(T &param, T grad, T &exp_avg, T &exp_avg_sq, T &max_exp_avg_sq) const {
+    inline void update(T &param, T grad) {
         param = param * keep;
         grad = decayed(grad, param, weight_decay);
         exp_avg = lerp(exp_avg, grad, take1);
         exp_avg_sq = tail ? fused(exp_avg_sq, beta2, take2 * grad * grad)
                           : mean_square(exp_avg_sq, grad, beta2, take2);
         T largest = exp_avg_sq;
-        if (has & 4) largest = max_exp_avg_sq = larger(max_exp_avg_sq, exp_avg_sq);
-        param = param - step_size * exp_avg / (root(largest) / correction + eps);
+        if (HAS(max_exp_avg_sq)) largest = max_exp_avg_sq = larger(max_exp_avg_sq, exp_avg_sq);
+        param = param - step_size * exp_avg / (square_root(largest) / root + eps);
     }
 };
 
 template <class T>
-struct adagrad {
-    static constexpr unsigned slots = 1, optional = 0;
-    static constexpr int numbers = 3;
-    T step_size, weight_decay, eps;
-    adagrad(const T *n, const int *) : step_size(n[0]), weight_decay(n[1]), eps(n[2]) {}
-    static int maximize(const int *flags) { return flags[0]; }
+struct adagrad : Declaration {
+    NUMBERS(step_size, weight_decay, eps)
+    FLAGS(maximize)
+    SLOTS(sum)
     template <unsigned has, bool tail>
-    inline void operator()(T &param, T grad, T &sum, T &, T &) const {
+    inline void update(T &param, T grad) {
         grad = decayed(grad, param, weight_decay);
         sum = fused(grad, grad, sum);
-        param = param - step_size * grad / (root(sum) + eps);
+        param = param - step_size * grad / (square_root(sum) + eps);
     }
 };
 
 template <class T>
-struct adadelta {
-    static constexpr unsigned slots = 2, optional = 0;
-    static constexpr int numbers = 5;
-    T lr, rho, take, eps, weight_decay;
-    adadelta(const T *n, const int *) : lr(n[0]), rho(n[1]), take(n[2]), eps(n[3]), weight_decay(n[4]) {}
-    static int maximize(const int *flags) { return flags[0]; }
+struct adadelta : Declaration {
+    NUMBERS(lr, rho, take, eps, weight_decay)
+    FLAGS(maximize)
+    SLOTS(square_avg, acc_delta)
     template <unsigned has, bool tail>
-    inline void operator()(T &param, T grad, T &square_avg, T &acc_delta, T &) const {
+    inline void update(T &param, T grad) {
         grad = decayed(grad, param, weight_decay);
         square_avg = mean_square(square_avg, grad, rho, take);
-        const T delta = root(acc_delta + eps) / root(square_avg + eps) * grad;
+        const T delta = square_root(acc_delta + eps) / square_root(square_avg + eps) * grad;
         acc_delta = mean_square(acc_delta, delta, rho, take);
         param = fused(delta, -lr, param);
     }
 };
 
 template <class T>
-struct adamax {
-    static constexpr unsigned slots = 2, optional = 0;
-    static constexpr int numbers = 5;
-    T step_size, take, beta2, eps, weight_decay;
-    adamax(const T *n, const int *)
-        : step_size(n[0]), take(n[1]), beta2(n[2]), eps(n[3]), weight_decay(n[4]) {}
-    static int maximize(const int *flags) { return flags[0]; }
+struct adamax : Declaration {
+    NUMBERS(step_size, take, beta2, eps, weight_decay)
+    FLAGS(maximize)
+    SLOTS(exp_avg, exp_inf)
     template <unsigned has, bool tail>
-    inline void operator()(T &param, T grad, T &exp_avg, T &exp_inf, T &) const {
+    inline void update(T &param, T grad) {
         grad = decayed(grad, param, weight_decay);
         exp_avg = lerp(exp_avg, grad, take);
         exp_inf = larger(beta2 * exp_inf, (grad < T(0) ? -grad : grad) + eps);
@@ -133,26 +138,24 @@ struct adamax {
 };
 
 template <class T>
-struct rmsprop {
-    static constexpr unsigned slots = 3, optional = 6;
-    static constexpr int numbers = 6;
-    T lr, alpha, take, eps, weight_decay, momentum;
-    rmsprop(const T *n, const int *)
-        : lr(n[0]), alpha(n[1]), take(n[2]), eps(n[3]), weight_decay(n[4]), momentum(n[5]) {}
-    static int maximize(const int *flags) { return flags[0]; }
+struct rmsprop : Declaration {
+    NUMBERS(lr, alpha, take, eps, weight_decay, momentum)
+    FLAGS(maximize)
+    SLOTS(square_avg, momentum_buffer, grad_avg)
+    static constexpr unsigned optional = 1u << Place::momentum_buffer | 1u << Place::grad_avg;
     template <unsigned has, bool tail>
-    inline void operator()(T &param, T grad, T &square_avg, T &buf, T &grad_avg) const {
+    inline void update(T &param, T grad) {
         grad = decayed(grad, param, weight_decay);
         square_avg = mean_square(square_avg, grad, alpha, take);
         T variance = square_avg;
-        if (has & 4) {
+        if (HAS(grad_avg)) {
             grad_avg = lerp(grad_avg, grad, take);
             variance = fused(-grad_avg, grad_avg, square_avg);
         }
-        const T deviation = root(variance) + eps;
-        if (has & 2) {
-            buf = momentum * buf + grad / deviation;
-            param = fused(buf, -lr, param);
+        const T deviation = square_root(variance) + eps;
+        if (HAS(momentum_buffer)) {
+            momentum_buffer = momentum * momentum_buffer + grad / deviation;
+            param = fused(momentum_buffer, -lr, param);
         } else {
             param = param - lr * grad / deviation;
         }
@@ -160,14 +163,12 @@ struct rmsprop {
 };
 
 template <class T>
-struct asgd {
-    static constexpr unsigned slots = 1, optional = 0;
-    static constexpr int numbers = 4;
-    T eta, mu, keep, weight_decay;
-    asgd(const T *n, const int *) : eta(n[0]), mu(n[1]), keep(n[2]), weight_decay(n[3]) {}
-    static int maximize(const int *flags) { return flags[0]; }
+struct asgd : Declaration {
+    NUMBERS(eta, mu, keep, weight_decay)
+    FLAGS(maximize)
+    SLOTS(ax)
     template <unsigned has, bool tail>
-    inline void operator()(T &param, T grad, T &ax, T &, T &) const {
+    inline void update(T &param, T grad) {
         grad = decayed(grad, param, weight_decay);
         param = fused(grad, -eta, param * keep);
         ax = mu == T(1) ? param : ax + (param - ax) * mu;
@@ -175,20 +176,17 @@ struct asgd {
 };
 
 template <class T>
-struct rprop {
-    static constexpr unsigned slots = 2, optional = 0;
-    static constexpr int numbers = 6;
-    T first, lr, etaminus, etaplus, least, most;
-    rprop(const T *n, const int *)
-        : first(n[0]), lr(n[1]), etaminus(n[2]), etaplus(n[3]), least(n[4]), most(n[5]) {}
-    static int maximize(const int *flags) { return flags[0]; }
+struct rprop : Declaration {
+    NUMBERS(first, lr, etaminus, etaplus, step_size_min, step_size_max)
+    FLAGS(maximize)
+    SLOTS(prev, step_size)
     template <unsigned has, bool tail>
-    inline void operator()(T &param, T grad, T &prev, T &step_size, T &) const {
+    inline void update(T &param, T grad) {
         const T turn = grad * prev;
         T step = first > T(0) ? lr : step_size;
         step = step * (turn > T(0) ? etaplus : turn < T(0) ? etaminus : T(1));
-        step = step < least ? least : step;
-        step = step > most ? most : step;
+        step = step < step_size_min ? step_size_min : step;
+        step = step > step_size_max ? step_size_max : step;
         grad = turn < T(0) ? T(0) : grad;
         param = param - (T(grad > T(0)) - T(grad < T(0))) * step;
         prev = grad;
@@ -197,75 +195,80 @@ struct rprop {
 };
 
 template <class T>
-struct nadam {
-    static constexpr unsigned slots = 2, optional = 0;
-    static constexpr int numbers = 9;
-    T keep, weight_decay, take1, beta2, take2, correction, eps, grad_size, momentum_size;
-    nadam(const T *n, const int *flags)
-        : keep(flags[0] ? n[0] : T(1)), weight_decay(flags[0] ? T(0) : n[1]), take1(n[2]), beta2(n[3]), take2(n[4]),
-          correction(n[5]), eps(n[6]), grad_size(n[7]), momentum_size(n[8]) {}
-    static int maximize(const int *flags) { return flags[1]; }
+struct nadam : Declaration {
+    NUMBERS(keep, weight_decay, take1, beta2, take2, correction2, eps, grad_size, momentum_size)
+    FLAGS(decoupled_weight_decay, maximize)
+    SLOTS(exp_avg, exp_avg_sq)
+    void prepare() { keep_one_decay(decoupled_weight_decay, keep, weight_decay); }
     template <unsigned has, bool tail>
-    inline void operator()(T &param, T grad, T &exp_avg, T &exp_avg_sq, T &) const {
+    inline void update(T &param, T grad) {
         param = param * keep;
         grad = decayed(grad, param, weight_decay);
         exp_avg = lerp(exp_avg, grad, take1);
         exp_avg_sq = mean_square(exp_avg_sq, grad, beta2, take2);
-        const T denominator = root(exp_avg_sq / correction) + eps;
+        const T denominator = square_root(exp_avg_sq / correction2) + eps;
         param = param - grad_size * grad / denominator;
         param = param - momentum_size * exp_avg / denominator;
     }
 };
 
 template <class T>
-struct radam {
-    static constexpr unsigned slots = 2, optional = 0;
-    static constexpr int numbers = 11;
-    T keep, weight_decay, take1, beta2, take2, correction1, lr, correction2, eps, rect, rectified;
-    radam(const T *n, const int *flags)
-        : keep(flags[0] ? n[0] : T(1)), weight_decay(flags[0] ? T(0) : n[1]), take1(n[2]), beta2(n[3]), take2(n[4]),
-          correction1(n[5]), lr(n[6]), correction2(n[7]), eps(n[8]), rect(n[9]), rectified(n[10]) {}
-    static int maximize(const int *flags) { return flags[1]; }
+struct radam : Declaration {
+    NUMBERS(keep, weight_decay, take1, beta2, take2, correction1, lr, root, eps, rect, rectified)
+    FLAGS(decoupled_weight_decay, maximize)
+    SLOTS(exp_avg, exp_avg_sq)
+    void prepare() { keep_one_decay(decoupled_weight_decay, keep, weight_decay); }
     template <unsigned has, bool tail>
-    inline void operator()(T &param, T grad, T &exp_avg, T &exp_avg_sq, T &) const {
+    inline void update(T &param, T grad) {
         param = param * keep;
         grad = decayed(grad, param, weight_decay);
         exp_avg = lerp(exp_avg, grad, take1);
         exp_avg_sq = mean_square(exp_avg_sq, grad, beta2, take2);
         // A number over a tensor is that number times its reciprocal in torch.
-        const T adaptive = rectified > T(0) ? T(1) / (root(exp_avg_sq) + eps) * correction2 : T(1);
+        const T adaptive = rectified > T(0) ? T(1) / (square_root(exp_avg_sq) + eps) * root : T(1);
         param = param - exp_avg / correction1 * lr * adaptive * rect;
     }
 };
 
-// The gradient that comes in is clipped: see units in apply.h.
+// What it does to a gradient that is clipped: see units.h.
 template <class T>
-struct momentum_agc : sgd<T> {
-    static constexpr int numbers = 6;
-    T clipping, clip_eps;
-    momentum_agc(const T *n, const int *flags) : sgd<T>(n, flags), clipping(n[4]), clip_eps(n[5]) {}
-    static bool exempt(const int *flags) { return flags[3]; }
-    static bool squeezed(const int *flags) { return flags[2]; }
-    // What a unit's gradient is multiplied by, from the sums of squares of its weight and its gradient.
-    double factor(double param_square, double grad_square) const {
-        const double param_norm = std::sqrt(param_square), grad_norm = std::sqrt(grad_square);
+struct momentum_agc : Declaration {
+    NUMBERS(lr, momentum, take, weight_decay, clipping, clip_eps)
+    FLAGS(nesterov, maximize, unit, exempt)
+    CHOICES(unit, output, squeezed)
+    SLOTS(momentum_buffer)
+    static constexpr unsigned optional = 1u << Place::momentum_buffer;
+    static constexpr bool has_units = true;
+    // The units of a tensor of this shape, as `unit_axes` of ../_math.py has them.
+    Units units(int64_t size, int dimensions, const int64_t *shape) const {
+        int wide = 0;
+        for (int i = 0; i < dimensions; ++i) wide += shape[i] != 1;
+        if (exempt) return {};
+        if (dimensions <= 1 || (unit == squeezed && wide <= 1)) return {size, 1};
+        if (unit == squeezed && dimensions == 3) return {shape[1], shape[2]};
+        return {size / shape[0], 1};
+    }
+    // What a unit's gradient is multiplied by.
+    double factor(const Squares &squares) const {
+        const double param_norm = std::sqrt(squares.param), grad_norm = std::sqrt(squares.grad);
         const double max_norm = (param_norm < clip_eps ? double(clip_eps) : param_norm) * clipping;
         if (grad_norm < max_norm || clipping == 0) return 1;
         return grad_norm * 1e6 < 1 ? max_norm * 1e6 : max_norm / grad_norm;
+    }
+    template <unsigned has, bool tail>
+    inline void update(T &param, T grad) {
+        descend<has, tail>(param, grad, momentum_buffer, lr, momentum, take, weight_decay, nesterov);
     }
 };
 
 // Not an optimizer's rule, but that of an average: its one "gradient" is the value that is averaged.
 template <class T>
-struct average {
-    static constexpr unsigned slots = 0, optional = 0;
-    static constexpr int numbers = 1;
-    T weight;
-    bool copied;
-    average(const T *n, const int *flags) : weight(n[0]), copied(flags[0]) {}
-    static int maximize(const int *) { return 0; }
+struct average : Declaration {
+    NUMBERS(weight)
+    FLAGS(copied)
+    static constexpr int maximize = 0;
     template <unsigned has, bool tail>
-    inline void operator()(T &mean, T value, T &, T &, T &) const {
+    inline void update(T &mean, T value) {
         mean = copied ? value : lerp(mean, value, weight);
     }
 };

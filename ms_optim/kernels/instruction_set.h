@@ -1,0 +1,10 @@
+// The rules and what runs them, for the instruction set and in the namespace that kernels.cpp has opened. No header
+// that is included here has a guard.
+
+#include "rules.h"
+
+#include "half.h"
+
+#include "apply.h"
+
+#include "units.h"
