@@ -96,7 +96,7 @@ class Native:
     def outcome(self):
         """Parameters and slots by name, each kind in one array."""
         columns = {
-            slot.name: [row[i] for row in self.slots if row[i] is not None]
+            slot: [row[i] for row in self.slots if row[i] is not None]
             for i, slot in enumerate(self.optimizer.state.slots)
         }
         return {
