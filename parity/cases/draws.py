@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from parity.cases import CASES, Case
+from parity.cases import ENTRIES, Case
 from parity.cases.problems import SYNTHETIC, Problem
 
 
@@ -84,7 +84,7 @@ class Draw:
             raise ValueError(f"a case is a JSON object with the keys {sorted(names)}")
         draw = cls(**_tuples(plain))
         for kind, value, known in [
-            ("optimizer", draw.optimizer, CASES),
+            ("optimizer", draw.optimizer, ENTRIES),
             ("dtype", draw.dtype, DTYPES),
             ("mode", draw.mode, ("graph", "pynative")),
             ("path", draw.path, ("native", "composed")),
@@ -104,7 +104,7 @@ class Draw:
     @property
     def case(self) -> Case:
         """The case, its reference and its noise being those of the optimizer's other cases."""
-        known = CASES[self.optimizer][0]
+        known = ENTRIES[self.optimizer].cases[0]
         return Case(
             self.optimizer,
             known.reference,

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import gc
-import inspect
 import math
 import multiprocessing
 import random
@@ -21,35 +20,19 @@ from rich.progress import Progress
 from rich.table import Table
 
 import ms_optim
-from ms_optim.arguments import Choice, Number, Numbers, Predicate, Rate
 from parity.__main__ import parse_names
-from parity.cases import CASES
+from parity.cases import ENTRIES
 from parity.cases.draws import DTYPES, REGIMES, Draw
+from parity.hunt.strategies import PATTERN, arguments_of, values
 from parity.judge.conditioning import Judged, verify
 from parity.report import failures
 
-NAMES = tuple(name for name in ms_optim.OPTIMIZERS if name in CASES)
+NAMES = tuple(name for name, entry in ENTRIES.items() if entry.dense)
 # A structure costs a compilation or two, a draw of its numbers a tenth of one.
 BATCH, STRUCTURES = 60, 5
 SHRINK_SECONDS = 60.0
 # Processes are started anew when each optimizer had this many seconds: what they have compiled they keep.
 TURN = 45.0
-# The decades from which a number is drawn; others have DECADES. Beyond them floats overflow within the steps of a draw.
-DECADES = (-6, 0)
-SPANS = {
-    "Muon.eps": (-10, 1),
-    "clip_eps": (-6, 1),
-    "clipping": (-4, 1),
-    "eps": (-16, 0),
-    "initial_accumulator_value": (-8, 2),
-    "lambd": (-6, 1),
-    "lr": (-7, 1),
-    "ns_coefficients": (-2, -1),
-    "step_sizes": (-8, 2),
-    "t0": (0, 1),
-}
-# What torch does not read from a group though it takes it there.
-UNGROUPED = {("Adagrad", "initial_accumulator_value")}
 LAYOUTS = (
     {"plain": (3, 2)},
     {"vector": (5,), "scalar": (), "one": (1,), "matrix": (4, 3)},
@@ -82,18 +65,16 @@ class Structure:
 
 def structures(name: str, rng: random.Random, count: int = STRUCTURES) -> list[Structure]:
     """Some structures for an optimizer; the first is plain, for failures to shrink to."""
-    layouts = MATRICES if CASES[name][0].rank == 2 else LAYOUTS
+    layouts = MATRICES if ENTRIES[name].rank == 2 else LAYOUTS
     numbers, flags = arguments_of(name)
     slots = {slot.when for slot in getattr(ms_optim, name).slots}
 
     def choose(names):
         options = {
-            flag: rng.choice([choice for choice in choices if choice is not None or flag == "adjust_lr_fn"])
+            flag: (rng.choice(names),) if choices is PATTERN else rng.choice(choices)
             for flag, choices in flags.items()
             if rng.random() < 0.5
         }
-        if "exempt" in options:
-            options["exempt"] = (rng.choice(names),)
         return options, {number: rng.random() < 0.7 for number in numbers if number in slots}
 
     plain = Structure(layouts[0], ({},), ({number: True for number in numbers if number in slots},))
@@ -102,8 +83,9 @@ def structures(name: str, rng: random.Random, count: int = STRUCTURES) -> list[S
         shapes = rng.choice(layouts)
         groups = tuple(rng.sample(list(shapes), rng.choice((0, 0, 1, 2)) if len(shapes) > 2 else 0))
         options, switches = zip(*(choose(list(shapes)) for _ in range(1 + len(groups))))
-        for overrides in options[1:]:
-            overrides.pop("exempt", None)
+        # A pattern must match a parameter of its own group.
+        patterns = [flag for flag, choices in flags.items() if choices is PATTERN]
+        options = (options[0], *({k: v for k, v in each.items() if k not in patterns} for each in options[1:]))
         absent = rng.choice(((), (rng.choice(list(shapes)),), tuple(shapes)))
         dtype = rng.choice(("float32", *DTYPES))
         found.append(
@@ -119,57 +101,6 @@ def structures(name: str, rng: random.Random, count: int = STRUCTURES) -> list[S
             )
         )
     return found
-
-
-def arguments_of(name: str) -> tuple[list[str], dict[str, tuple]]:
-    """The arguments of an optimizer that are numbers, and those that are flags with their choices."""
-    cls, numbers, flags = getattr(ms_optim, name), [], {}
-    for argument in sorted(inspect.signature(cls).parameters.keys() - {"params", "fused", "loss_scale"}):
-        kind = cls.kind_of(argument)
-        if kind.members(argument):
-            numbers.append(argument)
-        elif isinstance(kind, Predicate):
-            flags[argument] = ("pattern",)
-        else:
-            flags[argument] = kind.choices if isinstance(kind, Choice) else tuple(range(kind.least, kind.least + 7))
-    return numbers, flags
-
-
-def values(owner: str, name: str) -> st.SearchStrategy:
-    """What an argument that holds numbers may be, within its range: its ends, and all magnitudes that make sense."""
-    kind = getattr(ms_optim, owner).kind_of(name)
-    span = SPANS.get(f"{owner}.{name}") or SPANS.get(name, DECADES)
-    if isinstance(kind, Numbers):
-        several = st.tuples(*(interval(part, span) for part in kind.parts.values()))
-        # Newton-Schulz with larger ones explodes, and bfloat16 overflows before what stands in for it does.
-        return several.filter(lambda numbers: sum(map(abs, numbers)) <= 1) if name == "ns_coefficients" else several
-    return interval(kind.each if isinstance(kind, Rate) else kind, span)
-
-
-def interval(kind: Number, span: tuple[int, int]) -> st.SearchStrategy:
-    """The numbers of a kind such as that of "(0, 1]"."""
-    text, optional, (low, high) = kind.interval, kind.none is not None, kind.bounds
-    closed = {low: text[0] == "[", high: text[-1] == "]"}
-    ends = [end for end in (low, high) if closed[end]] + [None] * bool(optional)
-    inside = decades(*span)
-    if high - low < float("inf"):
-        part = st.one_of(decades(-6, -1), decades(-6, -1).map(lambda x: 1 - x), decades(-1, -1))
-        inside = part.map(lambda x: low + (high - low) * x)
-    elif low > -float("inf"):
-        inside = inside.map(lambda x: low + x)
-    elif high < float("inf"):
-        inside = inside.map(lambda x: high - x)
-    else:
-        inside = st.one_of(inside, inside.map(lambda x: -x), st.just(0.0))
-    # Not one_of, which would take an end every other time.
-    return st.sampled_from([inside] * 7 + [st.sampled_from(ends)] * bool(ends)).flatmap(lambda chosen: chosen)
-
-
-def decades(least: int, most: int) -> st.SearchStrategy:
-    """A number of two digits, log-uniform."""
-    return st.builds(
-        lambda digits, power: float(f"{digits}e{power - 1}"), st.integers(10, 99), st.integers(least, most)
-    )
 
 
 @st.composite
@@ -208,15 +139,9 @@ def _numbers(draw, name, flags, switches, base=None):
     for number in numbers:
         if number in switches:
             options[number] = draw(values(name, number).filter(bool)) if switches[number] else 0.0
-        elif (base is None or (name, number) not in UNGROUPED) and draw(st.booleans()):
+        elif (base is None or number not in ENTRIES[name].ungrouped) and draw(st.booleans()):
             options[number] = draw(values(name, number))
-    merged = {**(base or {}), **options}
-    if "dampening" in numbers and merged.get("nesterov"):
-        if merged["momentum"]:
-            options["dampening"] = 0.0
-        else:
-            options["nesterov"] = False
-    return options
+    return options | ENTRIES[name].mend({**(base or {}), **options})
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Runs an optimizer of MindSpore on a problem."""
 
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -83,7 +84,7 @@ class Session:
     ):
         self.mode = mode
         set_mode(mode)
-        self.optimizer = build([Parameter(Tensor(value), name=name) for name, value in initial.items()])
+        self.optimizer = build(_parameters(initial))
         if not anew:
             self.optimizer = compiled_before(self.optimizer, mode)
         self.scheduler = schedule and getattr(lr_scheduler, schedule[0])(self.optimizer, **schedule[1])
@@ -103,7 +104,7 @@ class Session:
     @property
     def values(self) -> dict[str, np.ndarray]:
         """The weights as they are now."""
-        return {param.name: param.asnumpy().copy() for param in self.optimizer.parameters}
+        return _values(self.optimizer.parameters)
 
     def stop(self) -> tuple[dict[str, np.ndarray], dict]:
         """The weights as they are now, and, as arrays, the state dicts of what there is, by name."""
@@ -161,25 +162,34 @@ class _Loss(nn.Cell):
         return self.function(self.weights, self.data, ops)
 
 
+@functools.cache
+def _closure(loss, mode):
+    """Parameters and the function that gives a loss of them and its gradients, which compiles once."""
+    params = _parameters(loss.initial)
+    return params, ms.value_and_grad(_Loss(loss, params), None, ParameterTuple(params))
+
+
 def minimize(build: Callable[[list[Parameter]], nn.Optimizer], loss: Loss, steps: int, mode: str) -> Trace:
     """The trace of an optimizer that takes a closure: parameters, and of each step the loss and both counts."""
-    session = Session(build, loss.initial, mode)
-    optimizer = session.optimizer
-    closure = ms.value_and_grad(_Loss(loss, optimizer.parameters), None, optimizer.parameters)
-    recorder = Recorder()
+    set_mode(mode)
+    params, closure = _closure(loss, mode)
+    for param in params:
+        ops.assign(param, Tensor(loss.initial[param.name]))
+    optimizer, recorder = build(params), Recorder()
     for _ in range(steps):
         value = optimizer.step(closure)
         state = optimizer.state_dict()["state"][0]
-        recorder.add(
-            session.values,
-            {
-                loss.name: {
-                    "loss": value.asnumpy(),
-                    **{name: np.asarray(state[name]) for name in ("func_evals", "n_iter")},
-                }
-            },
-        )
+        counts = {name: np.asarray(state[name]) for name in ("func_evals", "n_iter")}
+        recorder.add(_values(params), {loss.name: {"loss": value.asnumpy(), **counts}})
     return recorder.trace()
+
+
+def _parameters(initial):
+    return [Parameter(Tensor(value), name=name) for name, value in initial.items()]
+
+
+def _values(params):
+    return {param.name: param.asnumpy().copy() for param in params}
 
 
 def _state(optimizer):
