@@ -82,9 +82,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _case(draw, console):
     from parity import report
-    from parity.judge.conditioning import verify
+    from parity.hunt.drawn import compare_draw
 
-    outcome = verify(draw)
+    outcome = compare_draw(draw)
     console.print(report.table([outcome]))
     for failure in report.failures([outcome]):
         console.print(failure, style="red", highlight=False, markup=False, soft_wrap=True)

@@ -70,6 +70,10 @@ def _nothing(options):
     return {}
 
 
+def _as_they_are(options, eps, group=False):
+    return options
+
+
 @dataclass(frozen=True)
 class Entry:
     """All that the suite knows of one optimizer.
@@ -91,6 +95,9 @@ class Entry:
         spans: The decades from which the fuzzer draws an argument, if not from those of all.
         within: What the numbers of an argument must satisfy in a draw besides their range.
         ungrouped: The arguments that torch takes in a group and does not read there.
+        choices: Numbers from which the fuzzer draws an argument that is compiled into a step.
+        explicit: A function from arguments, and the gap of a dtype after 1, to what they mean in this dtype; `group`
+            says that they are those that a group overrides.
         mend: A function from drawn arguments to those that must be others for the optimizer to accept them all.
     """
 
@@ -109,6 +116,8 @@ class Entry:
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     within: dict[str, Callable[[tuple], bool]] = field(default_factory=dict)
     ungrouped: tuple[str, ...] = ()
+    choices: dict[str, tuple] = field(default_factory=dict)
+    explicit: Callable[..., dict] = _as_they_are
     mend: Callable[[dict], dict] = _nothing
 
     @property

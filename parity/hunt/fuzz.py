@@ -23,11 +23,13 @@ import ms_optim
 from parity.__main__ import parse_names
 from parity.cases import ENTRIES
 from parity.cases.draws import DTYPES, REGIMES, Draw
+from parity.hunt.drawn import Judged, compare_draw
 from parity.hunt.strategies import PATTERN, arguments_of, values
-from parity.judge.conditioning import Judged, verify
 from parity.report import failures
+from parity.suite import paths
 
-NAMES = tuple(name for name, entry in ENTRIES.items() if entry.dense)
+NAMES = tuple(name for name, entry in ENTRIES.items() if not entry.closure)
+DENSE = tuple(name for name, entry in ENTRIES.items() if entry.dense)
 # A structure costs a compilation or two, a draw of its numbers a tenth of one.
 BATCH, STRUCTURES = 60, 5
 SHRINK_SECONDS = 60.0
@@ -50,7 +52,8 @@ MATRICES = (
 class Structure:
     """All of a draw that a compiled step depends on; `switches` says of numbers whether they are zero.
 
-    `options` are flags, of the optimizer and of each group in `groups`, which are patterns.
+    `options` are flags, of the optimizer and of each group in `groups`, which are patterns. Where the optimizer wraps
+    another they are those of the other, `inner`, and `outer` are its own.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -61,46 +64,69 @@ class Structure:
     dtype: str = "float32"
     mode: str = "graph"
     path: str = "native"
+    inner: str = ""
+    outer: dict = field(default_factory=dict)
 
 
 def structures(name: str, rng: random.Random, count: int = STRUCTURES) -> list[Structure]:
     """Some structures for an optimizer; the first is plain, for failures to shrink to."""
-    layouts = MATRICES if ENTRIES[name].rank == 2 else LAYOUTS
-    numbers, flags = arguments_of(name)
-    slots = {slot.when for slot in getattr(ms_optim, name).slots}
-
-    def choose(names):
-        options = {
-            flag: (rng.choice(names),) if choices is PATTERN else rng.choice(choices)
-            for flag, choices in flags.items()
-            if rng.random() < 0.5
-        }
-        return options, {number: rng.random() < 0.7 for number in numbers if number in slots}
-
-    plain = Structure(layouts[0], ({},), ({number: True for number in numbers if number in slots},))
+    plain = _plain(name, rng)
     found = [plain, replace(plain, mode="pynative"), replace(plain, path="composed")]
-    while len(found) < count:
-        shapes = rng.choice(layouts)
-        groups = tuple(rng.sample(list(shapes), rng.choice((0, 0, 1, 2)) if len(shapes) > 2 else 0))
-        options, switches = zip(*(choose(list(shapes)) for _ in range(1 + len(groups))))
-        # A pattern must match a parameter of its own group.
-        patterns = [flag for flag, choices in flags.items() if choices is PATTERN]
-        options = (options[0], *({k: v for k, v in each.items() if k not in patterns} for each in options[1:]))
-        absent = rng.choice(((), (rng.choice(list(shapes)),), tuple(shapes)))
-        dtype = rng.choice(("float32", *DTYPES))
-        found.append(
-            Structure(
-                shapes,
-                options,
-                switches,
-                groups,
-                absent,
-                dtype,
-                rng.choice(("graph", "pynative")),
-                rng.choice(("native", "composed")),
-            )
-        )
-    return found
+    return found + [_structure(name, rng) for _ in range(count - len(found))]
+
+
+def _plain(name, rng):
+    """One parameter, all numbers, no flags."""
+    inner = rng.choice(DENSE) if ENTRIES[name].averages else ""
+    return Structure(_layouts(inner or name)[0], ({},), (dict.fromkeys(_switches(inner or name), True),), inner=inner)
+
+
+def _structure(name, rng):
+    """One of any kind."""
+    inner = rng.choice(DENSE) if ENTRIES[name].averages else ""
+    shapes, flags = rng.choice(_layouts(inner or name)), arguments_of(inner or name)[1]
+
+    def some(flags):
+        chosen = {flag: choices for flag, choices in flags.items() if rng.random() < 0.5}
+        return {
+            flag: (rng.choice(list(shapes)),) if choices is PATTERN else rng.choice(choices)
+            for flag, choices in chosen.items()
+        }
+
+    groups = tuple(rng.sample(list(shapes), rng.choice((0, 0, 1, 2)) if len(shapes) > 2 else 0))
+    # A pattern must match a parameter of its own group, so no other group than the first has one.
+    everywhere = {flag: choices for flag, choices in flags.items() if choices is not PATTERN}
+    path = rng.choice(("native", "composed"))
+    return Structure(
+        shapes,
+        (some(flags), *(some(everywhere) for _ in groups)),
+        tuple({number: rng.random() < 0.7 for number in _switches(inner or name)} for _ in range(1 + len(groups))),
+        groups,
+        rng.choice(((), (rng.choice(list(shapes)),), tuple(shapes))),
+        rng.choice(_dtypes(name, path)),
+        rng.choice(("graph", "pynative")),
+        path,
+        inner,
+        some(arguments_of(name)[1]) if inner else {},
+    )
+
+
+def _layouts(name):
+    return MATRICES if ENTRIES[name].rank == 2 else LAYOUTS
+
+
+def _switches(name):
+    """The numbers that decide on state by whether they are zero."""
+    deciding = {slot.when for slot in getattr(ms_optim, name).slots}
+    return [number for number in arguments_of(name)[0] if number in deciding]
+
+
+def _dtypes(name, path):
+    """Those that a path takes: averages are float32, and MindSpore's operators have no bfloat16 on CPU."""
+    if ENTRIES[name].averages:
+        return ("float32",)
+    kernel = path == "native" and "native" in paths(ENTRIES[name].cases[0])
+    return ("float32", *(dtype for dtype in DTYPES if kernel or dtype != "bfloat16"))
 
 
 @st.composite
@@ -108,28 +134,31 @@ def draws(draw, name: str, pool: list[Structure]) -> Draw:
     """A draw of an optimizer, its structure being one of the pool."""
     structure = draw(st.sampled_from(pool))
     steps = draw(st.integers(2, 30))
-    base = _numbers(draw, name, structure.options[0], structure.switches[0])
+    ruled = structure.inner or name
+    base = _numbers(draw, ruled, structure.options[0], structure.switches[0])
     groups = tuple(
-        (pattern, _numbers(draw, name, flags, switches, base))
+        (pattern, _numbers(draw, ruled, flags, switches, base))
         for pattern, flags, switches in zip(structure.groups, structure.options[1:], structure.switches[1:])
     )
     regimes = st.sampled_from([key for key in REGIMES if (structure.dtype, key) != ("float16", "huge")])
     scales = st.sampled_from((1.0, 0.0, 1e-4, 30.0))
     parameters = {key: (shape, draw(scales), draw(regimes)) for key, shape in structure.shapes.items()}
     away = tuple(sorted(draw(st.sets(st.integers(0, steps - 2), max_size=4)))) if structure.absent else ()
-    absent = dict.fromkeys(structure.absent, away) if away else {}
-    return Draw(
+    found = Draw(
         name,
         parameters,
         steps,
         base,
         groups,
-        absent,
+        dict.fromkeys(structure.absent, away) if away else {},
         draw(st.integers(0, 999)),
         structure.dtype,
         structure.mode,
         structure.path,
     )
+    if not structure.inner:
+        return found
+    return replace(found, kwargs=_numbers(draw, name, structure.outer, {}), inner=ruled, inner_kwargs=base)
 
 
 def _numbers(draw, name, flags, switches, base=None):
@@ -178,7 +207,7 @@ class Tally:
 def judge(draw: Draw) -> tuple[Judged | None, str]:
     """The outcome of a draw and why it failed: nothing if it did not."""
     try:
-        judged = verify(draw)
+        judged = compare_draw(draw)
     except Exception:
         return None, traceback.format_exc()
     return judged, "\n".join(failures([judged]))
@@ -257,8 +286,10 @@ def _simpler(draw: Draw) -> Iterator[Draw]:
         yield replace(draw, groups=tuple(other for other in draw.groups if other is not group))
     for name in draw.absent:
         yield replace(draw, absent={key: value for key, value in draw.absent.items() if key != name})
-    for key in draw.kwargs:
-        yield replace(draw, kwargs={other: value for other, value in draw.kwargs.items() if other != key})
+    for role in ("kwargs", "inner_kwargs"):
+        given = getattr(draw, role)
+        for key in given:
+            yield replace(draw, **{role: {other: value for other, value in given.items() if other != key}})
     for i, (pattern, overrides) in enumerate(draw.groups):
         for key in overrides:
             less = {other: value for other, value in overrides.items() if other != key}

@@ -11,6 +11,8 @@ from parity.cases import ENTRIES
 # The decades from which a number is drawn; others have DECADES, or what the entry of the optimizer says. Beyond them
 # floats overflow within the steps of a draw.
 DECADES = (-6, 0)
+# Parameters, and what says how a step computes and not what.
+NOT_DRAWN = {"params", "optimizer", "fused", "loss_scale", "buffers", "buffer_update"}
 # What stands for a choice of parameters by a pattern of their names.
 PATTERN = ("a pattern",)
 SPANS = {"eps": (-16, 0), "lr": (-7, 1)}
@@ -18,12 +20,14 @@ SPANS = {"eps": (-16, 0), "lr": (-7, 1)}
 
 def arguments_of(name: str) -> tuple[list[str], dict[str, tuple]]:
     """The arguments of an optimizer that are numbers, and those that are flags with their choices."""
-    known = inspect.signature(getattr(ms_optim, name)).parameters.keys() - {"params", "fused", "loss_scale"}
+    known = inspect.signature(getattr(ms_optim, name)).parameters.keys() - NOT_DRAWN
+    choices = ENTRIES[name].choices
     flags = {
         argument: PATTERN if RANGES[argument] == "predicate" else tuple(RANGES[argument])[:7]
-        for argument in sorted(known)
+        for argument in sorted(known - choices.keys())
         if is_flag(argument)
     }
+    flags |= choices
     return [argument for argument in sorted(known) if argument not in flags], flags
 
 

@@ -71,7 +71,7 @@ class Session:
     """An optimizer of MindSpore and its parameters, in one mode; a run can be stopped, and taken up elsewhere.
 
     `schedule` is the name and the arguments of a scheduler, which steps after each of its steps. `anew` compiles, even
-    if one like it has compiled before.
+    if one like it has compiled before. `dtype` is that of the parameters, if not that of `initial`.
     """
 
     def __init__(
@@ -81,10 +81,11 @@ class Session:
         mode: str,
         schedule: tuple[str, dict] | None = None,
         anew: bool = False,
+        dtype: str | None = None,
     ):
-        self.mode = mode
+        self.mode, self.dtype = mode, dtype and getattr(ms, dtype)
         set_mode(mode)
-        self.optimizer = build(_parameters(initial))
+        self.optimizer = build(_parameters(initial, self.dtype))
         if not anew:
             self.optimizer = compiled_before(self.optimizer, mode)
         self.scheduler = schedule and getattr(lr_scheduler, schedule[0])(self.optimizer, **schedule[1])
@@ -95,7 +96,7 @@ class Session:
         recorder = Recorder()
         for drawn in gradients:
             given = [drawn[param.name] for param in self.optimizer.parameters]
-            self.optimizer(tuple(map(_gradient, given)))
+            self.optimizer(tuple(_gradient(grad, self.dtype) for grad in given))
             if self.scheduler:
                 self.scheduler.step()
             recorder.add(self.values, _state(self.optimizer))
@@ -130,11 +131,11 @@ class Session:
         return {"optimizer": self.optimizer} | ({"scheduler": self.scheduler} if self.scheduler else {})
 
 
-def _gradient(drawn):
+def _gradient(drawn, dtype):
     """What a problem has drawn, as an optimizer takes it."""
     if isinstance(drawn, Rows):
-        return Tensor(drawn.indices), Tensor(drawn.values)
-    return None if drawn is None else Tensor(drawn)
+        return Tensor(drawn.indices), Tensor(drawn.values, dtype)
+    return None if drawn is None else Tensor(drawn, dtype)
 
 
 def _arrays(tree):
@@ -146,7 +147,7 @@ def _arrays(tree):
 
 def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, mode: str) -> Trace:
     """The trace of the optimizer that `build` makes of parameters, fed the problem's gradients in float32."""
-    return Session(build, problem.initial, mode).steps(problem.gradients)
+    return Session(build, problem.initial, mode, dtype=problem.dtype).steps(problem.gradients)
 
 
 class _Loss(nn.Cell):
@@ -184,15 +185,21 @@ def minimize(build: Callable[[list[Parameter]], nn.Optimizer], loss: Loss, steps
     return recorder.trace()
 
 
-def _parameters(initial):
-    return [Parameter(Tensor(value), name=name) for name, value in initial.items()]
+def _parameters(initial, dtype=None):
+    return [Parameter(Tensor(value, dtype), name=name) for name, value in initial.items()]
 
 
 def _values(params):
-    return {param.name: param.asnumpy().copy() for param in params}
+    return {param.name: _array(param) for param in params}
+
+
+def _array(tensor):
+    """A copy of what a tensor holds; bfloat16 as float32."""
+    array = np.array(tensor.asnumpy())
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _state(optimizer):
     """State by parameter and slot, of an optimizer that tells it; any other is compared by its parameters alone."""
     state = getattr(optimizer, "state", {})
-    return {name: {slot: np.asarray(value.asnumpy()) for slot, value in slots.items()} for name, slots in state.items()}
+    return {name: {slot: _array(value) for slot, value in slots.items()} for name, slots in state.items()}

@@ -6,6 +6,15 @@ from parity.cases.shared import NO_MAXIMIZE
 _SCALE = "larger(mean_square(param, None).sqrt().to(param.dtype), eps2)"
 _STEP = "param = param * keep - alpha / larger(rms / d, 1 + 0 * d) * update"
 
+
+def _explicit(options, eps, group=False):
+    """The arguments with the first number of `eps`, which is the gap of the dtype where it is None."""
+    if group and "eps" not in options:
+        return options
+    first, second = options.get("eps", (None, 1e-3))
+    return {**options, "eps": (eps if first is None else first, second)}
+
+
 ENTRY = Entry(
     "Adafactor",
     cases=grid(
@@ -41,6 +50,7 @@ ENTRY = Entry(
         NO_MAXIMIZE,
     ),
     memory=(({}, 0.002),),
+    explicit=_explicit,
     network="transformer",
     training=grid("Adafactor", {"lr": 1e-2, "eps": (1e-7, 1e-3)})[0],
 )

@@ -71,4 +71,11 @@ ENTRY = Entry(
     state=("ema",),
     yardstick=("torch _foreach_lerp_", "parity.references.yardsticks.foreach_lerp"),
     timed={},
+    choices={
+        "gamma": (1.0, 3.0, 0.5),
+        "min_decay": (0.0, 0.3),
+        "power": (2 / 3, 0.8, 1.5),
+        "update_after_step": (0, 1, 4),
+        "update_every": (1, 2, 3),
+    },
 )
