@@ -5,7 +5,7 @@ import inspect
 from hypothesis import strategies as st
 
 import ms_optim
-from ms_optim.arguments import RANGES, is_flag
+from ms_optim.arguments import COMMON, Choice, Kind, Number, Numbers, Predicate, Rate
 from parity.cases import ENTRIES
 
 # The decades from which a number is drawn; others have DECADES, or what the entry of the optimizer says. Beyond them
@@ -20,31 +20,37 @@ SPANS = {"eps": (-16, 0), "lr": (-7, 1)}
 
 def arguments_of(name: str) -> tuple[list[str], dict[str, tuple]]:
     """The arguments of an optimizer that are numbers, and those that are flags with their choices."""
-    known = inspect.signature(getattr(ms_optim, name)).parameters.keys() - NOT_DRAWN
-    choices = ENTRIES[name].choices
-    flags = {
-        argument: PATTERN if RANGES[argument] == "predicate" else tuple(RANGES[argument])[:7]
-        for argument in sorted(known - choices.keys())
-        if is_flag(argument)
-    }
-    flags |= choices
-    return [argument for argument in sorted(known) if argument not in flags], flags
+    cls, numbers, flags = getattr(ms_optim, name), [], dict(ENTRIES[name].choices)
+    for argument in sorted(inspect.signature(cls).parameters.keys() - NOT_DRAWN - flags.keys()):
+        kind = kind_of(cls, argument)
+        if kind.members(argument):
+            numbers.append(argument)
+        elif isinstance(kind, Predicate):
+            flags[argument] = PATTERN
+        else:
+            flags[argument] = kind.choices if isinstance(kind, Choice) else tuple(range(kind.least, kind.least + 7))
+    return numbers, flags
+
+
+def kind_of(cls: type, argument: str) -> Kind:
+    """What an argument of an optimizer may be."""
+    return cls.arguments.get(argument) or COMMON[argument]
 
 
 def values(owner: str, name: str) -> st.SearchStrategy:
     """What an argument that holds numbers may be, within its range: its ends, and all magnitudes that make sense."""
-    allowed = RANGES.get(f"{owner}.{name}") or RANGES[name]
-    entry = ENTRIES[owner]
+    kind, entry = kind_of(getattr(ms_optim, owner), name), ENTRIES[owner]
     span = entry.spans.get(name) or SPANS.get(name, DECADES)
-    several = isinstance(allowed, list)
-    drawn = st.tuples(*(interval(item, span) for item in allowed)) if several else interval(allowed, span)
+    if isinstance(kind, Numbers):
+        drawn = st.tuples(*(interval(part, span) for part in kind.parts.values()))
+    else:
+        drawn = interval(kind.each if isinstance(kind, Rate) else kind, span)
     return drawn.filter(entry.within[name]) if name in entry.within else drawn
 
 
-def interval(allowed: str, span: tuple[int, int]) -> st.SearchStrategy:
-    """The numbers of an interval such as "(0, 1]" or "[0, inf) or None"."""
-    text, _, optional = allowed.partition(" or ")
-    low, high = map(float, text[1:-1].split(","))
+def interval(kind: Number, span: tuple[int, int]) -> st.SearchStrategy:
+    """The numbers of a kind such as that of "(0, 1]"."""
+    text, optional, (low, high) = kind.interval, kind.none is not None, kind.bounds
     closed = {low: text[0] == "[", high: text[-1] == "]"}
     ends = [end for end in (low, high) if closed[end]] + [None] * bool(optional)
     inside = decades(*span)

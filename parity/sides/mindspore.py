@@ -10,6 +10,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 import ms_optim
 from ms_optim import lr_scheduler
+from ms_optim._values import write
 from parity.cases import Case
 from parity.cases.losses import Loss
 from parity.cases.problems import Gradient, Problem, Rows
@@ -63,7 +64,7 @@ def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
         del _compiled[next(iter(_compiled))]
     for mine, new in zip(twin.get_parameters(), optimizer.get_parameters(), strict=True):
         if mine is not new:
-            ops.assign(mine, new)
+            write(mine, new)
     return twin
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import ms_optim
 from ms_optim._native import obstacle
-from ms_optim.arguments import number_in
+from ms_optim.arguments import Number, machine_epsilon
 from parity.__main__ import main
 from parity.cases import CASES, ENTRIES, Mutant
 from parity.cases.draws import DTYPES, REGIMES, Draw
@@ -141,12 +141,13 @@ def test_draws_reach_the_ends_of_ranges_and_every_structure(name):
 )
 def test_numbers_keep_to_their_range(allowed, ends):
     """They reach the ends that belong to it, and many others."""
-    seen = []
+    seen, (interval, _, optional) = [], allowed.partition(" or ")
+    kind = Number(interval, none=machine_epsilon if optional else None)
 
     @settings(max_examples=300, derandomize=True, database=None)
-    @given(strategies.interval(allowed, (-3, 2)))
+    @given(strategies.interval(kind, (-3, 2)))
     def run(number):
-        seen.append(number_in("anything", "number", number, allowed))
+        seen.append(kind.check("anything", "number", number))
 
     run()
     assert ends <= set(seen) and len(set(seen)) > 50

@@ -14,7 +14,7 @@ _AVERAGE = """        step = self._step + 1
         if self.fused:
             self.kernel(weight, due, self.layout, *self.averages, *self.tracked)
         else:
-            self.hyper_map(ops.partial(_average, weight, due), self.averages, self.tracked, self.copied)
+            self.hyper_map(ops.partial(average, weight, due), self.averages, self.tracked, self.copied)
 """
 
 ENTRY = Entry(

@@ -43,11 +43,11 @@ ENTRY = Entry(
         ),
         (
             "the moments of all rows decay",
-            "        state = read(",
-            "        ops.assign(exp_avg, exp_avg * (1 - numbers[0]))\n        state = read(",
+            "        old_param = read(",
+            "        ops.assign(exp_avg, exp_avg * (1 - numbers[0]))\n        old_param = read(",
             "graph",
         ),
-        ("the second moment is not kept", ", write(exp_avg_sq, indices, state[1])", ",", "graph"),
+        ("the second moment is not kept", "write(exp_avg_sq, indices, new2.where(moves, old2))", "old2", "graph"),
     ),
     memory=(({}, 2),),
 )
