@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from parity.cases import CASES, MINIMIZERS
+from parity.cases import ENTRIES, MUTANTS
 from parity.cases.draws import Draw
 from parity.cases.problems import STEPS, synthetic
 
@@ -36,7 +36,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--case", metavar="JSON", help="run one case that `python -m parity.hunt.fuzz` has found, and stop"
     )
-    options = parse_names(parser, [*CASES, *MINIMIZERS], argv)
+    options = parse_names(parser, ENTRIES, argv)
     if options.case is not None:
         try:
             options.case = Draw.parse(options.case)
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         console = Console(width=160)
     if options.list:
         for name in options.names:
-            for case in (*CASES.get(name, ()), *MINIMIZERS.get(name, ())):
+            for case in ENTRIES[name].cases:
                 console.print(str(case), highlight=False, markup=False, soft_wrap=True)
         return 0
     if options.case is not None:
@@ -82,9 +82,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _case(draw, console):
     from parity import report
-    from parity.judge.conditioning import verify
+    from parity.hunt.drawn import compare_draw
 
-    outcome = verify(draw)
+    outcome = compare_draw(draw)
     console.print(report.table([outcome]))
     for failure in report.failures([outcome]):
         console.print(failure, style="red", highlight=False, markup=False, soft_wrap=True)
@@ -121,7 +121,6 @@ def _verify(options, console):
 
 def _mutants(options, console):
     from parity import jobs, report, suite
-    from parity.hunt.mutants import MUTANTS
 
     jobs.start()
     mutants = [mutant for mutant in MUTANTS if mutant.optimizer in options.names]

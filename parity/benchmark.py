@@ -7,6 +7,7 @@ its calls. Every call ends when the last parameter has been read.
 
 import argparse
 import contextlib
+import importlib
 import inspect
 import json
 import math
@@ -26,23 +27,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from parity.cases import CASES
+from parity.cases import ENTRIES
 
 WARM_UP, MORE = 10, 4
-INSIDE, FLOOR, TIMM, LERP = "native in a graph", "memory floor", "timm AGC + torch SGD fused", "torch _foreach_lerp_"
-NN = {
-    "ASGD": "ASGD",
-    "Adadelta": "Adadelta",
-    "Adagrad": "Adagrad",
-    "Adam": "Adam",
-    "AdamW": "AdamWeightDecay",
-    "Adamax": "AdaMax",
-    "RMSprop": "RMSProp",
-    "Rprop": "Rprop",
-    "SGD": "Momentum",
-}
-TIMED = [name for name, cases in CASES.items() if not cases[0].sparse]
-EXPERIMENTAL = {*TIMED} - {"Adafactor", "EMA", "MomentumAGC", "Muon"}
+INSIDE, FLOOR = "native in a graph", "memory floor"
+TIMED = [name for name, entry in ENTRIES.items() if not entry.sparse and not entry.closure]
 COLUMNS = {
     "ms": ("ms", "{:.3g}"),
     "of_torch": ("/ torch", "{:.2f}"),
@@ -52,12 +41,6 @@ COLUMNS = {
     "extra_mb": ("extra MB", "{:.0f}"),
 }
 COLORS = {"native": "tab:blue", "composed": "tab:cyan", "mindspore": "tab:olive", "memory": "tab:gray"}
-# A step so small that the parameters stay what they are, however many are taken.
-KWARGS = {name: {"lr": 1e-6} for name in TIMED} | {
-    "EMA": {},
-    "MomentumAGC": {"lr": 1e-6, "momentum": 0.9},
-    "SGD": {"lr": 1e-6, "momentum": 0.9},
-}
 
 
 def resnet50() -> list[tuple[int, ...]]:
@@ -101,7 +84,7 @@ def mlp(tensors: int, parameters: int) -> list[tuple[int, ...]]:
 
 def fit(shapes: list[tuple[int, ...]], name: str) -> list[tuple[int, ...]]:
     """The shapes, or for an optimizer that takes matrices only, the matrices among them."""
-    if CASES[name][0].rank is None:
+    if ENTRIES[name].rank is None:
         return shapes
     return [(shape[0], math.prod(shape[1:])) for shape in shapes if len(shape) > 1]
 
@@ -110,10 +93,10 @@ def state_size(name: str, shapes: list[tuple[int, ...]]) -> int:
     """The elements of all slots, from what the class declares."""
     import ms_optim
 
-    if name == "EMA":
+    if ENTRIES[name].averages:
         return sum(map(math.prod, shapes))
-    cls = ms_optim.OPTIMIZERS[name]
-    options = {key: value.default for key, value in inspect.signature(cls).parameters.items()} | KWARGS[name]
+    cls = getattr(ms_optim, name)
+    options = {key: value.default for key, value in inspect.signature(cls).parameters.items()} | ENTRIES[name].timed
     slots = [slot for slot in cls.slots if not slot.scalar and (slot.when is None or options[slot.when])]
     return sum(math.prod(slot.shape(shape) or (0,)) for slot in slots for shape in shapes)
 
@@ -122,15 +105,16 @@ def contenders(name: str) -> list[str]:
     """What an optimizer is measured against, itself first."""
     import torch
 
-    from parity.sides.torch import FUSED
+    from parity.sides.torch import forms
 
+    entry = ENTRIES[name]
     names = [INSIDE, *(f"{path} {mode}" for path in ("native", "composed") for mode in ("graph", "pynative"))]
-    if name in ("EMA", "MomentumAGC"):
-        return [*names, LERP if name == "EMA" else TIMM, FLOOR]
-    reference = getattr(torch.optim, name)
-    names += ["torch"] + ["torch foreach"] * ("foreach" in inspect.signature(reference).parameters)
-    names += ["torch fused"] * (reference in FUSED) + ["mindspore.nn graph"] * (name in NN)
-    return [*names, *["mindspore.experimental pynative"] * (name in EXPERIMENTAL), FLOOR]
+    if entry.yardstick:
+        names.append(entry.yardstick[0])
+    else:
+        names += ["torch", *(f"torch {form}" for form in forms(getattr(torch.optim, name)))]
+    names += ["mindspore.nn graph"] * bool(entry.nn) + ["mindspore.experimental pynative"] * bool(entry.experimental)
+    return [*names, FLOOR]
 
 
 def _tensors(shapes):
@@ -176,18 +160,19 @@ def mindspore_calls(contender: str, name: str, shapes: list[tuple[int, ...]]) ->
                 self.optimizer(gradients)
             return True
 
+    entry = ENTRIES[name]
+    ours, kwargs = getattr(ms_optim, name), dict(entry.timed)
     if contender.startswith("mindspore.nn"):
-        more = {"momentum": 0.9} if name == "SGD" else {}
-        optimizer = getattr(nn, NN[name])(list(params), learning_rate=1e-6, **more)
+        optimizer = getattr(nn, entry.nn)(list(params), learning_rate=kwargs.pop("lr"), **kwargs)
     elif contender.startswith("mindspore"):
-        optimizer = getattr(experimental, name)(list(params), **KWARGS[name])
-    elif name == "EMA":
+        optimizer = getattr(experimental, entry.experimental)(list(params), **kwargs)
+    elif entry.averages:
         inner = Still(0.0, list(params))
         inner.fused = contender.startswith("native")
-        optimizer = ms_optim.EMA(inner)
+        optimizer = ours(inner, **kwargs)
     else:
-        optimizer = ms_optim.OPTIMIZERS[name](list(params), fused=contender.startswith("native"), **KWARGS[name])
-    last = optimizer.averages[-1] if name == "EMA" else params[-1]
+        optimizer = ours(list(params), fused=contender.startswith("native"), **kwargs)
+    last = optimizer.averages[-1] if entry.averages else params[-1]
 
     def call(function, *inputs):
         function(*inputs)
@@ -203,39 +188,20 @@ def torch_calls(contender: str, name: str, shapes: list[tuple[int, ...]]) -> lis
     """A step of torch."""
     import torch
 
+    from parity.sides.torch import forms
+
     params = []
     for value, grad in _tensors(shapes):
         params.append(torch.nn.Parameter(torch.tensor(value)))
         params[-1].grad = torch.tensor(grad)
-    if contender == LERP:
-        averages = [param.detach().clone() for param in params]
-        values = [param.detach() for param in params]
-        return [lambda: torch._foreach_lerp_(averages, values, 1 - 0.9999)]
-    if contender == TIMM:
-        optimizer = torch.optim.SGD(params, **KWARGS[name], fused=True)
-        return [lambda: (_clip_as_timm(params), optimizer.step())]
+    entry = ENTRIES[name]
+    if entry.yardstick:
+        module, function = entry.yardstick[1].rsplit(".", 1)
+        return [getattr(importlib.import_module(module), function)(params, **entry.timed)]
     reference = getattr(torch.optim, name)
-    kwargs = dict(KWARGS[name])
-    if "foreach" in inspect.signature(reference).parameters:
-        kwargs |= {"fused": True} if contender.endswith("fused") else {"foreach": contender.endswith("foreach")}
-    return [reference(params, **kwargs).step]
-
-
-def _clip_as_timm(params, clipping=0.01, clip_eps=1e-3):
-    """Adaptive clipping as timm writes it: one parameter after another, the norm of each unit by `torch.norm`."""
-    import torch
-
-    with torch.no_grad():
-        for param in params:
-            norms = [
-                tensor.norm(2.0)
-                if tensor.ndim <= 1
-                else tensor.norm(2.0, dim=tuple(range(1, tensor.ndim)), keepdim=True)
-                for tensor in (param.detach(), param.grad.detach())
-            ]
-            most = norms[0].clamp(min=clip_eps).mul(clipping)
-            clipped = param.grad * (most / norms[1].clamp(min=1e-6))
-            param.grad.copy_(torch.where(norms[1] < most, param.grad, clipped))
+    asked = contender.removeprefix("torch").strip()
+    form = {asked: True} if asked == "fused" else {"foreach": bool(asked)} if "foreach" in forms(reference) else {}
+    return [reference(params, **entry.timed, **form).step]
 
 
 def floor_calls(bytes_moved: int) -> list[Callable[[], None]]:
@@ -315,7 +281,7 @@ def measure(name: str, shapes: list[tuple[int, ...]], options: argparse.Namespac
         "optimizer": name,
         "shapes": shapes,
         "seconds": options.seconds,
-        "bytes_moved": 4 * (3 * count + (0 if name == "EMA" else 2 * state)),
+        "bytes_moved": 4 * (3 * count + (0 if ENTRIES[name].averages else 2 * state)),
     }
     names = [which for which in contenders(name) if which in (options.contender or (which,))]
     together = kept * len(names) < os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
@@ -358,10 +324,11 @@ def _rounds(names, spec, repeats, together):
 
 def _add_ratios(rows):
     """Relative to torch's fused form, or else to the faster of its others; and to the floor."""
-    forms = [form for form in (LERP, TIMM, "torch fused") if form in rows] or {"torch", "torch foreach"} & {*rows}
+    theirs = [which for which in rows if "torch" in which]
+    theirs = [which for which in theirs if which == "torch fused"] or theirs
     for row in rows.values():
-        if forms:
-            row["of_torch"] = row["ms"] / min(rows[form]["ms"] for form in forms)
+        if theirs:
+            row["of_torch"] = row["ms"] / min(rows[which]["ms"] for which in theirs)
         if FLOOR in rows:
             row["of_floor"] = row["ms"] / rows[FLOOR]["ms"]
 

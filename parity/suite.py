@@ -10,11 +10,11 @@ import numpy as np
 
 import ms_optim
 from ms_optim._native import obstacle
-from parity.cases import CASES, Case
-from parity.cases.losses import STEPS, Loss
+from parity.cases import ENTRIES, Case, Mutant
+from parity.cases.losses import STEPS, Loss, losses
 from parity.cases.networks import initial_weights
 from parity.cases.problems import Problem, synthetic
-from parity.hunt.mutants import Mutant, breed
+from parity.hunt.mutants import breed
 from parity.judge.compare import Verdict, compare, compare_exactly
 from parity.sides import mindspore as mindspore_side
 from parity.sides import mindspore_networks, rules, torch_networks
@@ -249,7 +249,8 @@ def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) ->
     A grid begins with the defaults, which are the quietest, so it is run backwards.
     First the leg "rule", which compiles nothing: `scalars` in float64 and `update` in float32, on torch tensors. It
     sees what an edit of the rule or of the declared state does to numbers. Then the leg "graph", compiled by
-    MindSpore, for what the first has not caught: it sees an edit of `construct` too.
+    MindSpore, for what the first has not caught: it sees an edit of `construct` too, and is the only one of an
+    optimizer whose step takes a closure, which is run on losses.
 
     Args:
         mutants: What to hunt.
@@ -262,22 +263,38 @@ def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) ->
         build, fitting = torch_side.factory(case), problem.fitting(case)
         return torch_side.run(build, fitting, "float32"), torch_side.run(build, fitting, "float64")
 
+    @functools.cache
+    def minima(case, loss):
+        return tuple(
+            torch_side.minimize(torch_side.factory(case), loss, STEPS, dtype) for dtype in ("float32", "float64")
+        )
+
+    def judged(case, wrong, leg):
+        build, fitting = mindspore_side.factory(case, wrong), problem.fitting(case)
+        ours = rules.run(build, fitting, "float32") if leg == "rule" else mindspore_side.run(build, fitting, leg)
+        yield compare(ours, *references(case), noise=case.noise, initial=fitting.initial)
+
+    def minimized(case, wrong, leg):
+        for loss in losses():
+            ours = mindspore_side.minimize(mindspore_side.factory(case, wrong), loss, STEPS, leg)
+            yield compare(ours, *minima(case, loss), FREE_RATIO)
+
     with TemporaryDirectory() as folder:
         for mutant in mutants:
-            wrong, cases = breed(mutant, Path(folder)), CASES[mutant.optimizer][::-1]
-            fate = _hunt_one(mutant, wrong, cases, "rule", problem, references)
+            wrong, entry = breed(mutant, Path(folder)), ENTRIES[mutant.optimizer]
+            cases, fate = entry.cases[::-1], Fate(mutant)
+            if not entry.closure:
+                fate = _hunt_one(mutant, wrong, cases, "rule", judged)
             if compiled or not fate.caught:
                 cases = sorted(cases, key=lambda case: case is not fate.case)
-                fate = _hunt_one(mutant, wrong, cases, "graph", problem, references)
+                fate = _hunt_one(mutant, wrong, cases, "graph", minimized if entry.closure else judged)
             yield fate
 
 
-def _hunt_one(mutant, wrong, cases, leg, problem, references):
+def _hunt_one(mutant, wrong, cases, leg, judge):
     """One leg, over the cases in order."""
     for case in cases:
-        build, fitting = mindspore_side.factory(case, wrong), problem.fitting(case)
-        ours = rules.run(build, fitting, "float32") if leg == "rule" else mindspore_side.run(build, fitting, leg)
-        verdict = compare(ours, *references(case), noise=case.noise, initial=fitting.initial)
-        if not verdict.passed:
-            return Fate(mutant, case, verdict, leg)
+        for verdict in judge(case, wrong, leg):
+            if not verdict.passed:
+                return Fate(mutant, case, verdict, leg)
     return Fate(mutant)

@@ -2,12 +2,13 @@
 
 import json
 import shlex
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
 
-from parity.cases import CASES, Case
+from parity.cases import CASES, ENTRIES, Case
+from parity.cases.formats import rounded_to
 from parity.cases.problems import SYNTHETIC, Problem
 
 
@@ -40,7 +41,7 @@ REGIMES = {
     if regime.__name__ not in ("_breaking", "_late")
 }
 REGIMES |= {"constant": _constant, "sparse": _sparse, "growing": _growing, "infinite": _infinite}
-DTYPES = ("float32", "float64", "float16")
+DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Draw:
         dtype: What the parameters are stored in.
         mode: "graph" or "pynative".
         path: "native", where there is a kernel, or "composed".
+        inner: The optimizer that this one wraps, which has the groups; "" is none.
+        inner_kwargs: Its arguments.
     """
 
     optimizer: str
@@ -70,6 +73,8 @@ class Draw:
     dtype: str = "float32"
     mode: str = "graph"
     path: str = "native"
+    inner: str = ""
+    inner_kwargs: dict = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> "Draw":
@@ -84,17 +89,18 @@ class Draw:
             raise ValueError(f"a case is a JSON object with the keys {sorted(names)}")
         draw = cls(**_tuples(plain))
         for kind, value, known in [
-            ("optimizer", draw.optimizer, CASES),
+            ("optimizer", draw.optimizer, ENTRIES),
             ("dtype", draw.dtype, DTYPES),
             ("mode", draw.mode, ("graph", "pynative")),
             ("path", draw.path, ("native", "composed")),
+            ("inner", draw.inner, CASES if ENTRIES[draw.optimizer].averages else ("",)),
         ]:
             if value not in known:
                 raise ValueError(f"the {kind} of a case must be one of {', '.join(known)}, but got {value!r}")
         return draw
 
     def __str__(self) -> str:
-        return json.dumps({key: value for key, value in asdict(self).items() if value not in ({}, ())})
+        return json.dumps({key: value for key, value in asdict(self).items() if value not in ({}, (), "")})
 
     @property
     def command(self) -> str:
@@ -104,30 +110,23 @@ class Draw:
     @property
     def case(self) -> Case:
         """The case, its reference and its noise being those of the optimizer's other cases."""
-        known = CASES[self.optimizer][0]
-        return Case(
-            self.optimizer,
-            known.reference,
-            self.kwargs,
-            self.groups,
-            rank=known.rank,
-            sparse=known.sparse,
-            noise=known.noise,
-        )
+        known = ENTRIES[self.inner or self.optimizer].cases[0]
+        kwargs = self.inner_kwargs if self.inner else self.kwargs
+        case = replace(known, kwargs=kwargs, groups=self.groups)
+        return replace(ENTRIES[self.optimizer].cases[0], kwargs=self.kwargs, inner=case) if self.inner else case
 
     @cached_property
     def problem(self) -> Problem:
-        """The weights and gradients, in the dtype of the parameters."""
+        """The weights and gradients, in the dtype of the parameters, as the optimizer takes them."""
         rng = np.random.default_rng(self.seed)
-        dtype = np.dtype(self.dtype)
         with np.errstate(over="ignore"):
             initial = {
-                name: np.asarray(scale * rng.standard_normal(shape), dtype)
+                name: rounded_to(scale * rng.standard_normal(shape), self.dtype)
                 for name, (shape, scale, _) in self.parameters.items()
             }
             gradients = [
                 {
-                    name: np.asarray(REGIMES[regime](rng, shape, step), dtype)
+                    name: rounded_to(REGIMES[regime](rng, shape, step), self.dtype)
                     for name, (shape, _, regime) in self.parameters.items()
                 }
                 for step in range(self.steps)
@@ -135,7 +134,8 @@ class Draw:
         for name, steps in self.absent.items():
             for step in steps:
                 gradients[step][name] = None
-        return Problem(f"{self.dtype} of seed {self.seed}", initial, gradients)
+        dtype = None if hasattr(np, self.dtype) else self.dtype
+        return Problem(f"{self.dtype} of seed {self.seed}", initial, gradients, dtype).fitting(self.case)
 
 
 def _tuples(value):

@@ -1,5 +1,6 @@
 """What optimizers that take a closure are compared on: losses, each written once for torch and MindSpore alike."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from parity.cases.networks import digits
 STEPS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loss:
     """A function of weights, data and `ops`, which is `torch` or `mindspore.ops`; and where the weights start."""
 
@@ -39,7 +40,8 @@ def logistic(weights, data, ops):
     return (ops.logsumexp(logits, 1) - (logits * labels).sum(1)).mean() + penalty * (weights[0] * weights[0]).sum()
 
 
-def losses() -> list[Loss]:
+@functools.cache
+def losses() -> tuple[Loss, ...]:
     """A curved valley, an ill-conditioned quadratic and logistic regression on the digits, in float32."""
     rng = np.random.default_rng(0)
     rotation, _ = np.linalg.qr(rng.standard_normal((30, 30)))
@@ -53,7 +55,7 @@ def losses() -> list[Loss]:
             (images.reshape(-1, 64), np.eye(10)[labels], 1e-3),
         ),
     ]
-    return [
+    return tuple(
         Loss(
             function.__name__,
             function,
@@ -61,4 +63,4 @@ def losses() -> list[Loss]:
             tuple(np.asarray(value, np.float32) for value in data),
         )
         for function, initial, data in plan
-    ]
+    )

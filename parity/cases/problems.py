@@ -23,11 +23,15 @@ Gradient = np.ndarray | Rows | None
 
 @dataclass(frozen=True)
 class Problem:
-    """Weights by name, and for each step the gradients by name; None is a gradient that is absent."""
+    """Weights by name, and for each step the gradients by name; None is a gradient that is absent.
+
+    `dtype` is what the arrays stand for, if NumPy has no such floats.
+    """
 
     name: str
     initial: dict[str, np.ndarray]
     gradients: list[dict[str, Gradient]]
+    dtype: str | None = None
 
     def fitting(self, case: Case) -> "Problem":
         """The part of the problem that the optimizer of a case takes: parameters of its rank, rows if it is sparse."""
@@ -40,7 +44,7 @@ class Problem:
         if case.sparse:
             rng = np.random.default_rng(0)
             gradients = [{name: _rows(rng, grad) for name, grad in drawn.items()} for drawn in gradients]
-        return Problem(self.name, {name: self.initial[name] for name in names}, gradients)
+        return Problem(self.name, {name: self.initial[name] for name in names}, gradients, self.dtype)
 
 
 def _rows(rng, grad):

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import gc
-import inspect
 import math
 import multiprocessing
 import random
@@ -21,35 +20,21 @@ from rich.progress import Progress
 from rich.table import Table
 
 import ms_optim
-from ms_optim.arguments import Choice, Number, Numbers, Predicate, Rate
 from parity.__main__ import parse_names
-from parity.cases import CASES
+from parity.cases import ENTRIES
 from parity.cases.draws import DTYPES, REGIMES, Draw
-from parity.judge.conditioning import Judged, verify
+from parity.hunt.drawn import Judged, compare_draw
+from parity.hunt.strategies import PATTERN, arguments_of, values
 from parity.report import failures
+from parity.suite import paths
 
-NAMES = tuple(name for name in ms_optim.OPTIMIZERS if name in CASES)
+NAMES = tuple(name for name, entry in ENTRIES.items() if not entry.closure)
+DENSE = tuple(name for name, entry in ENTRIES.items() if entry.dense)
 # A structure costs a compilation or two, a draw of its numbers a tenth of one.
 BATCH, STRUCTURES = 60, 5
 SHRINK_SECONDS = 60.0
 # Processes are started anew when each optimizer had this many seconds: what they have compiled they keep.
 TURN = 45.0
-# The decades from which a number is drawn; others have DECADES. Beyond them floats overflow within the steps of a draw.
-DECADES = (-6, 0)
-SPANS = {
-    "Muon.eps": (-10, 1),
-    "clip_eps": (-6, 1),
-    "clipping": (-4, 1),
-    "eps": (-16, 0),
-    "initial_accumulator_value": (-8, 2),
-    "lambd": (-6, 1),
-    "lr": (-7, 1),
-    "ns_coefficients": (-2, -1),
-    "step_sizes": (-8, 2),
-    "t0": (0, 1),
-}
-# What torch does not read from a group though it takes it there.
-UNGROUPED = {("Adagrad", "initial_accumulator_value")}
 LAYOUTS = (
     {"plain": (3, 2)},
     {"vector": (5,), "scalar": (), "one": (1,), "matrix": (4, 3)},
@@ -67,7 +52,8 @@ MATRICES = (
 class Structure:
     """All of a draw that a compiled step depends on; `switches` says of numbers whether they are zero.
 
-    `options` are flags, of the optimizer and of each group in `groups`, which are patterns.
+    `options` are flags, of the optimizer and of each group in `groups`, which are patterns. Where the optimizer wraps
+    another they are those of the other, `inner`, and `outer` are its own.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -78,98 +64,69 @@ class Structure:
     dtype: str = "float32"
     mode: str = "graph"
     path: str = "native"
+    inner: str = ""
+    outer: dict = field(default_factory=dict)
 
 
 def structures(name: str, rng: random.Random, count: int = STRUCTURES) -> list[Structure]:
     """Some structures for an optimizer; the first is plain, for failures to shrink to."""
-    layouts = MATRICES if CASES[name][0].rank == 2 else LAYOUTS
-    numbers, flags = arguments_of(name)
-    slots = {slot.when for slot in getattr(ms_optim, name).slots}
-
-    def choose(names):
-        options = {
-            flag: rng.choice([choice for choice in choices if choice is not None or flag == "adjust_lr_fn"])
-            for flag, choices in flags.items()
-            if rng.random() < 0.5
-        }
-        if "exempt" in options:
-            options["exempt"] = (rng.choice(names),)
-        return options, {number: rng.random() < 0.7 for number in numbers if number in slots}
-
-    plain = Structure(layouts[0], ({},), ({number: True for number in numbers if number in slots},))
+    plain = _plain(name, rng)
     found = [plain, replace(plain, mode="pynative"), replace(plain, path="composed")]
-    while len(found) < count:
-        shapes = rng.choice(layouts)
-        groups = tuple(rng.sample(list(shapes), rng.choice((0, 0, 1, 2)) if len(shapes) > 2 else 0))
-        options, switches = zip(*(choose(list(shapes)) for _ in range(1 + len(groups))))
-        for overrides in options[1:]:
-            overrides.pop("exempt", None)
-        absent = rng.choice(((), (rng.choice(list(shapes)),), tuple(shapes)))
-        dtype = rng.choice(("float32", *DTYPES))
-        found.append(
-            Structure(
-                shapes,
-                options,
-                switches,
-                groups,
-                absent,
-                dtype,
-                rng.choice(("graph", "pynative")),
-                rng.choice(("native", "composed")),
-            )
-        )
-    return found
+    return found + [_structure(name, rng) for _ in range(count - len(found))]
 
 
-def arguments_of(name: str) -> tuple[list[str], dict[str, tuple]]:
-    """The arguments of an optimizer that are numbers, and those that are flags with their choices."""
-    cls, numbers, flags = getattr(ms_optim, name), [], {}
-    for argument in sorted(inspect.signature(cls).parameters.keys() - {"params", "fused", "loss_scale"}):
-        kind = cls.kind_of(argument)
-        if kind.members(argument):
-            numbers.append(argument)
-        elif isinstance(kind, Predicate):
-            flags[argument] = ("pattern",)
-        else:
-            flags[argument] = kind.choices if isinstance(kind, Choice) else tuple(range(kind.least, kind.least + 7))
-    return numbers, flags
+def _plain(name, rng):
+    """One parameter, all numbers, no flags."""
+    inner = rng.choice(DENSE) if ENTRIES[name].averages else ""
+    return Structure(_layouts(inner or name)[0], ({},), (dict.fromkeys(_switches(inner or name), True),), inner=inner)
 
 
-def values(owner: str, name: str) -> st.SearchStrategy:
-    """What an argument that holds numbers may be, within its range: its ends, and all magnitudes that make sense."""
-    kind = getattr(ms_optim, owner).kind_of(name)
-    span = SPANS.get(f"{owner}.{name}") or SPANS.get(name, DECADES)
-    if isinstance(kind, Numbers):
-        several = st.tuples(*(interval(part, span) for part in kind.parts.values()))
-        # Newton-Schulz with larger ones explodes, and bfloat16 overflows before what stands in for it does.
-        return several.filter(lambda numbers: sum(map(abs, numbers)) <= 1) if name == "ns_coefficients" else several
-    return interval(kind.each if isinstance(kind, Rate) else kind, span)
+def _structure(name, rng):
+    """One of any kind."""
+    inner = rng.choice(DENSE) if ENTRIES[name].averages else ""
+    shapes, flags = rng.choice(_layouts(inner or name)), arguments_of(inner or name)[1]
 
+    def some(flags):
+        chosen = {flag: choices for flag, choices in flags.items() if rng.random() < 0.5}
+        return {
+            flag: (rng.choice(list(shapes)),) if choices is PATTERN else rng.choice(choices)
+            for flag, choices in chosen.items()
+        }
 
-def interval(kind: Number, span: tuple[int, int]) -> st.SearchStrategy:
-    """The numbers of a kind such as that of "(0, 1]"."""
-    text, optional, (low, high) = kind.interval, kind.none is not None, kind.bounds
-    closed = {low: text[0] == "[", high: text[-1] == "]"}
-    ends = [end for end in (low, high) if closed[end]] + [None] * bool(optional)
-    inside = decades(*span)
-    if high - low < float("inf"):
-        part = st.one_of(decades(-6, -1), decades(-6, -1).map(lambda x: 1 - x), decades(-1, -1))
-        inside = part.map(lambda x: low + (high - low) * x)
-    elif low > -float("inf"):
-        inside = inside.map(lambda x: low + x)
-    elif high < float("inf"):
-        inside = inside.map(lambda x: high - x)
-    else:
-        inside = st.one_of(inside, inside.map(lambda x: -x), st.just(0.0))
-    # Not one_of, which would take an end every other time.
-    return st.sampled_from([inside] * 7 + [st.sampled_from(ends)] * bool(ends)).flatmap(lambda chosen: chosen)
-
-
-def decades(least: int, most: int) -> st.SearchStrategy:
-    """A number of two digits, log-uniform."""
-    return st.builds(
-        lambda digits, power: float(f"{digits}e{power - 1}"), st.integers(10, 99), st.integers(least, most)
+    groups = tuple(rng.sample(list(shapes), rng.choice((0, 0, 1, 2)) if len(shapes) > 2 else 0))
+    # A pattern must match a parameter of its own group, so no other group than the first has one.
+    everywhere = {flag: choices for flag, choices in flags.items() if choices is not PATTERN}
+    path = rng.choice(("native", "composed"))
+    return Structure(
+        shapes,
+        (some(flags), *(some(everywhere) for _ in groups)),
+        tuple({number: rng.random() < 0.7 for number in _switches(inner or name)} for _ in range(1 + len(groups))),
+        groups,
+        rng.choice(((), (rng.choice(list(shapes)),), tuple(shapes))),
+        rng.choice(_dtypes(name, path)),
+        rng.choice(("graph", "pynative")),
+        path,
+        inner,
+        some(arguments_of(name)[1]) if inner else {},
     )
+
+
+def _layouts(name):
+    return MATRICES if ENTRIES[name].rank == 2 else LAYOUTS
+
+
+def _switches(name):
+    """The numbers that decide on state by whether they are zero."""
+    deciding = {slot.when for slot in getattr(ms_optim, name).slots}
+    return [number for number in arguments_of(name)[0] if number in deciding]
+
+
+def _dtypes(name, path):
+    """Those that a path takes: averages are float32, and MindSpore's operators have no bfloat16 on CPU."""
+    if ENTRIES[name].averages:
+        return ("float32",)
+    kernel = path == "native" and "native" in paths(ENTRIES[name].cases[0])
+    return ("float32", *(dtype for dtype in DTYPES if kernel or dtype != "bfloat16"))
 
 
 @st.composite
@@ -177,28 +134,31 @@ def draws(draw, name: str, pool: list[Structure]) -> Draw:
     """A draw of an optimizer, its structure being one of the pool."""
     structure = draw(st.sampled_from(pool))
     steps = draw(st.integers(2, 30))
-    base = _numbers(draw, name, structure.options[0], structure.switches[0])
+    ruled = structure.inner or name
+    base = _numbers(draw, ruled, structure.options[0], structure.switches[0])
     groups = tuple(
-        (pattern, _numbers(draw, name, flags, switches, base))
+        (pattern, _numbers(draw, ruled, flags, switches, base))
         for pattern, flags, switches in zip(structure.groups, structure.options[1:], structure.switches[1:])
     )
     regimes = st.sampled_from([key for key in REGIMES if (structure.dtype, key) != ("float16", "huge")])
     scales = st.sampled_from((1.0, 0.0, 1e-4, 30.0))
     parameters = {key: (shape, draw(scales), draw(regimes)) for key, shape in structure.shapes.items()}
     away = tuple(sorted(draw(st.sets(st.integers(0, steps - 2), max_size=4)))) if structure.absent else ()
-    absent = dict.fromkeys(structure.absent, away) if away else {}
-    return Draw(
+    found = Draw(
         name,
         parameters,
         steps,
         base,
         groups,
-        absent,
+        dict.fromkeys(structure.absent, away) if away else {},
         draw(st.integers(0, 999)),
         structure.dtype,
         structure.mode,
         structure.path,
     )
+    if not structure.inner:
+        return found
+    return replace(found, kwargs=_numbers(draw, name, structure.outer, {}), inner=ruled, inner_kwargs=base)
 
 
 def _numbers(draw, name, flags, switches, base=None):
@@ -208,15 +168,9 @@ def _numbers(draw, name, flags, switches, base=None):
     for number in numbers:
         if number in switches:
             options[number] = draw(values(name, number).filter(bool)) if switches[number] else 0.0
-        elif (base is None or (name, number) not in UNGROUPED) and draw(st.booleans()):
+        elif (base is None or number not in ENTRIES[name].ungrouped) and draw(st.booleans()):
             options[number] = draw(values(name, number))
-    merged = {**(base or {}), **options}
-    if "dampening" in numbers and merged.get("nesterov"):
-        if merged["momentum"]:
-            options["dampening"] = 0.0
-        else:
-            options["nesterov"] = False
-    return options
+    return options | ENTRIES[name].mend({**(base or {}), **options})
 
 
 @dataclass
@@ -253,7 +207,7 @@ class Tally:
 def judge(draw: Draw) -> tuple[Judged | None, str]:
     """The outcome of a draw and why it failed: nothing if it did not."""
     try:
-        judged = verify(draw)
+        judged = compare_draw(draw)
     except Exception:
         return None, traceback.format_exc()
     return judged, "\n".join(failures([judged]))
@@ -332,8 +286,10 @@ def _simpler(draw: Draw) -> Iterator[Draw]:
         yield replace(draw, groups=tuple(other for other in draw.groups if other is not group))
     for name in draw.absent:
         yield replace(draw, absent={key: value for key, value in draw.absent.items() if key != name})
-    for key in draw.kwargs:
-        yield replace(draw, kwargs={other: value for other, value in draw.kwargs.items() if other != key})
+    for role in ("kwargs", "inner_kwargs"):
+        given = getattr(draw, role)
+        for key in given:
+            yield replace(draw, **{role: {other: value for other, value in given.items() if other != key}})
     for i, (pattern, overrides) in enumerate(draw.groups):
         for key in overrides:
             less = {other: value for other, value in overrides.items() if other != key}

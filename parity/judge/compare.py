@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from parity.cases.formats import FORMATS, ulp
 from parity.sides.trace import PARAMETER, Trace
 
 # A run may be this many times as far from the truth as the reference is. Correct rules score about 1, up to 2; rules
@@ -40,7 +41,7 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Score:
-    """How far the tensors of one kind are from the truth."""
+    """How far the tensors of one kind are from the truth, at most; the ratio is to each tensor's own budget."""
 
     ratio: float
     ulps: float
@@ -78,13 +79,7 @@ class Verdict:
         return "passed: " + ", ".join(f"{kind} {score.ratio:.2f}" for kind, score in self.scores.items())
 
 
-def ulp(magnitude: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The gap between neighbours of a float type; below the normal numbers, which compilers flush, the smallest."""
-    info = np.finfo(dtype)
-    return np.maximum(np.spacing(np.asarray(magnitude, dtype)).astype(np.float64), float(info.tiny))
-
-
-def errors(run: list[np.ndarray], truth: list[np.ndarray], dtype: np.dtype, first: float = 0.0) -> list[np.ndarray]:
+def errors(run: list[np.ndarray], truth: list[np.ndarray], dtype: str, first: float = 0.0) -> list[np.ndarray]:
     """For each step and element the distance from the truth, in ulps of the largest magnitude the tensor has had.
 
     `first` is the largest that it had before the steps.
@@ -129,8 +124,8 @@ def compare(
 
     Args:
         ours: The run to judge.
-        single: The reference in the same precision; the worst error of its tensors of a kind, at least one ulp, is what
-            ours is measured by.
+        single: The reference in the same precision. Its worst error in a tensor, at least one ulp, is what ours is
+            measured by in this tensor, and in no other.
         double: The reference in float64.
         ratio: How many times that error is still correct.
         noise: What a rule that rounds on its own may do to the parameters, relative to the largest magnitude.
@@ -139,22 +134,19 @@ def compare(
     problems = [*structure(ours, single), *structure(double, single, dtypes=False)]
     if problems:
         return Verdict(problems=tuple(problems))
-    truth = {key: _truth(single[key], double[key]) for key in single}
+    truth = truth_of(single, double)
     start = _sizes(initial)
-    reference = {key: errors(single[key], truth[key], np.float32, start.get(key, 0.0)) for key in single}
-    least = {PARAMETER: max(1.0, noise / np.finfo(np.float32).eps)}
-    budget = {
-        kind: max(least.get(kind, 1.0), _worst(reference[key] for key in keys))
-        for kind, keys in _by_kind(single).items()
-    }
+    reference = {key: errors(single[key], truth[key], "float32", start.get(key, 0.0)) for key in single}
+    least = {PARAMETER: max(1.0, noise / FORMATS["float32"].eps)}
+    budget = {key: max(least.get(key[0], 1.0), _worst(steps)) for key, steps in reference.items()}
     problems = [
-        f"{kind}: the reference is finite in float32 and not in float64"
-        for kind, allowed in budget.items()
+        f"{kind} of {name!r}: the reference is finite in float32 and not in float64"
+        for (kind, name), allowed in budget.items()
         if not np.isfinite(allowed)
     ]
     if problems:
         return Verdict(problems=tuple(problems))
-    off = {key: errors(ours[key], truth[key], np.float32, start.get(key, 0.0)) for key in single}
+    off = {key: errors(ours[key], truth[key], "float32", start.get(key, 0.0)) for key in single}
     return _judge(ours, single, off, reference, budget, ratio)
 
 
@@ -169,23 +161,23 @@ def compare_exactly(
     if problems:
         return Verdict(problems=tuple(problems))
     start = _sizes(initial)
-    off = {key: errors(ours[key], reference[key], np.float64, start.get(key, 0.0)) for key in reference}
+    off = {key: errors(ours[key], reference[key], "float64", start.get(key, 0.0)) for key in reference}
     budget = {
-        kind: (max(RELATIVE, RATIO * noise) if kind == PARAMETER else RELATIVE) / np.finfo(np.float64).eps
-        for kind in _by_kind(reference)
+        key: (max(RELATIVE, RATIO * noise) if key[0] == PARAMETER else RELATIVE) / FORMATS["float64"].eps
+        for key in reference
     }
     return _judge(ours, reference, off, {}, budget, 1.0)
 
 
 def _judge(ours, reference, off, reference_off, budget, ratio):
-    """Score each kind, and find the first step at which a tensor is off by more than `ratio` times the budget."""
+    """Score each kind, and find the first step at which a tensor is off by more than `ratio` times its budget."""
     scores, divergences = {}, []
     for kind, keys in _by_kind(reference).items():
-        worst = _worst(off[key] for key in keys)
+        worst = {key: _worst(off[key]) for key in keys}
         equal = [_same(a, b) for key in keys for a, b in zip(ours[key], reference[key])]
         share = sum(map(np.sum, equal)) / max(1, sum(map(np.size, equal)))
-        scores[kind] = Score(worst / budget[kind], worst, float(share))
-        divergences += [first(key, off[key], ours[key], reference[key], ratio * budget[kind]) for key in keys]
+        scores[kind] = Score(max(worst[key] / budget[key] for key in keys), max(worst.values()), float(share))
+        divergences += [first(key, off[key], ours[key], reference[key], ratio * budget[key]) for key in keys]
     found = [divergence for divergence in divergences if divergence is not None]
     earliest = min(found, key=lambda divergence: divergence.step, default=None)
     return Verdict(scores, earliest, (), off, reference_off)
@@ -202,13 +194,18 @@ def _by_kind(trace):
     return kinds
 
 
-def _worst(runs):
-    return max((float(step.max(initial=0.0)) for run in runs for step in run), default=0.0)
+def _worst(steps):
+    return max((float(step.max(initial=0.0)) for step in steps), default=0.0)
 
 
-def _truth(single: list[np.ndarray], double: list[np.ndarray]) -> list[np.ndarray]:
+def truth_of(single: Trace, double: Trace) -> Trace:
     """The float64 run, but the float32 one where that overflowed or is NaN: there a run must do the same."""
-    return [np.where(np.isfinite(one), two, one.astype(np.float64)) for one, two in zip(single, double, strict=True)]
+    return {
+        key: [
+            np.where(np.isfinite(one), two, one.astype(np.float64)) for one, two in zip(steps, double[key], strict=True)
+        ]
+        for key, steps in single.items()
+    }
 
 
 def first(

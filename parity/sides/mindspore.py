@@ -1,5 +1,6 @@
 """Runs an optimizer of MindSpore on a problem."""
 
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 import ms_optim
 from ms_optim import lr_scheduler
+from ms_optim._values import write
 from parity.cases import Case
 from parity.cases.losses import Loss
 from parity.cases.problems import Gradient, Problem, Rows
@@ -62,7 +64,7 @@ def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
         del _compiled[next(iter(_compiled))]
     for mine, new in zip(twin.get_parameters(), optimizer.get_parameters(), strict=True):
         if mine is not new:
-            ops.assign(mine, new)
+            write(mine, new)
     return twin
 
 
@@ -70,7 +72,7 @@ class Session:
     """An optimizer of MindSpore and its parameters, in one mode; a run can be stopped, and taken up elsewhere.
 
     `schedule` is the name and the arguments of a scheduler, which steps after each of its steps. `anew` compiles, even
-    if one like it has compiled before.
+    if one like it has compiled before. `dtype` is that of the parameters, if not that of `initial`.
     """
 
     def __init__(
@@ -80,10 +82,11 @@ class Session:
         mode: str,
         schedule: tuple[str, dict] | None = None,
         anew: bool = False,
+        dtype: str | None = None,
     ):
-        self.mode = mode
+        self.mode, self.dtype = mode, dtype and getattr(ms, dtype)
         set_mode(mode)
-        self.optimizer = build([Parameter(Tensor(value), name=name) for name, value in initial.items()])
+        self.optimizer = build(_parameters(initial, self.dtype))
         if not anew:
             self.optimizer = compiled_before(self.optimizer, mode)
         self.scheduler = schedule and getattr(lr_scheduler, schedule[0])(self.optimizer, **schedule[1])
@@ -94,7 +97,7 @@ class Session:
         recorder = Recorder()
         for drawn in gradients:
             given = [drawn[param.name] for param in self.optimizer.parameters]
-            self.optimizer(tuple(map(_gradient, given)))
+            self.optimizer(tuple(_gradient(grad, self.dtype) for grad in given))
             if self.scheduler:
                 self.scheduler.step()
             recorder.add(self.values, _state(self.optimizer))
@@ -103,7 +106,7 @@ class Session:
     @property
     def values(self) -> dict[str, np.ndarray]:
         """The weights as they are now."""
-        return {param.name: param.asnumpy().copy() for param in self.optimizer.parameters}
+        return _values(self.optimizer.parameters)
 
     def stop(self) -> tuple[dict[str, np.ndarray], dict]:
         """The weights as they are now, and, as arrays, the state dicts of what there is, by name."""
@@ -129,11 +132,11 @@ class Session:
         return {"optimizer": self.optimizer} | ({"scheduler": self.scheduler} if self.scheduler else {})
 
 
-def _gradient(drawn):
+def _gradient(drawn, dtype):
     """What a problem has drawn, as an optimizer takes it."""
     if isinstance(drawn, Rows):
-        return Tensor(drawn.indices), Tensor(drawn.values)
-    return None if drawn is None else Tensor(drawn)
+        return Tensor(drawn.indices), Tensor(drawn.values, dtype)
+    return None if drawn is None else Tensor(drawn, dtype)
 
 
 def _arrays(tree):
@@ -145,7 +148,7 @@ def _arrays(tree):
 
 def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, mode: str) -> Trace:
     """The trace of the optimizer that `build` makes of parameters, fed the problem's gradients in float32."""
-    return Session(build, problem.initial, mode).steps(problem.gradients)
+    return Session(build, problem.initial, mode, dtype=problem.dtype).steps(problem.gradients)
 
 
 class _Loss(nn.Cell):
@@ -161,28 +164,43 @@ class _Loss(nn.Cell):
         return self.function(self.weights, self.data, ops)
 
 
+@functools.cache
+def _closure(loss, mode):
+    """Parameters and the function that gives a loss of them and its gradients, which compiles once."""
+    params = _parameters(loss.initial)
+    return params, ms.value_and_grad(_Loss(loss, params), None, ParameterTuple(params))
+
+
 def minimize(build: Callable[[list[Parameter]], nn.Optimizer], loss: Loss, steps: int, mode: str) -> Trace:
     """The trace of an optimizer that takes a closure: parameters, and of each step the loss and both counts."""
-    session = Session(build, loss.initial, mode)
-    optimizer = session.optimizer
-    closure = ms.value_and_grad(_Loss(loss, optimizer.parameters), None, optimizer.parameters)
-    recorder = Recorder()
+    set_mode(mode)
+    params, closure = _closure(loss, mode)
+    for param in params:
+        ops.assign(param, Tensor(loss.initial[param.name]))
+    optimizer, recorder = build(params), Recorder()
     for _ in range(steps):
         value = optimizer.step(closure)
         state = optimizer.state_dict()["state"][0]
-        recorder.add(
-            session.values,
-            {
-                loss.name: {
-                    "loss": value.asnumpy(),
-                    **{name: np.asarray(state[name]) for name in ("func_evals", "n_iter")},
-                }
-            },
-        )
+        counts = {name: np.asarray(state[name]) for name in ("func_evals", "n_iter")}
+        recorder.add(_values(params), {loss.name: {"loss": value.asnumpy(), **counts}})
     return recorder.trace()
+
+
+def _parameters(initial, dtype=None):
+    return [Parameter(Tensor(value, dtype), name=name) for name, value in initial.items()]
+
+
+def _values(params):
+    return {param.name: _array(param) for param in params}
+
+
+def _array(tensor):
+    """A copy of what a tensor holds; bfloat16 as float32."""
+    array = np.array(tensor.asnumpy())
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _state(optimizer):
     """State by parameter and slot, of an optimizer that tells it; any other is compared by its parameters alone."""
     state = getattr(optimizer, "state", {})
-    return {name: {slot: np.asarray(value.asnumpy()) for slot, value in slots.items()} for name, slots in state.items()}
+    return {name: {slot: _array(value) for slot, value in slots.items()} for name, slots in state.items()}

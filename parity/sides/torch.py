@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -16,14 +17,16 @@ from parity.sides.trace import Recorder, Trace
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-FUSED = (torch.optim.Adagrad, torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)
+def forms(reference: type) -> list[str]:
+    """The arguments by which an optimizer of torch takes another form of its step here: "foreach", "fused"."""
+    return [form for form in ("foreach", "fused") if form in inspect.signature(reference).parameters]
 
 
 def factory(case: Case, fused: bool = False) -> Callable[[list], torch.optim.Optimizer]:
     """A function from named parameters to the reference optimizer of a case, if `fused` in torch's fused form."""
     module, name = case.reference.rsplit(".", 1)
     reference = getattr(importlib.import_module(module), name)
-    kwargs = {**case.kwargs, "fused": True} if fused and reference in FUSED else case.kwargs
+    kwargs = {**case.kwargs, "fused": True} if fused and "fused" in forms(reference) else case.kwargs
 
     def build(named):
         params = dict(named)
@@ -145,13 +148,15 @@ class Session:
         """Load what `stop` of a session has given."""
         with default_dtype(self.dtype):
             for name, part in self._parts.items():
-                part.load_state_dict(_mapped(state[name], self._kept, np.ndarray))
+                part.load_state_dict(self._kept(state[name]))
 
-    def _kept(self, value):
-        """An array as torch keeps it: SparseAdam counts its steps by an int."""
-        if isinstance(self._inner, torch.optim.SparseAdam) and not value.ndim:
-            return int(value)
-        return torch.tensor(value, dtype=self.dtype)
+    def _kept(self, tree, key=None):
+        """A tree of dicts with what torch takes for arrays: of a count of steps it makes what the optimizer keeps."""
+        if isinstance(tree, dict):
+            return {name: self._kept(value, name) for name, value in tree.items()}
+        if not isinstance(tree, np.ndarray):
+            return copy.copy(tree)
+        return int(tree) if key == "step" else torch.tensor(tree, dtype=self.dtype)
 
     @property
     def _parts(self):

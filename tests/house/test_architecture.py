@@ -61,7 +61,8 @@ FORBIDDEN = {
     **{name: {"torch"} for name in ("parity.sides.mindspore", "parity.sides.mindspore_networks")},
     **{
         name: {"mindspore", "ms_optim", "torch"}
-        for name in ("parity.cases", "parity.judge.compare", "parity.cases.networks", "parity.cases.problems")
+        for name in FILES
+        if name.startswith("parity.cases") or name == "parity.judge.compare"
     },
 }
 

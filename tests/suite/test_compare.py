@@ -123,6 +123,23 @@ def test_the_reference_sets_the_tolerance(traces):
         assert compare(*traces).passed is passed
 
 
+@pytest.mark.parametrize("kind", [PARAMETER, "exp_avg"])
+def test_the_error_of_one_tensor_excuses_no_other(kind):
+    """Torch is off by 432 ulps in a tiny tensor and by 3 in another, where 1,296 are wrong; and so the other way."""
+    ulp = float(np.spacing(np.float32(1.0)))
+    truth = {(kind, name): [np.ones(2)] for name in ("tiny", "other")}
+
+    def off(tiny, other):
+        ulps = {"tiny": tiny, "other": other}
+        return {key: [np.float32([1.0, 1.0 + ulps[key[1]] * ulp])] for key in truth}
+
+    assert compare(off(1296, 9), off(432, 3), truth).passed
+    assert compare(off(1296, 9), off(432, 3), truth).scores[kind].ratio == 3.0
+    verdict = compare(off(432, 1296), off(432, 3), truth)
+    assert not verdict.passed and verdict.divergence.parameter == "other"
+    assert not compare(off(1300, 3), off(432, 1296), truth).passed
+
+
 def test_errors_are_measured_by_the_largest_magnitude_so_far():
     """A scalar that crosses zero is not 1e6 ulps off for that."""
     truth = {(PARAMETER, "x"): [np.array([1.0]), np.array([1e-9])]}

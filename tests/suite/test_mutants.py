@@ -2,9 +2,9 @@
 
 import pytest
 
-from parity.cases import CASES
+from parity.cases import CASES, ENTRIES, Mutant
 from parity.cases.problems import synthetic
-from parity.hunt.mutants import MUTANTS, Mutant, breed
+from parity.hunt.mutants import breed
 from parity.judge.compare import compare
 from parity.sides import mindspore as mindspore_side
 from parity.sides import rules
@@ -13,37 +13,24 @@ from parity.suite import hunt
 
 # One pattern of gradients, and so one compilation.
 PROBLEM = synthetic(absent=False)
-# What only a compiled step can tell.
-OF_CONSTRUCT = {
-    "averages before the step",
-    "duplicates are not summed",
-    "the moments of all rows decay",
-    "the second moment is not kept",
-}
-each = pytest.mark.parametrize("optimizer", sorted({mutant.optimizer for mutant in MUTANTS}))
 
 
-def mutants_of(optimizer):
-    """The wrong versions of one optimizer."""
-    return [mutant for mutant in MUTANTS if mutant.optimizer == optimizer]
-
-
-@each
+@pytest.mark.parametrize("optimizer", ENTRIES)
 def test_every_mutant_is_caught(optimizer):
     """By some case of the optimizer, and by the rule alone unless the edit is of what runs it."""
-    for fate in hunt(mutants_of(optimizer), PROBLEM):
+    for fate in hunt(ENTRIES[optimizer].mutants, PROBLEM):
         assert fate.caught, str(fate.mutant)
-        assert fate.leg == ("graph" if fate.mutant.mistake in OF_CONSTRUCT else "rule")
+        assert fate.leg == fate.mutant.leg, str(fate.mutant)
 
 
-@each
+@pytest.mark.parametrize("optimizer", CASES)
 def test_a_mutant_is_caught_in_a_compiled_step(optimizer):
     """Where MindSpore has run it, and not by its rule alone."""
-    (fate,) = hunt(mutants_of(optimizer)[:1], PROBLEM, compiled=True)
+    (fate,) = hunt(ENTRIES[optimizer].mutants[:1], PROBLEM, compiled=True)
     assert fate.caught and fate.leg == "graph"
 
 
-@each
+@pytest.mark.parametrize("optimizer", CASES)
 def test_the_right_rules_pass_where_mutants_are_caught(optimizer):
     """On torch float32 tensors; compiled, they pass in the test of parity."""
     for case in CASES[optimizer]:

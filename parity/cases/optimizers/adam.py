@@ -1,0 +1,45 @@
+"""Adam."""
+
+from parity.cases.case import Entry, grid, mutants
+from parity.cases.shared import ADAM_GRID, DECAY, DECAY_SIGNED, NO_MAXIMIZE
+
+_DENOMINATOR = "(largest.sqrt() / root + eps)"
+
+ENTRY = Entry(
+    "Adam",
+    cases=grid("Adam", *ADAM_GRID, {"lr": 0.03, "weight_decay": 0.6, "decoupled_weight_decay": True}),
+    mutants=mutants(
+        "Adam",
+        ("eps inside the root", _DENOMINATOR, "((largest / (root * root) + eps).sqrt())"),
+        ("eps before the bias correction", _DENOMINATOR, "((largest.sqrt() + eps) / root)"),
+        ("eps squared inside the root", _DENOMINATOR, "((largest / (root * root) + eps * eps).sqrt())"),
+        ("eps ten times too large", "(1 - beta2**step).sqrt(), eps)", "(1 - beta2**step).sqrt(), eps * 10)"),
+        ("no bias correction of the first moment", "lr / (1 - beta1**step)", "lr / (1 - beta1 * 0)"),
+        ("no bias correction of the second moment", "(1 - beta2**step).sqrt()", "(1 - beta2 * 0).sqrt()"),
+        ("bias correction one step ahead", "lr / (1 - beta1**step)", "lr / (1 - beta1**(step + 1))"),
+        ("second bias correction one step ahead", "(1 - beta2**step).sqrt()", "(1 - beta2**(step + 1)).sqrt()"),
+        ("1 - beta1 in float32", ", 1 - beta1, ", ", 1 - beta1.float().double(), "),
+        ("1 - beta2 in float32", ", 1 - beta2, ", ", 1 - beta2.float().double(), "),
+        (
+            "bias corrections in float32",
+            "(1 - beta2**step).sqrt()",
+            "(1 - beta2.float()**step.float()).double().sqrt()",
+        ),
+        ("betas swapped", "lerp(exp_avg, grad, take1)", "lerp(exp_avg, grad, take2)"),
+        ("second moment of exp_avg", "take2 * grad * grad", "take2 * exp_avg * exp_avg"),
+        DECAY_SIGNED,
+        ("decay of the gradient dropped", DECAY, "grad = grad + 0"),
+        NO_MAXIMIZE,
+        ("amsgrad forgets the maximum", "max_exp_avg_sq.maximum(exp_avg_sq)", "exp_avg_sq"),
+        (
+            "amsgrad divides by the last maximum",
+            "largest = max_exp_avg_sq = max_exp_avg_sq.maximum(exp_avg_sq)",
+            "largest, max_exp_avg_sq = max_exp_avg_sq, max_exp_avg_sq.maximum(exp_avg_sq)",
+        ),
+    ),
+    memory=(({}, 2), ({"amsgrad": True}, 3)),
+    network="transformer",
+    training=grid("Adam", {"lr": 2e-3})[0],
+    nn="Adam",
+    experimental="Adam",
+)

@@ -1,0 +1,81 @@
+"""EMA, which wraps another optimizer and which torch has as a model."""
+
+from parity.cases.case import Entry, grid, mutants
+
+_SGD = grid("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True})[0]
+_ADAMW = grid("AdamW", {"lr": 0.05, "betas": (0.8, 0.99), "weight_decay": 0.3})[0]
+_REFERENCE = "parity.references.EMA"
+_STEP = """        done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
+"""
+_AVERAGE = """        step = self._step + 1
+        weight, due = self.ema_weight(
+            step, self._decay, self.warmup, self.schedule, self.update_after_step, self.update_every
+        )
+        if self.fused:
+            self.kernel(weight, due, self.layout, *self.averages, *self.tracked)
+        else:
+            self.hyper_map(ops.partial(average, weight, due), self.averages, self.tracked, self.copied)
+"""
+
+ENTRY = Entry(
+    "EMA",
+    cases=(
+        *grid(
+            "EMA",
+            {},
+            {"decay": 0.99999, "schedule": "averaged_model"},
+            {"decay": 0.9, "schedule": "timm", "gamma": 3.0, "power": 0.8, "min_decay": 0.3, "update_after_step": 4},
+            {"decay": 0.7, "update_after_step": 3},
+            {"decay": 0.6, "schedule": "torch_ema", "update_every": 3},
+            reference=_REFERENCE,
+            inner=_SGD,
+        ),
+        *grid(
+            "EMA",
+            {"decay": 0.9999, "schedule": "yolov5"},
+            {"decay": 0.95, "schedule": "zero_start"},
+            reference=_REFERENCE,
+            inner=_ADAMW,
+        ),
+    ),
+    mutants=mutants(
+        "EMA",
+        (
+            "1 - decay in float32",
+            "schedule(n, steps, decay, warmup)).where",
+            "schedule(n, steps, decay, warmup).float().double()).where",
+        ),
+        ("averages before the step", _STEP + _AVERAGE, _AVERAGE + _STEP, "graph"),
+        ("no copy at first", "decay.where(n > 1, 0)", "decay.where(n > 0, 0)"),
+        ("timm's warm-up one step ahead", "(steps - 1) / gamma", "steps / gamma"),
+        ("timm's floor ignored", ".maximum(min_decay)", ".maximum(min_decay * 0)"),
+        ("torch_ema one step ahead", "((1 + n) / (10 + n))", "((2 + n) / (11 + n))"),
+        ("yolov5 one step behind", "(-n / 2000)", "((1 - n) / 2000)"),
+        (
+            "no bias correction of the zero start",
+            "1 - ((1 - decay) / (1 - decay**n)).where(decay < 1, 1 / n)",
+            "decay.where(n > 0, 0)",
+        ),
+        ("update_every ignored", "return weight, (step - 1) % update_every == 0", "return weight, step > 0"),
+        ("one step too late after update_after_step", ".where(steps > 0, 1)", ".where(steps >= 0, 1)"),
+        ("update_after_step ignored", "steps = step - update_after_step", "steps = step - 0 * update_after_step"),
+    ),
+    memory=(({}, 1),),
+    network="nfnet",
+    training=grid(
+        "EMA",
+        {"decay": 0.99, "schedule": "timm"},
+        reference=_REFERENCE,
+        inner=grid("AdamW", {"lr": 2e-3})[0],
+    )[0],
+    state=("ema",),
+    yardstick=("torch _foreach_lerp_", "parity.references.yardsticks.foreach_lerp"),
+    timed={},
+    choices={
+        "gamma": (1.0, 3.0, 0.5),
+        "min_decay": (0.0, 0.3),
+        "power": (2 / 3, 0.8, 1.5),
+        "update_after_step": (0, 1, 4),
+        "update_every": (1, 2, 3),
+    },
+)

@@ -1,0 +1,37 @@
+"""NAdam."""
+
+from parity.cases.case import Entry, grid, mutants
+from parity.cases.shared import ADAM_GRID, FLAGGED_MISTAKES
+
+_DENOMINATOR = "(exp_avg_sq / correction2).sqrt() + eps"
+_PRODUCT = "mu_product.where(step > 1, 1) * mu"
+
+ENTRY = Entry(
+    "NAdam",
+    cases=grid(
+        "NAdam",
+        *ADAM_GRID[:3],
+        # With an eps as small as Adam's here, torch's float64 run itself multiplies a change of 1e-15 by 500.
+        {"lr": 0.1, "betas": (0.99, 0.9), "eps": 1e-2, "weight_decay": 0.3, "maximize": True},
+        {"lr": 0.03, "momentum_decay": 0.3, "weight_decay": 0.6, "decoupled_weight_decay": True},
+    ),
+    # That 0.96 is rounded to float32 moves nothing by more than an ulp: it is no mutant.
+    mutants=mutants(
+        "NAdam",
+        ("mu_next is this step's", "((step + 1) * momentum_decay)", "(step * momentum_decay + 0)"),
+        ("mu_product one step ahead", _PRODUCT, f"{_PRODUCT}_next"),
+        ("mu_product not multiplied", _PRODUCT, "mu_product * 0 + mu"),
+        ("momentum_decay ignored", "(step * momentum_decay)", "(step * 0.004)"),
+        ("momentum_decay one step behind", "(step * momentum_decay)", "((step - 1) * momentum_decay)"),
+        ("the gradient is corrected as Adam's", "(1 - mu) / (1 - mu_product)", "(1 - mu) / (1 - beta1**step)"),
+        ("no Nesterov", "lr * mu_next / (1 - mu_product * mu_next)", "lr * mu / (1 - mu_product)"),
+        ("eps inside the root", _DENOMINATOR, "(exp_avg_sq / correction2 + eps).sqrt()"),
+        ("eps before the bias correction", _DENOMINATOR, "(exp_avg_sq.sqrt() + eps) / correction2.sqrt()"),
+        ("1 - beta2 in float32", ", 1 - beta2, ", ", 1 - beta2.float().double(), "),
+        *FLAGGED_MISTAKES,
+    ),
+    memory=(({}, 2),),
+    network="transformer",
+    training=grid("NAdam", {"lr": 2e-3})[0],
+    experimental="NAdam",
+)

@@ -1,0 +1,37 @@
+"""RAdam."""
+
+from parity.cases.case import Entry, grid, mutants
+from parity.cases.shared import ADAM_GRID, FLAGGED_MISTAKES
+
+_DENOMINATOR = "root / (exp_avg_sq.sqrt() + eps)"
+_RHO = "2 * step * beta2**step / correction2"
+
+ENTRY = Entry(
+    "RAdam",
+    cases=grid(
+        "RAdam",
+        *ADAM_GRID[:4],
+        {"lr": 0.03, "betas": (0.5, 0.9), "weight_decay": 0.6, "decoupled_weight_decay": True},
+    ),
+    mutants=mutants(
+        "RAdam",
+        ("rectified from rho 4", "rho > 5", "rho > 4"),
+        ("rho of the next step", _RHO, "2 * (step + 1) * beta2**(step + 1) / (1 - beta2**(step + 1))"),
+        ("rho_inf without its 1", "2 / (1 - beta2) - 1", "2 / (1 - beta2)"),
+        ("rectified without the root", "rect.where(rectified, 1).sqrt()", "rect.where(rectified, 1)"),
+        ("rectified without the bias correction", "correction2.sqrt(),", "(correction2 * 0 + 1).sqrt(),"),
+        ("never rectified", " * adaptive * rect", " * adaptive"),
+        ("adaptive before it is rectified", ".where(rectified > 0, 1)", ".where(rectified >= 0, 1)"),
+        ("no step before it is rectified", ".where(rectified > 0, 1)", ".where(rectified > 0, 0)"),
+        ("no bias correction of the first moment", "exp_avg / correction1 * lr", "exp_avg * lr"),
+        ("bias correction one step ahead", "1 - beta1**step", "1 - beta1**(step + 1)"),
+        ("eps inside the root", _DENOMINATOR, "root / (exp_avg_sq + eps).sqrt()"),
+        ("eps after the bias correction", _DENOMINATOR, "1 / (exp_avg_sq.sqrt() / root + eps)"),
+        ("1 - beta2 in float32", ", 1 - beta2, ", ", 1 - beta2.float().double(), "),
+        *FLAGGED_MISTAKES,
+    ),
+    memory=(({}, 2),),
+    network="transformer",
+    training=grid("RAdam", {"lr": 2e-3})[0],
+    experimental="RAdam",
+)

@@ -1,0 +1,91 @@
+"""Every optimizer has an entry with all that proves it, and what is missing fails by the name of the optimizer."""
+
+import importlib
+import inspect
+import re
+
+import pytest
+from mindspore import nn
+from mindspore.experimental import optim as experimental
+
+import ms_optim
+from parity import cases
+from parity.cases import ENTRIES, Case, Entry, networks, optimizers
+
+each = pytest.mark.parametrize("name", ENTRIES)
+
+
+def place(path):
+    """What a dotted path leads to."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("name", ms_optim.OPTIMIZERS)
+def test_every_optimizer_has_an_entry(name):
+    """An optimizer without one would be claimed and not proven."""
+    assert name in ENTRIES
+
+
+@each
+def test_an_entry_is_of_a_class_of_its_name(name):
+    """In the module that the file of the entry is named after, or in a package of that name."""
+    room = getattr(ms_optim, name).__module__.split(".")[1]
+    assert importlib.import_module(f"{optimizers.__name__}.{room}").ENTRY is ENTRIES[name]
+
+
+@each
+def test_an_entry_has_what_proves_it(name):
+    """Cases, mutants of different mistakes, what the memory is measured by, and a reference that exists."""
+    entry = ENTRIES[name]
+    assert entry.cases and entry.mutants and entry.memory
+    assert len({mutant.mistake for mutant in entry.mutants}) == len(entry.mutants)
+    for case in (*entry.cases, *filter(None, [entry.training])):
+        assert inspect.isclass(place(case.reference)), case
+    assert entry.state or getattr(ms_optim, name).slots
+
+
+@each
+def test_what_it_is_timed_against_exists(name):
+    """And takes what it is given."""
+    entry = ENTRIES[name]
+    assert not entry.nn or issubclass(getattr(nn, entry.nn), nn.Optimizer)
+    assert not entry.experimental or hasattr(experimental, entry.experimental)
+    assert entry.yardstick is None or callable(place(entry.yardstick[1]))
+    inspect.signature(getattr(ms_optim, name)).bind(None, **entry.timed)
+    assert entry.training is None or entry.network in networks.MODELS
+
+
+@each
+def test_what_the_fuzzer_is_told_is_about_arguments(name):
+    """A span of an argument that is gone would say nothing, and nobody would notice."""
+    entry = ENTRIES[name]
+    assert {*entry.spans, *entry.within, *entry.ungrouped} <= inspect.signature(
+        getattr(ms_optim, name)
+    ).parameters.keys()
+
+
+@each
+def test_every_argument_is_once_off_its_default(name):
+    """A grid is loud: no argument of the constructor is left at its default in all cases."""
+    entry = ENTRIES[name]
+    used = {
+        key
+        for case in entry.cases
+        for options in (case.kwargs, *(overrides for _, overrides in case.groups))
+        for key in options
+    }
+    # What a case cannot hold: parameters, and how a step computes and not what; buffers have tests of their own.
+    quiet = {"params", "optimizer", "fused", "loss_scale", "buffers", "buffer_update"}
+    assert inspect.signature(getattr(ms_optim, name)).parameters.keys() - quiet <= used
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "optimizer"), [("sgd", "SGD", "Adam"), ("sgd", "Adam", "Adam"), ("ema", "SGD", "SGD")]
+)
+def test_an_entry_in_the_wrong_place_is_an_error(module, name, optimizer, monkeypatch):
+    """The cases of another, or another's name."""
+    entry = Entry(name, (Case(optimizer, f"torch.optim.{optimizer}", {}),), (), ())
+    monkeypatch.setattr(importlib.import_module(f"{optimizers.__name__}.{module}"), "ENTRY", entry)
+    with pytest.raises(ValueError, match=re.escape(f"'parity.cases.optimizers.{module}'")):
+        cases._collected()
