@@ -67,16 +67,17 @@ class Optimizer(_state.Stateful):
     Args:
         params (Union[Iterable[Parameter], Iterable[dict]]): Parameters, or groups: dicts with the key "params" and any
             of the keys of `defaults`; a last dict with the one key "order_params" gives the order of the gradients.
-            Other keys of a group are the user's own and kept, unless they are like an argument's name.
+            Other keys of a group are kept, unless they seem to mean an argument.
         defaults (dict): What each group has unless it says otherwise, by argument name.
-        loss_scale (float): The gradients are divided by it first. Range (0, inf). Default: ``1.0`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
         fused (Union[None, bool]): True runs the rule's native kernel on CPU, False MindSpore's operators, None the
             kernel where there is one. Default: ``None`` .
 
     Inputs:
         - **gradients** (tuple[Tensor]) - One per parameter, in the order of `parameters` and of the same shapes. In a
           direct call an entry may be None: this parameter, its state and its step count stand still. (A gradient that
-          is computed inside the same graph is never absent, it is zero.) So does a parameter that is frozen.
+          is computed inside the same graph is never absent, it is zero.) In any step so do
+          those of a parameter that is frozen, from `freeze` to `unfreeze`.
 
     Outputs:
         tuple[bool], True for each parameter.
@@ -84,7 +85,7 @@ class Optimizer(_state.Stateful):
     Raises:
         TypeError: If `params` is not an iterable of Parameters or dicts, or an argument is of the wrong kind.
         ValueError: If an argument is out of range, a parameter occurs twice, `params` is empty, a group has a key that
-            is like an argument and none, or the gradients do not match the parameters.
+            seems to mean an argument and is none, or the gradients do not match the parameters.
 
     Examples:
         >>> from mindspore import nn

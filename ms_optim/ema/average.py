@@ -43,16 +43,18 @@ class EMA(Stateful):
         optimizer (nn.Optimizer): Any optimizer of this library or of `mindspore.nn` whose step takes gradients. The
             averages start at its parameters as they are now, so load pretrained weights first; where they are not
             initialized yet, as they are at the first step.
-        decay (float): What the average keeps of itself at a step. Range [0, 1]. Default: ``0.9999`` .
-        schedule (str): How the decay starts: a name in the table. Default: ``"constant"`` .
-        min_decay (float): Of ``timm`` : prevails over `decay`. Range [0, 1]. Default: ``0.0`` .
-        gamma (float): Of ``timm`` . Range (0, inf). Default: ``1.0`` .
-        power (float): Of ``timm`` . Range (0, inf). Default: ``2 / 3`` .
-        update_after_step (int): Copy up to this step, and count n from there. Default: ``0`` .
-        update_every (int): Average at steps 1, 1 + update_every, ... as ema-pytorch does. Default: ``1`` .
+        decay (float): What the average keeps of itself at a step, in [0, 1]. Default: ``0.9999`` .
+        schedule (str): How the decay starts, as in the table: "constant", "averaged_model", "timm", "torch_ema",
+            "yolov5" or "zero_start". Default: ``"constant"`` .
+        min_decay (float): Of ``timm`` : prevails over `decay`, in [0, 1]. Default: ``0.0`` .
+        gamma (float): Of ``timm`` , in (0, inf). Default: ``1.0`` .
+        power (float): Of ``timm`` , in (0, inf). Default: ``2 / 3`` .
+        update_after_step (int): Copy up to this step, and count n from there, in [0, inf). Default: ``0`` .
+        update_every (int): Average at steps 1, 1 + update_every, ... as ema-pytorch does, in [1, inf).
+            Default: ``1`` .
         buffers (Iterable[Parameter]): What else the network needs, such as the moving mean and variance of batch
             normalization. Default: ``()`` .
-        buffer_update (str): ``"average"`` (integers are copied), ``"copy"`` or ``"skip"`` the buffers when the
+        buffer_update (str): "average" (integers are copied), "copy" or "skip" the buffers when the
             parameters are averaged. Default: ``"average"`` .
 
     Inputs:

@@ -21,8 +21,8 @@ class ParameterEMA(nn.Cell):
         source (Union[nn.Cell, Iterable[Parameter]]): What is trained.
         target (Union[nn.Cell, Iterable[Parameter]]): What follows it, of the same structure, but under other names, as
             `target.update_parameters_name("target.")` gives. In float16 it hardly moves.
-        decay (float): The momentum of MoCo, 1 - tau of a soft update. Range [0, 1].
-        buffer_update (str): ``"average"`` (integers are copied), ``"copy"`` or ``"skip"`` what requires no gradient in
+        decay (float): The momentum of MoCo, 1 - tau of a soft update, in [0, 1].
+        buffer_update (str): "average" (integers are copied), "copy" or "skip" what requires no gradient in
             the source. Lists are averaged whole, and integers copied. Default: ``"skip"`` .
 
     Outputs:
