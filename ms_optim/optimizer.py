@@ -157,7 +157,7 @@ class Optimizer(_state.Stateful):
             )
 
     @classmethod
-    def check_group(cls, group: Mapping):
+    def check_group(cls, group: Mapping) -> None:
         """Raise if the arguments of a group do not go together; a subclass says which.
 
         Raises:
@@ -287,7 +287,7 @@ class Optimizer(_state.Stateful):
         """The groups: read their arguments, or set a number of theirs between steps, as in torch."""
         return tuple(ParamGroup(self, i) for i in range(len(self.groups)))
 
-    def freeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]):
+    def freeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]) -> None:
         """Let parameters stand still from the next step on, with their state and step counts.
 
         Nothing compiles again: a step that has compiled, of a training cell too, reads which parameters move. Their
@@ -303,7 +303,7 @@ class Optimizer(_state.Stateful):
         """
         self._set_chosen("freeze", which, False)
 
-    def unfreeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]):
+    def unfreeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]) -> None:
         """Let frozen parameters move from the next step on. They must be among those that the optimizer was given.
 
         Args:
@@ -322,7 +322,7 @@ class Optimizer(_state.Stateful):
         now = self.trainable.asnumpy().tolist()
         self.set_trainable([moves if here else old for here, old in zip(picked, now)])
 
-    def set_trainable(self, moves: Iterable[bool]):
+    def set_trainable(self, moves: Iterable[bool]) -> None:
         """Say of each parameter whether it moves; `requires_grad` follows."""
         moves = [bool(item) for item in moves]
         for param, item in zip(self.parameters, moves):
@@ -330,7 +330,7 @@ class Optimizer(_state.Stateful):
         self.requires_grad_seen = moves
         ops.assign(self.trainable, Tensor(np.array(moves)))
 
-    def follow_requires_grad(self):
+    def follow_requires_grad(self) -> None:
         """Take over a `requires_grad` that was set by hand since this was asked last: that parameter is frozen, or not.
 
         A direct call, `step` of a scheduler and `ms_optim.save` ask. A training cell that has compiled does not.
@@ -341,7 +341,7 @@ class Optimizer(_state.Stateful):
             changed = [new if new != old else kept for new, old, kept in zip(now, self.requires_grad_seen, moves)]
             self.set_trainable(changed)
 
-    def restored(self):
+    def restored(self) -> None:
         """Let `requires_grad` follow what a checkpoint says of frozen parameters."""
         self.set_trainable(self.trainable.asnumpy().tolist())
 
@@ -355,7 +355,7 @@ class Optimizer(_state.Stateful):
         Which parameters move was not in a checkpoint, and each of several groups had a `learning_rate_group_i`.
         """
         found = {"optimizer.trainable": Tensor(self.trainable.asnumpy())}
-        rates = [saved.get(f"{prefix}learning_rate_group_{i}") for i in self.rates.sharing]
+        rates: list[Any] = [saved.get(f"{prefix}learning_rate_group_{i}") for i in self.rates.sharing]
         if rates and all(rate is not None for rate in rates):
             found["learning_rate"] = rates[0]
             if self.later_rates is not None:
@@ -393,7 +393,7 @@ class Optimizer(_state.Stateful):
         given = {**self.defaults, "fused": self.fused_as_asked, "loss_scale": self.loss_scale}
         return {name: value for name, value in given.items() if name in known}
 
-    def add_param_group(self, group: dict):
+    def add_param_group(self, group: dict) -> None:
         """Add a group of parameters, as to torch's optimizers; they come last. All others keep their state.
 
         The next call compiles once more. A training cell that was built around the optimizer, and the weights of a
@@ -411,7 +411,7 @@ class Optimizer(_state.Stateful):
         state["param_groups"].append({"params": list(range(len(self.parameters), len(self.parameters) + len(added)))})
         order = {"order_params": [*self.parameters, *added]}
         for optimizer in (type(self).__new__(type(self)), self):  # what does not fit is to show in one that is not used
-            optimizer.__init__([*groups, {**group, "params": added}, order], **arguments)
+            type(self).__init__(optimizer, [*groups, {**group, "params": added}, order], **arguments)
             optimizer.load_state_dict(state)
 
     def describe(self) -> str:

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -121,7 +122,7 @@ class EMA(Stateful):
                 f"For 'EMA', 'optimizer' must take gradients, but got {type(optimizer).__name__}, whose step takes a "
                 "closure: call a ParameterEMA after each of its steps."
             )
-        given = dict(
+        given: dict[str, Any] = dict(
             decay=decay,
             schedule=schedule,
             min_decay=min_decay,
@@ -194,7 +195,8 @@ class EMA(Stateful):
         return self._decay
 
     @decay.setter
-    def decay(self, value):
+    def decay(self, value: float) -> None:
+        """Check a number and write it into the Parameter: compiled steps read it."""
         ops.assign(self._decay, Tensor(COMMON["decay"].check("EMA", "decay", value), ms.float64))
 
     @property
@@ -255,7 +257,7 @@ class EMA(Stateful):
 
     def legacy_values(self, saved: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """What the Parameters are that it shares with the optimizer, where an older version did not have them."""
-        inner = getattr(self.optimizer, "legacy_values", lambda *_: {})(saved, prefix)
+        inner: dict[str, Tensor] = getattr(self.optimizer, "legacy_values", lambda *_: {})(saved, prefix)
         return {name: value for name, value in inner.items() if name == f"{prefix}learning_rate"}
 
     def _made_of(self):
@@ -278,7 +280,7 @@ class EMA(Stateful):
             *inner,
         )
 
-    def add_param_group(self, group: dict):
+    def add_param_group(self, group: dict) -> None:
         """Raise: an average has the parameters that it was made with.
 
         Raises:
@@ -357,7 +359,7 @@ class EMA(Stateful):
                 "they were before, but the optimizer's state and the averages are not."
             )
 
-    def copy_to(self):
+    def copy_to(self) -> None:
         """Write the averages into the network for good."""
         self._refuse_inside("'copy_to' has no effect")
         self._write_averages()

@@ -56,7 +56,10 @@ def advance(state: dict, grad: Tensor, history_size: int) -> dict:
 @np.errstate(all="ignore")
 def first_length(state: dict, grad: Tensor, lr: float) -> float | np.ndarray:
     """The first step length of an iteration; the very first has no history to tell the scale, and is cautious."""
-    return lr if state["n_iter"] > 1 else min(1.0, 1.0 / number(dot(grad, grad.sign()))) * lr
+    if state["n_iter"] > 1:
+        return lr
+    cautious: Any = min(1.0, 1.0 / number(dot(grad, grad.sign())))
+    return cautious * lr
 
 
 class LBFGSGroup(Group):
