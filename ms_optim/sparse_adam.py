@@ -173,10 +173,10 @@ class SparseAdam(Optimizer):
     State: `exp_avg` and `exp_avg_sq`, twice the parameters.
 
     Args:
-        params (Union[list[Parameter], list[dict]]): The parameters, of at least one axis, or groups of them: dicts with
-            the key "params" and any of the arguments below but `fused` and `loss_scale`. Other keys of a group are
-            kept, unless they seem to mean an argument. A dict with the one key "order_params" gives the order in which
-            the gradients come.
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. Other keys of a group are kept, unless they seem to
+            mean an argument. A dict with the one key "order_params" gives the order in which the gradients come. Each
+            must have an axis.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
             Tensor has one for each step and holds its last. Default: ``1e-3`` .
         betas (tuple[float, float]): The decays of the two moments, in [0, 1). Default: ``(0.9, 0.999)`` .
@@ -203,7 +203,7 @@ class SparseAdam(Optimizer):
         torch refuses a learning rate of zero; here a warm-up may start from it.
 
     Raises:
-        TypeError: If an argument is of the wrong kind, or a gradient is dense.
+        TypeError: If an argument is of the wrong kind. Also if a gradient is dense.
         ValueError: If an argument is out of its range, a group has a key that seems to mean an argument and is none, a
             parameter occurs twice, or the gradients do not fit the parameters. Also if a parameter has no axis, and in
             a direct call if an index is out of range; in a graph, MindSpore raises a RuntimeError then.

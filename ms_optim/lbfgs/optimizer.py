@@ -108,7 +108,7 @@ class LBFGS(Stateful):
         line_search_fn (Union[None, str]): "strong_wolfe", or None for steps of length lr. Default: ``None`` .
 
     Raises:
-        TypeError: If an argument is of the wrong kind, or the optimizer is called with gradients.
+        TypeError: If an argument is of the wrong kind. Also if the optimizer is called with gradients.
         ValueError: If an argument is out of its range, there are several groups, a group has a key that seems to mean
             an argument and is none, or a parameter occurs twice.
 
