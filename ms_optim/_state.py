@@ -100,14 +100,14 @@ class Stateful(nn.Optimizer):
         """The memory of the state."""
         return sum(kept.nbytes for kept in self._kept())
 
-    def state_dict(self, *args, **kwargs) -> dict:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict:
         """The state in the layout of torch's optimizers, as copies.
 
         With the arguments of `mindspore.nn.Cell.state_dict` it is that, as a Cell around this one needs it.
         """
         return super().state_dict(*args, **kwargs) if args or kwargs else self._told()
 
-    def load_state_dict(self, state_dict: Mapping):
+    def load_state_dict(self, state_dict: Mapping) -> None:
         """Take over what `state_dict` of an optimizer of this class, or of torch's, has given.
 
         The next step goes on from there, in a step that has compiled too. Values may be Tensors of MindSpore or torch,
@@ -163,7 +163,7 @@ def remade(cls: type, args: tuple, kwargs: dict, state: dict) -> Stateful:
     return made
 
 
-def parts(owner: str, given: Mapping, *optional: str) -> tuple[Mapping, list]:
+def parts(owner: str, given: Mapping, *optional: str) -> tuple[Mapping, Sequence]:
     """The state and the groups of what has torch's layout, and no other keys than these and the optional ones.
 
     Raises:

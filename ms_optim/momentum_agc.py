@@ -39,12 +39,13 @@ class MomentumAGC(Optimizer):
 
     Args:
         params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
-            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
-            order in which the gradients come.
+            any of the arguments below but `fused` and `loss_scale`. Other keys of a group are kept, unless they seem to
+            mean an argument. A dict with the one key "order_params" gives the order in which the gradients come.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
             Tensor has one for each step and holds its last. Default: ``1e-3`` .
         momentum (float): How much of the last step's buffer is kept, in [0, inf). Default: ``0.9`` .
-        dampening (float): How much of the gradient the buffer does not take, but for the first. Default: ``0.0`` .
+        dampening (float): How much of the gradient the buffer does not take, but for the first, in (-inf, inf).
+            Default: ``0.0`` .
         weight_decay (float): The L2 penalty, added to the clipped gradient, in [0, inf). Default: ``0.0`` .
         nesterov (bool): Use Nesterov's momentum; needs momentum and no dampening. Default: ``False`` .
         clipping (float): The largest norm of a unit's gradient relative to its weight's, in [0, inf); 0 is no clipping.
@@ -62,15 +63,17 @@ class MomentumAGC(Optimizer):
 
     Inputs:
         - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
-          In a direct call an entry may be None: that parameter, its state and its step stand still.
+          In a direct call an entry may be None: that parameter, its state and its step stand still. In any step so do
+          those of a parameter that is frozen, from `freeze` to `unfreeze`.
 
     Outputs:
         tuple[bool], True for each parameter.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If an argument is out of its range, a pattern of `exempt` matches no name, a group has a key
-            that is not an argument, a parameter occurs twice, or the gradients do not fit the parameters.
+        ValueError: If an argument is out of its range, a group has a key that seems to mean an argument and is none, a
+            parameter occurs twice, or the gradients do not fit the parameters. Also if `nesterov` is asked for without
+            momentum, or with dampening, or a pattern of `exempt` matches no name.
 
     Supported Platforms:
         ``Ascend`` ``GPU`` ``CPU``

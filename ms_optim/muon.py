@@ -54,14 +54,15 @@ class Muon(Optimizer):
 
     Args:
         params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
-            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
-            order in which the gradients come.
+            any of the arguments below but `fused` and `loss_scale`. Other keys of a group are kept, unless they seem to
+            mean an argument. A dict with the one key "order_params" gives the order in which the gradients come. Each
+            must be a matrix.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
             Tensor has one for each step and holds its last. Default: ``1e-3`` .
         weight_decay (float): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf). Default: ``0.1`` .
         momentum (float): How much of the last step's buffer is kept, in [0, inf). Default: ``0.95`` .
         nesterov (bool): Use Nesterov's momentum. Default: ``True`` .
-        ns_coefficients (tuple[float, float, float]): Those of the Newton-Schulz iteration.
+        ns_coefficients (tuple[float, float, float]): Those of the Newton-Schulz iteration, in (-inf, inf).
             Default: ``(3.4445, -4.775, 2.0315)`` .
         eps (float): The floor of the norm that a matrix is divided by, in [0, inf). Default: ``1e-7`` .
         ns_steps (int): How often the iteration is repeated, in [0, 100). Default: ``5`` .
@@ -73,15 +74,16 @@ class Muon(Optimizer):
 
     Inputs:
         - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
-          In a direct call an entry may be None: that parameter, its state and its step stand still.
+          In a direct call an entry may be None: that parameter, its state and its step stand still. In any step so do
+          those of a parameter that is frozen, from `freeze` to `unfreeze`.
 
     Outputs:
         tuple[bool], True for each parameter.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If an argument is out of its range, a group has a key that is not an argument, a
-            parameter occurs twice, or the gradients do not fit the parameters.
+        ValueError: If an argument is out of its range, a group has a key that seems to mean an argument and is none, a
+            parameter occurs twice, or the gradients do not fit the parameters. Also if a parameter is no matrix.
 
     Supported Platforms:
         ``Ascend`` ``GPU`` ``CPU``

@@ -67,16 +67,17 @@ class Optimizer(_state.Stateful):
     Args:
         params (Union[Iterable[Parameter], Iterable[dict]]): Parameters, or groups: dicts with the key "params" and any
             of the keys of `defaults`; a last dict with the one key "order_params" gives the order of the gradients.
-            Other keys of a group are the user's own and kept, unless they are like an argument's name.
+            Other keys of a group are kept, unless they seem to mean an argument.
         defaults (dict): What each group has unless it says otherwise, by argument name.
-        loss_scale (float): The gradients are divided by it first. Range (0, inf). Default: ``1.0`` .
+        loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
         fused (Union[None, bool]): True runs the rule's native kernel on CPU, False MindSpore's operators, None the
             kernel where there is one. Default: ``None`` .
 
     Inputs:
         - **gradients** (tuple[Tensor]) - One per parameter, in the order of `parameters` and of the same shapes. In a
           direct call an entry may be None: this parameter, its state and its step count stand still. (A gradient that
-          is computed inside the same graph is never absent, it is zero.) So does a parameter that is frozen.
+          is computed inside the same graph is never absent, it is zero.) In any step so do
+          those of a parameter that is frozen, from `freeze` to `unfreeze`.
 
     Outputs:
         tuple[bool], True for each parameter.
@@ -84,7 +85,7 @@ class Optimizer(_state.Stateful):
     Raises:
         TypeError: If `params` is not an iterable of Parameters or dicts, or an argument is of the wrong kind.
         ValueError: If an argument is out of range, a parameter occurs twice, `params` is empty, a group has a key that
-            is like an argument and none, or the gradients do not match the parameters.
+            seems to mean an argument and is none, or the gradients do not match the parameters.
 
     Examples:
         >>> from mindspore import nn
@@ -156,7 +157,7 @@ class Optimizer(_state.Stateful):
             )
 
     @classmethod
-    def check_group(cls, group: Mapping):
+    def check_group(cls, group: Mapping) -> None:
         """Raise if the arguments of a group do not go together; a subclass says which.
 
         Raises:
@@ -290,7 +291,7 @@ class Optimizer(_state.Stateful):
         """The groups: read their arguments, or set a number of theirs between steps, as in torch."""
         return tuple(ParamGroup(self, i) for i in range(len(self.groups)))
 
-    def freeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]):
+    def freeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]) -> None:
         """Let parameters stand still from the next step on, with their state and step counts.
 
         Nothing compiles again: a step that has compiled, of a training cell too, reads which parameters move. Their
@@ -306,7 +307,7 @@ class Optimizer(_state.Stateful):
         """
         self._set_chosen("freeze", which, False)
 
-    def unfreeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]):
+    def unfreeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]) -> None:
         """Let frozen parameters move from the next step on. They must be among those that the optimizer was given.
 
         Args:
@@ -325,7 +326,7 @@ class Optimizer(_state.Stateful):
         now = self.trainable.asnumpy().tolist()
         self.set_trainable([moves if here else old for here, old in zip(picked, now)])
 
-    def set_trainable(self, moves: Iterable[bool]):
+    def set_trainable(self, moves: Iterable[bool]) -> None:
         """Say of each parameter whether it moves; `requires_grad` follows."""
         moves = [bool(item) for item in moves]
         for param, item in zip(self.parameters, moves):
@@ -333,7 +334,7 @@ class Optimizer(_state.Stateful):
         self.requires_grad_seen = moves
         ops.assign(self.trainable, Tensor(np.array(moves)))
 
-    def follow_requires_grad(self):
+    def follow_requires_grad(self) -> None:
         """Take over a `requires_grad` that was set by hand since this was asked last: that parameter is frozen, or not.
 
         A direct call, `step` of a scheduler and `ms_optim.save` ask. A training cell that has compiled does not.
@@ -344,7 +345,7 @@ class Optimizer(_state.Stateful):
             changed = [new if new != old else kept for new, old, kept in zip(now, self.requires_grad_seen, moves)]
             self.set_trainable(changed)
 
-    def restored(self):
+    def restored(self) -> None:
         """Let `requires_grad` follow what a checkpoint says of frozen parameters."""
         self.set_trainable(self.trainable.asnumpy().tolist())
 
@@ -358,7 +359,7 @@ class Optimizer(_state.Stateful):
         Which parameters move was not in a checkpoint, and each of several groups had a `learning_rate_group_i`.
         """
         found = {"optimizer.trainable": Tensor(self.trainable.asnumpy())}
-        rates = [saved.get(f"{prefix}learning_rate_group_{i}") for i in self.rates.sharing]
+        rates: list[Any] = [saved.get(f"{prefix}learning_rate_group_{i}") for i in self.rates.sharing]
         if rates and all(rate is not None for rate in rates):
             found["learning_rate"] = rates[0]
             if self.later_rates is not None:
@@ -396,7 +397,7 @@ class Optimizer(_state.Stateful):
         given = {**self.defaults, "fused": self.fused_as_asked, "loss_scale": self.loss_scale}
         return {name: value for name, value in given.items() if name in known}
 
-    def add_param_group(self, group: dict):
+    def add_param_group(self, group: dict) -> None:
         """Add a group of parameters, as to torch's optimizers; they come last. All others keep their state.
 
         The next call compiles once more. A training cell that was built around the optimizer, and the weights of a
@@ -414,7 +415,7 @@ class Optimizer(_state.Stateful):
         state["param_groups"].append({"params": list(range(len(self.parameters), len(self.parameters) + len(added)))})
         order = {"order_params": [*self.parameters, *added]}
         for optimizer in (type(self).__new__(type(self)), self):  # what does not fit is to show in one that is not used
-            optimizer.__init__([*groups, {**group, "params": added}, order], **arguments)
+            type(self).__init__(optimizer, [*groups, {**group, "params": added}, order], **arguments)
             optimizer.load_state_dict(state)
 
     def describe(self) -> str:

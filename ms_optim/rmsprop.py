@@ -36,8 +36,8 @@ class RMSprop(Optimizer):
 
     Args:
         params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
-            any of the arguments below but `fused` and `loss_scale`. A dict with the one key "order_params" gives the
-            order in which the gradients come.
+            any of the arguments below but `fused` and `loss_scale`. Other keys of a group are kept, unless they seem to
+            mean an argument. A dict with the one key "order_params" gives the order in which the gradients come.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
             Tensor has one for each step and holds its last. Default: ``1e-2`` .
         alpha (float): The decay of the mean square, in [0, inf). Default: ``0.99`` .
@@ -52,14 +52,15 @@ class RMSprop(Optimizer):
 
     Inputs:
         - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
-          In a direct call an entry may be None: that parameter, its state and its step stand still.
+          In a direct call an entry may be None: that parameter, its state and its step stand still. In any step so do
+          those of a parameter that is frozen, from `freeze` to `unfreeze`.
 
     Outputs:
         tuple[bool], True for each parameter.
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If an argument is out of its range, a group has a key that is not an argument, a
+        ValueError: If an argument is out of its range, a group has a key that seems to mean an argument and is none, a
             parameter occurs twice, or the gradients do not fit the parameters.
 
     Supported Platforms:

@@ -173,9 +173,10 @@ class SparseAdam(Optimizer):
     State: `exp_avg` and `exp_avg_sq`, twice the parameters.
 
     Args:
-        params (Union[list[Parameter], list[dict]]): The parameters, of at least one axis, or groups of them: dicts with
-            the key "params" and any of the arguments below but `fused` and `loss_scale`. A dict with the one key
-            "order_params" gives the order in which the gradients come.
+        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
+            any of the arguments below but `fused` and `loss_scale`. Other keys of a group are kept, unless they seem to
+            mean an argument. A dict with the one key "order_params" gives the order in which the gradients come. Each
+            must have an axis.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
             Tensor has one for each step and holds its last. Default: ``1e-3`` .
         betas (tuple[float, float]): The decays of the two moments, in [0, 1). Default: ``(0.9, 0.999)`` .
@@ -189,8 +190,8 @@ class SparseAdam(Optimizer):
           shape (N, ...), a pair (indices, values) of Tensors, int32 or int64 and float, of shapes (n,) and (n, ...); or
           a RowTensor, which is that pair and what the gradient of `nn.EmbeddingLookup` is in a compiled graph; or, for
           elements of a matrix, a COOTensor or pair of shapes (n, 2) and (n,), which copies the matrix.
-          In a direct call an entry may be None: that parameter, its state and its step stand still. So does a parameter
-          that is frozen, as with every optimizer here.
+          In a direct call an entry may be None: that parameter, its state and its step stand still. In any step so do
+          those of a parameter that is frozen, from `freeze` to `unfreeze`.
 
     Outputs:
         tuple[bool], True for each parameter.
@@ -202,10 +203,10 @@ class SparseAdam(Optimizer):
         torch refuses a learning rate of zero; here a warm-up may start from it.
 
     Raises:
-        TypeError: If an argument is of the wrong kind, or a gradient is dense.
-        ValueError: If an argument is out of its range, a group has a key that is not an argument, a parameter occurs
-            twice or has no axis, or the gradients do not fit the parameters. In a direct call also if an index is out
-            of range; in a graph, MindSpore raises a RuntimeError then.
+        TypeError: If an argument is of the wrong kind. Also if a gradient is dense.
+        ValueError: If an argument is out of its range, a group has a key that seems to mean an argument and is none, a
+            parameter occurs twice, or the gradients do not fit the parameters. Also if a parameter has no axis, and in
+            a direct call if an index is out of range; in a graph, MindSpore raises a RuntimeError then.
 
     Supported Platforms:
         ``Ascend`` ``GPU`` ``CPU``

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -43,16 +44,18 @@ class EMA(Stateful):
         optimizer (nn.Optimizer): Any optimizer of this library or of `mindspore.nn` whose step takes gradients. The
             averages start at its parameters as they are now, so load pretrained weights first; where they are not
             initialized yet, as they are at the first step.
-        decay (float): What the average keeps of itself at a step. Range [0, 1]. Default: ``0.9999`` .
-        schedule (str): How the decay starts: a name in the table. Default: ``"constant"`` .
-        min_decay (float): Of ``timm`` : prevails over `decay`. Range [0, 1]. Default: ``0.0`` .
-        gamma (float): Of ``timm`` . Range (0, inf). Default: ``1.0`` .
-        power (float): Of ``timm`` . Range (0, inf). Default: ``2 / 3`` .
-        update_after_step (int): Copy up to this step, and count n from there. Default: ``0`` .
-        update_every (int): Average at steps 1, 1 + update_every, ... as ema-pytorch does. Default: ``1`` .
+        decay (float): What the average keeps of itself at a step, in [0, 1]. Default: ``0.9999`` .
+        schedule (str): How the decay starts, as in the table: "constant", "averaged_model", "timm", "torch_ema",
+            "yolov5" or "zero_start". Default: ``"constant"`` .
+        min_decay (float): Of ``timm`` : prevails over `decay`, in [0, 1]. Default: ``0.0`` .
+        gamma (float): Of ``timm`` , in (0, inf). Default: ``1.0`` .
+        power (float): Of ``timm`` , in (0, inf). Default: ``2 / 3`` .
+        update_after_step (int): Copy up to this step, and count n from there, in [0, inf). Default: ``0`` .
+        update_every (int): Average at steps 1, 1 + update_every, ... as ema-pytorch does, in [1, inf).
+            Default: ``1`` .
         buffers (Iterable[Parameter]): What else the network needs, such as the moving mean and variance of batch
             normalization. Default: ``()`` .
-        buffer_update (str): ``"average"`` (integers are copied), ``"copy"`` or ``"skip"`` the buffers when the
+        buffer_update (str): "average" (integers are copied), "copy" or "skip" the buffers when the
             parameters are averaged. Default: ``"average"`` .
 
     Inputs:
@@ -119,7 +122,7 @@ class EMA(Stateful):
                 f"For 'EMA', 'optimizer' must take gradients, but got {type(optimizer).__name__}, whose step takes a "
                 "closure: call a ParameterEMA after each of its steps."
             )
-        given = dict(
+        given: dict[str, Any] = dict(
             decay=decay,
             schedule=schedule,
             min_decay=min_decay,
@@ -195,7 +198,8 @@ class EMA(Stateful):
         return self._decay
 
     @decay.setter
-    def decay(self, value):
+    def decay(self, value: float) -> None:
+        """Check a number and write it into the Parameter: compiled steps read it."""
         ops.assign(self._decay, Tensor(COMMON["decay"].check("EMA", "decay", value), ms.float64))
 
     @property
@@ -256,7 +260,7 @@ class EMA(Stateful):
 
     def legacy_values(self, saved: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """What the Parameters are that it shares with the optimizer, where an older version did not have them."""
-        inner = getattr(self.optimizer, "legacy_values", lambda *_: {})(saved, prefix)
+        inner: dict[str, Tensor] = getattr(self.optimizer, "legacy_values", lambda *_: {})(saved, prefix)
         return {name: value for name, value in inner.items() if name == f"{prefix}learning_rate"}
 
     def _made_of(self):
@@ -279,7 +283,7 @@ class EMA(Stateful):
             *inner,
         )
 
-    def add_param_group(self, group: dict):
+    def add_param_group(self, group: dict) -> None:
         """Raise: an average has the parameters that it was made with.
 
         Raises:
@@ -360,7 +364,7 @@ class EMA(Stateful):
                 "they were before, but the optimizer's state and the averages are not."
             )
 
-    def copy_to(self):
+    def copy_to(self) -> None:
         """Write the averages into the network for good."""
         self._refuse_inside("'copy_to' has no effect")
         self._write_averages()

@@ -1,5 +1,6 @@
 """A network whose parameters follow another's."""
 
+from collections.abc import Iterable
 from itertools import zip_longest
 
 import mindspore as ms
@@ -21,8 +22,8 @@ class ParameterEMA(nn.Cell):
         source (Union[nn.Cell, Iterable[Parameter]]): What is trained.
         target (Union[nn.Cell, Iterable[Parameter]]): What follows it, of the same structure, but under other names, as
             `target.update_parameters_name("target.")` gives. In float16 it hardly moves.
-        decay (float): The momentum of MoCo, 1 - tau of a soft update. Range [0, 1].
-        buffer_update (str): ``"average"`` (integers are copied), ``"copy"`` or ``"skip"`` what requires no gradient in
+        decay (float): The momentum of MoCo, 1 - tau of a soft update, in [0, 1].
+        buffer_update (str): "average" (integers are copied), "copy" or "skip" what requires no gradient in
             the source. Lists are averaged whole, and integers copied. Default: ``"skip"`` .
 
     Outputs:
@@ -49,10 +50,18 @@ class ParameterEMA(nn.Cell):
         return self._decay
 
     @decay.setter
-    def decay(self, value):
+    def decay(self, value: float) -> None:
+        """Check a number and write it into the Parameter: compiled steps read it."""
         ops.assign(self._decay, Tensor(COMMON["decay"].check("ParameterEMA", "decay", value), ms.float64))
 
-    def __init__(self, source, target, decay, *, buffer_update="skip"):
+    def __init__(
+        self,
+        source: nn.Cell | Iterable[Parameter],
+        target: nn.Cell | Iterable[Parameter],
+        decay: float,
+        *,
+        buffer_update: str = "skip",
+    ):
         super().__init__()
         decay = COMMON["decay"].check("ParameterEMA", "decay", decay)
         COMMON["buffer_update"].check("ParameterEMA", "buffer_update", buffer_update)
@@ -88,7 +97,7 @@ class ParameterEMA(nn.Cell):
             self.hyper_map(ops.partial(average, 1 - self._decay, self.now), self.target, self.source, self.copied)
         return True
 
-    def copy(self):
+    def copy(self) -> None:
         """Copy the source into the target: a hard update."""
         for param, other in zip(self.source, self.target):
             write(other, param.init_data() if param.has_init else param)

@@ -56,7 +56,10 @@ def advance(state: dict, grad: Tensor, history_size: int) -> dict:
 @np.errstate(all="ignore")
 def first_length(state: dict, grad: Tensor, lr: float) -> float | np.ndarray:
     """The first step length of an iteration; the very first has no history to tell the scale, and is cautious."""
-    return lr if state["n_iter"] > 1 else min(1.0, 1.0 / number(dot(grad, grad.sign()))) * lr
+    if state["n_iter"] > 1:
+        return lr
+    cautious: Any = min(1.0, 1.0 / number(dot(grad, grad.sign())))
+    return cautious * lr
 
 
 class LBFGSGroup(Group):
@@ -91,22 +94,23 @@ class LBFGS(Stateful):
 
     Args:
         params (Union[list[Parameter], list[dict]]): The parameters, all of which are float32 or float64, or one group
-            of them: a dict with the key "params" and any of the arguments below.
+            of them: a dict with the key "params" and any of the arguments below. Other keys of the group are kept,
+            unless they seem to mean an argument.
         lr (float): The first step length of each iteration, and without a line search the only one, in [0, inf).
             Default: ``1`` .
         max_iter (int): The iterations of one step, in [1, inf). Default: ``20`` .
         max_eval (Union[None, int]): How many evaluations of a step are enough, in [1, inf); None is max_iter * 5 // 4.
             Default: ``None`` .
-        tolerance_grad (float): A step ends where no gradient is larger than this. Default: ``1e-7`` .
+        tolerance_grad (float): A step ends where no gradient is larger than this, in (-inf, inf). Default: ``1e-7`` .
         tolerance_change (float): A step ends when no parameter has moved by more than this, or the loss has moved by
-            less, or its slope is less. Default: ``1e-9`` .
+            less, or its slope is less; in (-inf, inf). Default: ``1e-9`` .
         history_size (int): How many iterations are remembered, in [1, inf). Default: ``100`` .
         line_search_fn (Union[None, str]): "strong_wolfe", or None for steps of length lr. Default: ``None`` .
 
     Raises:
-        TypeError: If an argument is of the wrong kind, or the optimizer is called with gradients.
-        ValueError: If an argument is out of its range, there are several groups, a group has a key that is not an
-            argument, or a parameter occurs twice.
+        TypeError: If an argument is of the wrong kind. Also if the optimizer is called with gradients.
+        ValueError: If an argument is out of its range, there are several groups, a group has a key that seems to mean
+            an argument and is none, or a parameter occurs twice.
 
     Note:
         A checkpoint of `mindspore.save_checkpoint(optimizer, ...)` holds the learning rate and not this state, which

@@ -3,6 +3,7 @@
 `python -m parity.report.tables` writes it into the README.
 """
 
+import importlib
 import inspect
 import sys
 from pathlib import Path
@@ -42,8 +43,9 @@ def memory(entry: Entry) -> str:
 
 
 def paper(optimizer: type) -> str:
-    """What the first line of the optimizer's module has in parentheses: authors, year and title."""
-    line = inspect.getmodule(optimizer).__doc__.partition("\n")[0]
+    """What the first line of the optimizer's module, or package, has in parentheses: authors, year and title."""
+    place = ".".join(optimizer.__module__.split(".")[:2])
+    line = importlib.import_module(place).__doc__.partition("\n")[0]
     return line[line.index("(") + 1 : line.rindex(")")]
 
 

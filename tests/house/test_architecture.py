@@ -12,6 +12,7 @@ from mindspore import nn
 
 import ms_optim
 from ms_optim import OPTIMIZERS
+from ms_optim._state import Stateful
 from ms_optim.optimizer import Optimizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,22 +108,32 @@ def test_imports_are_absolute(name):
     assert not [found for found in imports(name) if found.startswith(".")]
 
 
-def test_one_class_knows_the_base_of_mindspore():
-    """And what is no rule for one tensor: the average around an optimizer, and the steps of a closure."""
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        (nn.Optimizer, {"Stateful": "ms_optim._state"}),
+        (
+            Stateful,
+            {"EMA": "ms_optim.ema.average", "LBFGS": "ms_optim.lbfgs.optimizer", "Optimizer": "ms_optim.optimizer"},
+        ),
+    ],
+)
+def test_one_class_knows_the_base_of_mindspore(base, expected):
+    """Rules for one tensor have a base of their own; the average around an optimizer and the closure's steps do not."""
     heirs = {
-        cls.__name__: cls.__module__
+        cls.__name__: name
         for name in LIBRARY
         for _, cls in inspect.getmembers(importlib.import_module(name), inspect.isclass)
-        if nn.Optimizer in cls.__bases__ and cls.__module__.startswith("ms_optim")
+        if base in cls.__bases__ and cls.__module__ == name
     }
-    assert heirs == {"EMA": "ms_optim.ema", "LBFGS": "ms_optim.lbfgs", "Optimizer": "ms_optim.optimizer"}
+    assert heirs == expected
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_is_its_own_class(name):
     """It may use another's functions, and never another's class."""
     cls = OPTIMIZERS[name]
-    assert (cls.__name__, cls.__bases__) == (name, (Optimizer,))
+    assert (cls.__name__, cls.__bases__) == (name, (Stateful if hasattr(cls, "takes_closure") else Optimizer,))
     assert not imports(cls.__module__) & {f"{other.__module__}.{other.__name__}" for other in OPTIMIZERS.values()}
 
 
