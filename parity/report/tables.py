@@ -4,7 +4,6 @@
 """
 
 import importlib
-import inspect
 import sys
 from pathlib import Path
 
