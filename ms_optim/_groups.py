@@ -139,8 +139,13 @@ class Group(MutableMapping):
     A key that is no argument may be set to anything, and deleted.
     """
 
-    def __init__(self, owner: str, options: dict[str, Any], arguments: Iterable[str]):
-        self._owner, self._options, self._arguments = owner, options, tuple(arguments)
+    def __init__(self, owner: str, arguments: Iterable[str]):
+        self._owner, self._arguments = owner, tuple(arguments)
+
+    @property
+    @abstractmethod
+    def _options(self) -> dict[str, Any]:
+        """What is kept."""
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._options)
@@ -218,7 +223,12 @@ class ParamGroup(Group):
 
     def __init__(self, optimizer: nn.Optimizer, index: int):
         self._optimizer, self._index = optimizer, index
-        super().__init__(type(optimizer).__name__, optimizer.groups[index], optimizer.defaults)
+        super().__init__(type(optimizer).__name__, optimizer.defaults)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """Those of the optimizer as it is now, which a group that is added makes anew."""
+        return self._optimizer.groups[self._index]
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.settable or (name == "lr" and self.scheduled):

@@ -50,9 +50,9 @@ class Kind:
         return value
 
 
-def machine_epsilon(group: Mapping) -> float:
+def machine_epsilon(group: Mapping[str, Any]) -> float:
     """The gap after 1 of the floats that the group's first parameter holds, which is what torch takes."""
-    return EPSILONS[group["params"][0].dtype]
+    return EPSILONS[next((param.dtype for param in group["params"]), ms.float32)]
 
 
 @dataclass(frozen=True)

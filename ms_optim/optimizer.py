@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
@@ -276,6 +277,12 @@ class Optimizer(_state.Stateful):
         if fused and obstacle is not None:
             raise ValueError(f"For '{owner}', 'fused' must be None or False here, because {obstacle}, but got True.")
         self.fused = obstacle is None
+        halves = [param.name for param in self.parameters if param.dtype == ms.bfloat16]
+        if not self.fused and halves and ms.get_context("device_target") == "CPU":
+            raise TypeError(
+                f"For '{owner}', 'params' must not be bfloat16 on CPU where MindSpore's operators compute, which "
+                f"cannot write it there, because {obstacle or 'fused is False'}, but got {halves}."
+            )
         if self.fused:
             slots = [slot for slot in self.slots if not slot.scalar]
             kernel = _native.kernel_of(owner, update, slots, self.flag_names)

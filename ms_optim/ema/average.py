@@ -349,7 +349,7 @@ class EMA(Stateful):
         """
         self._refuse_inside("no other block can be entered")
         step = self._step.asnumpy().item()
-        kept = [ops.deepcopy(param) for param in self.tracked]
+        kept = [param.copy() for param in self.tracked]
         self.swapped = True
         try:
             self._write_averages()

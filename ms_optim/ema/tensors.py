@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import mindspore as ms
 from mindspore import Parameter, Tensor, ops
 from mindspore.common.initializer import Initializer
+from mindspore.nn.utils import no_init_parameters
 from mindspore.ops import MultitypeFuncGraph
 
 from ms_optim._math import lerp
@@ -45,7 +46,8 @@ def shadow(param: Parameter) -> Parameter:
     dtype = ms.float32 if param.dtype in FLOATS and param.dtype != ms.float64 else param.dtype
     if param.has_init:
         value = Tensor(shape=param.shape, dtype=dtype, init=AsParameter(param))
-        return Parameter(value, name=name, requires_grad=False)
+        with no_init_parameters():  # without it the values are asked for now
+            return Parameter(value, name=name, requires_grad=False)
     kept = param.clone()
     kept.name, kept.requires_grad = name, False
     if kept.dtype != dtype:

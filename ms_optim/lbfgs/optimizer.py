@@ -65,9 +65,11 @@ def first_length(state: dict, grad: Tensor, lr: float) -> float | np.ndarray:
 class LBFGSGroup(Group):
     """The one group: its arguments, each of which may be set between steps."""
 
-    def __init__(self, optimizer: "LBFGS", options: dict):
-        super().__init__("LBFGS", options, optimizer.arguments)
-        self._optimizer = optimizer
+    _options: dict[str, Any] = {}
+
+    def __init__(self, optimizer: "LBFGS", options: dict[str, Any]):
+        super().__init__("LBFGS", optimizer.arguments)
+        self._optimizer, self._options = optimizer, options
 
     def __getitem__(self, name: str) -> Any:
         return float(self._optimizer.learning_rate.asnumpy()) if name == "lr" else super().__getitem__(name)

@@ -16,7 +16,7 @@ from mindspore.train import Model
 from torch.testing._internal.common_optimizers import optim_db
 
 from ms_optim import EMA, LBFGS
-from ms_optim.lbfgs import dot
+from ms_optim.lbfgs.vectors import dot
 from parity.cases.losses import losses
 from parity.sides.mindspore import MODES, set_mode
 

@@ -93,7 +93,7 @@ def test_what_was_set_stays(mode):
     ("group", "message"),
     [
         (lambda: {"params": weights("a")}, r"'params' must hold each parameter, and each name, once, but got \['a'\]"),
-        (lambda: {"params": weights("c"), "rho": 0.9}, "the keys of a group must be in .* but got .*'rho'"),
+        (lambda: {"params": weights("c"), "momentums": 0.9}, "the keys of a group must be in .* but got .*'momentums'"),
         (lambda: {"params": weights("c"), "lr": -1.0}, r"'lr' must be in \[0, inf\)"),
         (lambda: {"lr": 0.1}, "each group must have the key 'params'"),
     ],

@@ -102,7 +102,7 @@ OWN = {"lr_scale": 0.5, "name": "head", "layer_id": 3, "fix_lr": True, "tags": [
 @pytest.mark.parametrize("cls", [AdamW, LBFGS])
 def test_keys_of_the_user_are_kept(cls):
     """Of any type, at construction and later, saved and loaded, as torch's groups have it."""
-    optimizer = cls([{"params": params(), **OWN}])
+    optimizer = cls([{"params": params(), **copy.deepcopy(OWN)}])
     group = optimizer.param_groups[0]
     assert {key: group[key] for key in OWN} == OWN
     group["note"] = {"any": "thing"}
