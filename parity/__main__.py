@@ -15,13 +15,13 @@ from parity.cases.draws import Draw
 from parity.cases.problems import STEPS, synthetic
 
 FREE_STEPS = 200
-MODES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
+MODE_CHOICES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line, with names and numbers checked."""
     parser = argparse.ArgumentParser(prog="python -m parity", description=__doc__)
-    parser.add_argument("--mode", choices=MODES, default="both", help="how MindSpore runs (default: both)")
+    parser.add_argument("--mode", choices=MODE_CHOICES, default="both", help="how MindSpore runs (default: both)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of each case (default: {STEPS})")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write JSON and plots into this folder")
     parser.add_argument(
@@ -85,7 +85,7 @@ def _case(draw, console):
     from parity.hunt.drawn import compare_draw
 
     outcome = compare_draw(draw)
-    console.print(report.table([outcome]))
+    console.print(report.case_table([outcome]))
     for failure in report.failures([outcome]):
         console.print(failure, style="red", highlight=False, markup=False, soft_wrap=True)
     if outcome.undecided:
@@ -96,15 +96,15 @@ def _case(draw, console):
 def _verify(options, console):
     from parity import jobs, report, suite  # here, because they import both frameworks; --list and --help need neither
 
-    todo = jobs.comparisons(options.names, MODES[options.mode], options.steps, FREE_STEPS)
+    todo = jobs.comparisons(options.names, MODE_CHOICES[options.mode], options.steps, FREE_STEPS)
     keep = [options.report is not None] * len(todo)
     with Progress(console=console) as progress, jobs.pool(min(options.workers, len(todo))) as run_all:
         # The trainings, which come last, take longest.
-        done = progress.track(run_all(jobs.run, todo[::-1], keep), total=len(todo), description="parity")
+        done = progress.track(run_all(jobs.run_job, todo[::-1], keep), total=len(todo), description="parity")
         outcomes = [outcome for part in [*done][::-1] for outcome in part]
     outcomes.sort(key=lambda outcome: isinstance(outcome, suite.FreeRun))
     free = [outcome for outcome in outcomes if isinstance(outcome, suite.FreeRun)]
-    console.print(report.table(outcomes[: len(outcomes) - len(free)]))
+    console.print(report.case_table(outcomes[: len(outcomes) - len(free)]))
     console.print(report.free_table(free))
     for failure in report.failures(outcomes):
         console.print(failure, style="red", highlight=False, markup=False, soft_wrap=True)

@@ -333,7 +333,7 @@ def _add_ratios(rows):
             row["of_floor"] = row["ms"] / rows[FLOOR]["ms"]
 
 
-def table(rows: list[dict], title: str) -> Table:
+def timing_table(rows: list[dict], title: str) -> Table:
     """One row for each contender."""
     result = Table("optimizer", "contender", title=title, title_justify="left")
     columns = [key for key in COLUMNS if any(key in row for row in rows)]
@@ -430,7 +430,7 @@ def main(argv: list[str] | None = None) -> int:
             f"{model}: one step, medians of {options.repeats} rounds, {machine['cores']} cores, "
             f"MindSpore {machine['mindspore']}, torch {machine['torch']}"
         )
-        console.print(table(rows, title))
+        console.print(timing_table(rows, title))
         for row in rows:
             if "error" in row:
                 console.print(

@@ -35,7 +35,7 @@ def comparisons(names: Iterable[str], modes: Iterable[str], steps: int, free_ste
     ]
 
 
-def run(job: Job, keep: bool) -> list[suite.Outcome | suite.FreeRun]:
+def run_job(job: Job, keep: bool) -> list[suite.Outcome | suite.FreeRun]:
     """The outcomes of a job; what only plots need is dropped unless it is kept."""
     outcomes = [comparison() for comparison in job]
     return outcomes if keep else [outcome.brief for outcome in outcomes]

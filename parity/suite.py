@@ -11,11 +11,11 @@ import numpy as np
 import ms_optim
 from ms_optim._native import obstacle
 from parity.cases import ENTRIES, Case, Mutant
-from parity.cases.losses import STEPS, Loss, losses
+from parity.cases.losses import MINIMIZING_STEPS, Loss, losses
 from parity.cases.networks import initial_weights
 from parity.cases.problems import Problem, synthetic
 from parity.hunt.mutants import breed
-from parity.judge.compare import Verdict, compare, compare_exactly
+from parity.judge.compare import Verdict, compare, compare_bits, compare_exactly
 from parity.sides import mindspore as mindspore_side
 from parity.sides import mindspore_networks, rules, torch_networks
 from parity.sides import torch as torch_side
@@ -122,7 +122,7 @@ def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
                 zeros = {name: np.zeros_like(value) for name, value in problem.initial.items()}
                 session = ours(zeros, mode, anew=True)
             session.restore(file, schedule)
-            return compare_exactly(session.steps(rest), expected)
+            return compare_bits(session.steps(rest), expected)
 
     verdicts = {}
     for mode in modes:
@@ -188,10 +188,13 @@ def free_run(case: Case, model: str, steps: int, modes: Iterable[str]) -> FreeRu
 def minimized(case: Case, loss: Loss, modes: Iterable[str]) -> Outcome:
     """Compare an optimizer that takes a closure where it goes by itself: evaluations must be as many as torch's."""
     build = torch_side.factory(case)
-    single, double = (torch_side.minimize(build, loss, STEPS, dtype) for dtype in ("float32", "float64"))
+    single, double = (torch_side.minimize(build, loss, MINIMIZING_STEPS, dtype) for dtype in ("float32", "float64"))
     verdicts = {
         mode: compare(
-            mindspore_side.minimize(mindspore_side.factory(case), loss, STEPS, mode), single, double, FREE_RATIO
+            mindspore_side.minimize(mindspore_side.factory(case), loss, MINIMIZING_STEPS, mode),
+            single,
+            double,
+            FREE_RATIO,
         )
         for mode in modes
     }
@@ -266,17 +269,18 @@ def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) ->
     @functools.cache
     def minima(case, loss):
         return tuple(
-            torch_side.minimize(torch_side.factory(case), loss, STEPS, dtype) for dtype in ("float32", "float64")
+            torch_side.minimize(torch_side.factory(case), loss, MINIMIZING_STEPS, dtype)
+            for dtype in ("float32", "float64")
         )
 
-    def judged(case, wrong, leg):
+    def judge_steps(case, wrong, leg):
         build, fitting = mindspore_side.factory(case, wrong), problem.fitting(case)
         ours = rules.run(build, fitting, "float32") if leg == "rule" else mindspore_side.run(build, fitting, leg)
         yield compare(ours, *references(case), noise=case.noise, initial=fitting.initial)
 
-    def minimized(case, wrong, leg):
+    def judge_minima(case, wrong, leg):
         for loss in losses():
-            ours = mindspore_side.minimize(mindspore_side.factory(case, wrong), loss, STEPS, leg)
+            ours = mindspore_side.minimize(mindspore_side.factory(case, wrong), loss, MINIMIZING_STEPS, leg)
             yield compare(ours, *minima(case, loss), FREE_RATIO)
 
     with TemporaryDirectory() as folder:
@@ -284,10 +288,10 @@ def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) ->
             wrong, entry = breed(mutant, Path(folder)), ENTRIES[mutant.optimizer]
             cases, fate = entry.cases[::-1], Fate(mutant)
             if not entry.closure:
-                fate = _hunt_one(mutant, wrong, cases, "rule", judged)
+                fate = _hunt_one(mutant, wrong, cases, "rule", judge_steps)
             if compiled or not fate.caught:
                 cases = sorted(cases, key=lambda case: case is not fate.case)
-                fate = _hunt_one(mutant, wrong, cases, "graph", minimized if entry.closure else judged)
+                fate = _hunt_one(mutant, wrong, cases, "graph", judge_minima if entry.closure else judge_steps)
             yield fate
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from parity.cases.networks import digits
 
-STEPS = 8
+MINIMIZING_STEPS = 8
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,18 +70,18 @@ class Structure:
 
 def structures(name: str, rng: random.Random, count: int = STRUCTURES) -> list[Structure]:
     """Some structures for an optimizer; the first is plain, for failures to shrink to."""
-    plain = _plain(name, rng)
+    plain = _plain_structure(name, rng)
     found = [plain, replace(plain, mode="pynative"), replace(plain, path="composed")]
-    return found + [_structure(name, rng) for _ in range(count - len(found))]
+    return found + [_any_structure(name, rng) for _ in range(count - len(found))]
 
 
-def _plain(name, rng):
+def _plain_structure(name, rng):
     """One parameter, all numbers, no flags."""
     inner = rng.choice(DENSE) if ENTRIES[name].averages else ""
     return Structure(_layouts(inner or name)[0], ({},), (dict.fromkeys(_switches(inner or name), True),), inner=inner)
 
 
-def _structure(name, rng):
+def _any_structure(name, rng):
     """One of any kind."""
     inner = rng.choice(DENSE) if ENTRIES[name].averages else ""
     shapes, flags = rng.choice(_layouts(inner or name)), arguments_of(inner or name)[1]
@@ -339,7 +339,7 @@ def main(argv: list[str] | None = None) -> int:
                     tallies[tally.optimizer].join(tally)
                     progress.advance(task)
     found = list(tallies.values())
-    console.print(table(found))
+    console.print(tally_table(found))
     for tally in found:
         if tally.failure:
             command, why = tally.failure
@@ -361,7 +361,7 @@ def _start():
     gc.freeze()  # MindSpore collects garbage whenever it compiles; what is loaded by now need not be looked through
 
 
-def table(tallies: list[Tally]) -> Table:
+def tally_table(tallies: list[Tally]) -> Table:
     """One row for each optimizer: how many draws, and the worst of those that were decided."""
     result = Table(title="draws, and the worst oracle ratio of those that were decided", title_justify="left")
     result.add_column("optimizer")

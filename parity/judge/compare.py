@@ -169,6 +169,29 @@ def compare_exactly(
     return _judge(ours, reference, off, {}, budget, 1.0)
 
 
+def compare_bits(ours: Trace, reference: Trace) -> Verdict:
+    """Judge a run that must be another bit for bit: what differs is off by infinitely many ulps.
+
+    Only a number in float64, one of the state that a parameter has besides its tensors, may be off by its last bit:
+    MindSpore's power on CPU rounds an element by the lane of the processor that it falls into, which changes from one
+    run of one graph to the next.
+    """
+    problems = structure(ours, reference)
+    if problems:
+        return Verdict(problems=tuple(problems))
+    off = {key: [_unless_equal(a, b) for a, b in zip(steps, reference[key])] for key, steps in ours.items()}
+    return _judge(ours, reference, off, {}, dict.fromkeys(ours, 1.0), 1.0)
+
+
+def _unless_equal(one, other):
+    """Infinity where the bits of two arrays differ, but not in the last bit of a number."""
+    a, b = (
+        np.ascontiguousarray(array).view(f"i{array.dtype.itemsize}").reshape(np.shape(array)) for array in (one, other)
+    )
+    last = one.dtype == np.float64 and one.ndim == 0
+    return np.where((a == b) | (last & (np.abs(a - b) <= 1)), 0.0, np.inf)
+
+
 def _judge(ours, reference, off, reference_off, budget, ratio):
     """Score each kind, and find the first step at which a tensor is off by more than `ratio` times its budget."""
     scores, divergences = {}, []

@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 VERDICT = {True: "[green]passed[/]", False: "[red]FAILED[/]"}
 
 
-def table(outcomes: Iterable[Outcome]) -> Table:
+def case_table(outcomes: Iterable[Outcome]) -> Table:
     """One row for each case, problem and mode: parameters first, then the worst of the state."""
     result = Table(title="parameters / state, against torch in float64", title_justify="left")
     for heading in ("case", "problem"):
@@ -112,7 +112,7 @@ def write(outcomes: Iterable[Outcome | FreeRun], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "parity.json"]
     outcomes = list(outcomes)
-    written[0].write_text(json.dumps([_plain(outcome) for outcome in outcomes], indent=1) + "\n")
+    written[0].write_text(json.dumps([_outcome_as_dict(outcome) for outcome in outcomes], indent=1) + "\n")
     for i, outcome in enumerate(outcomes):
         for mode, verdict in outcome.modes.items():
             if verdict.ours and verdict.reference:
@@ -123,17 +123,17 @@ def write(outcomes: Iterable[Outcome | FreeRun], folder: Path) -> list[Path]:
     return written
 
 
-def _plain(outcome: Outcome | FreeRun) -> dict:
+def _outcome_as_dict(outcome: Outcome | FreeRun) -> dict:
     result = {
         "case": str(outcome.case),
         "problem": outcome.problem,
         "passed": outcome.passed,
-        "legs": {leg: _plain_verdict(verdict) for leg, verdict in outcome.verdicts.items()},
+        "legs": {leg: _verdict_as_dict(verdict) for leg, verdict in outcome.verdicts.items()},
     }
     return result | ({"accuracy": outcome.accuracy} if isinstance(outcome, FreeRun) else {})
 
 
-def _plain_verdict(verdict: Verdict) -> dict:
+def _verdict_as_dict(verdict: Verdict) -> dict:
     divergence = verdict.divergence
     return {
         "passed": verdict.passed,

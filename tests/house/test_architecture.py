@@ -60,11 +60,7 @@ FORBIDDEN = {
         for name in ("parity.sides.torch_networks", "parity.references", "parity.sides.torch")
     },
     **{name: {"torch"} for name in ("parity.sides.mindspore", "parity.sides.mindspore_networks")},
-    **{
-        name: {"mindspore", "ms_optim", "torch"}
-        for name in FILES
-        if name.startswith("parity.cases") or name == "parity.judge.compare"
-    },
+    **{name: {"mindspore", "ms_optim", "torch"} for name in FILES if name.startswith(("parity.cases", "parity.judge"))},
 }
 
 

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 
-from parity.judge.compare import compare, compare_exactly
+from parity.judge.compare import compare, compare_bits, compare_exactly
 from parity.sides.trace import PARAMETER, Recorder
 
 STEPS = 4
@@ -13,12 +13,17 @@ STEPS = 4
 
 @pytest.fixture
 def traces():
-    """Three runs of two million-element parameters and a slot: ours and torch in float32, and the truth."""
+    """Three runs of two parameters and a slot: ours and torch in float32, and the truth."""
+    return drawn((20, 20))
+
+
+def drawn(shape):
+    """The same, where the larger parameter and its slot have a shape."""
     rng = np.random.default_rng(0)
     truth = {
-        (PARAMETER, "weight"): [rng.standard_normal((1000, 1000)) for _ in range(STEPS)],
+        (PARAMETER, "weight"): [rng.standard_normal(shape) for _ in range(STEPS)],
         (PARAMETER, "bias"): [rng.standard_normal(3) for _ in range(STEPS)],
-        ("exp_avg", "weight"): [rng.standard_normal((1000, 1000)) for _ in range(STEPS)],
+        ("exp_avg", "weight"): [rng.standard_normal(shape) for _ in range(STEPS)],
     }
     single = {key: [np.float32(step) for step in steps] for key, steps in truth.items()}
     return copy.deepcopy(single), single, truth
@@ -33,8 +38,9 @@ def test_equal_runs_pass(traces):
 
 
 @pytest.mark.parametrize("key", [(PARAMETER, "weight"), ("exp_avg", "weight")], ids=str)
-def test_one_wrong_element_in_a_million_fails(traces, key):
+def test_one_wrong_element_in_a_million_fails(key):
     """The maximum counts, not the mean; step, parameter, slot, element and values are named."""
+    traces = drawn((1000, 1000))
     ours, _, _ = traces
     ours[key][2][123, 456] += 1e-4
     verdict = compare(*traces)
@@ -168,6 +174,21 @@ def test_exact_comparison():
     truth = {(PARAMETER, "x"): [np.array([1.0, 1e-3])]}
     assert compare_exactly({(PARAMETER, "x"): [np.array([1.0, 1e-3 + 5e-13])]}, truth).passed
     assert not compare_exactly({(PARAMETER, "x"): [np.array([1.0, 1e-3 + 2e-12])]}, truth).passed
+
+
+def test_bits():
+    """Neither rounding, nor another zero; of a number in float64 the last bit."""
+
+    def passes(one, other):
+        return compare_bits({(PARAMETER, "x"): [one]}, {(PARAMETER, "x"): [other]}).passed
+
+    ones, nan = np.float32([1.0, 0.0]), np.float32([np.nan])
+    assert passes(ones, ones.copy()) and passes(nan, nan.copy())
+    assert not passes(ones, np.float32([1.0, -0.0])) and not passes(ones, np.nextafter(ones, np.float32(2)))
+    number = np.asarray(0.1)
+    assert passes(number, np.nextafter(number, 1)) and not passes(number, number + 1e-16)
+    assert not passes(number[None], np.nextafter(number, 1)[None]) and not passes(np.float32(0.1), number)
+    assert not compare_bits({}, {}).passed
 
 
 @pytest.mark.parametrize(

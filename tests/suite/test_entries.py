@@ -3,6 +3,9 @@
 import importlib
 import inspect
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from mindspore import nn
@@ -78,6 +81,21 @@ def test_every_argument_is_once_off_its_default(name):
     # What a case cannot hold: parameters, and how a step computes and not what; buffers have tests of their own.
     quiet = {"params", "optimizer", "fused", "loss_scale", "buffers", "buffer_update"}
     assert inspect.signature(getattr(ms_optim, name)).parameters.keys() - quiet <= used
+
+
+def test_cases_and_judges_import_no_framework():
+    """Entries are imported by their names, which a test over import statements does not see."""
+    program = (
+        "import importlib, pkgutil, sys, parity.cases, parity.judge\n"
+        "for package in (parity.cases, parity.judge):\n"
+        "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "print(sorted({'mindspore', 'ms_optim', 'torch'} & sys.modules.keys()), 'parity.judge.conditioning' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(cases.__file__).parents[2]
+    )
+    assert (done.stdout.strip(), done.returncode) == ("[] True", 0), done.stderr
 
 
 @pytest.mark.parametrize(
