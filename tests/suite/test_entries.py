@@ -90,7 +90,8 @@ def test_cases_and_judges_import_no_framework():
         "for package in (parity.cases, parity.judge):\n"
         "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
         "        importlib.import_module(module.name)\n"
-        "print(sorted({'mindspore', 'ms_optim', 'torch'} & sys.modules.keys()), 'parity.judge.conditioning' in sys.modules)"
+        "print(sorted({'mindspore', 'ms_optim', 'torch'} & sys.modules.keys()), "
+        "'parity.judge.conditioning' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(cases.__file__).parents[2]
