@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ms_optim.arguments import Choice, Flag, Function, Kind, Whole
-from ms_optim.lr_scheduler.base import LRScheduler, check_optimizer
+from ms_optim.lr_scheduler.base import HasGroups, LRScheduler, check_optimizer
 from ms_optim.lr_scheduler.kinds import COMMON, NONNEGATIVE, Each, OrNone, PerGroup, Real, common
 
 
 class _MomentumCycle(LRScheduler):
     """Move momentum, or beta1, against the learning rate."""
 
+    cycle_momentum: bool
     arguments = common("base_momentum", "cycle_momentum", "max_lr", "max_momentum")
     attributes = {"use_beta1": Flag()}
 
@@ -80,6 +81,9 @@ class CyclicLR(_MomentumCycle):
         [0.125, 0.3125, 0.5, 0.3125, 0.125, 0.3125]
     """
 
+    mode: str
+    gamma: float
+    scale_mode: str
     arguments = {
         "base_lr": PerGroup(NONNEGATIVE),
         "mode": Choice("triangular", "triangular2", "exp_range"),
@@ -97,7 +101,7 @@ class CyclicLR(_MomentumCycle):
 
     def __init__(
         self,
-        optimizer,
+        optimizer: HasGroups,
         base_lr: float | list[float],
         max_lr: float | list[float],
         step_size_up: int = 2000,
@@ -223,6 +227,7 @@ class OneCycleLR(_MomentumCycle):
         [0.125, 0.3125, 0.5, 0.28125, 0.0625]
     """
 
+    total_steps: int
     arguments = {
         "div_factor": Real("(0, inf)"),
         "epochs": Whole(1),
@@ -237,7 +242,7 @@ class OneCycleLR(_MomentumCycle):
 
     def __init__(
         self,
-        optimizer,
+        optimizer: HasGroups,
         max_lr: float | list[float],
         total_steps: int | None = None,
         epochs: int | None = None,
