@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -47,7 +48,7 @@ class Kernel:
     flags: dict[str, tuple[str, ...]]
     slots: dict[str, bool]
 
-    def check(self, owner: str, numbers: Sequence[str], flags: Sequence[str], slots: dict[str, bool]):
+    def check(self, owner: str, numbers: Sequence[str], flags: Sequence[str], slots: dict[str, bool]) -> None:
         """Compare what the function takes with what the rule in Python has.
 
         Raises:
@@ -201,7 +202,7 @@ def kernel_of(owner: str, update: Callable, slots: Sequence, flag_names: Sequenc
     return kernel
 
 
-def check_state(owner: str, parameters: Sequence[Parameter], slots: Sequence, slot_table: Sequence[tuple]):
+def check_state(owner: str, parameters: Sequence[Parameter], slots: Sequence, slot_table: Sequence[tuple]) -> None:
     """Check what a kernel writes into: parameters of floats, and state of their dtypes and shapes.
 
     Raises:
@@ -222,7 +223,7 @@ def check_state(owner: str, parameters: Sequence[Parameter], slots: Sequence, sl
                 )
 
 
-def check_averages(owner: str, averages: Sequence[Tensor], values: Sequence[Tensor], copied: Sequence[bool]):
+def check_averages(owner: str, averages: Sequence[Tensor], values: Sequence[Tensor], copied: Sequence[bool]) -> None:
     """Check what the kernel of an average writes into, and from what.
 
     Raises:
@@ -237,7 +238,7 @@ def check_averages(owner: str, averages: Sequence[Tensor], values: Sequence[Tens
             raise TypeError(f"{said} of its dtype, or both of floats, but '{average.name}' is of {average.dtype}.")
 
 
-def checked_when_compiled(check: Callable, *args) -> Callable:
+def checked_when_compiled(check: Callable, *args: Any) -> Callable:
     """Call a check now, and return what calls it again whenever a `construct` that it stands in is compiled.
 
     Between the two, dtypes and shapes may have been changed; afterwards the graph keeps the tensors that it has.

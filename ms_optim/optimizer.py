@@ -17,8 +17,8 @@ from ms_optim._values import float64_parameter
 from ms_optim.arguments import COMMON, Kind, NamePatterns, Predicate, refuse_idle_patterns
 
 Params = Iterable[Parameter] | Iterable[dict]
-# Kinds of state that have a place elsewhere: in a trace, and in the state of an average.
-TAKEN = ("ema", "parameter")
+# No names of slots: the kinds of state of a trace and of an average, and what an optimizer has if it runs a kernel.
+TAKEN = ("ema", "parameter", "check_state", "kernel", "kernel_slots", "layout")
 
 
 @dataclass(frozen=True)
@@ -116,15 +116,8 @@ class Optimizer(_state.Stateful):
         super().__init_subclass__()
         cls.scalars, cls.update = staticmethod(cls.scalars), staticmethod(cls.update)
         names = [slot.name for slot in cls.slots]
-        taken = sorted(
-            {name for name in names if names.count(name) > 1 or name in TAKEN}
-            | {slot.name for slot in cls.slots if slot.name != "step" and hasattr(Optimizer, slot.name)}
-        )
-        if taken:
-            raise ValueError(
-                f"For '{cls.__name__}', 'slots' must have other names than what an optimizer has, each "
-                f"once, but got {taken}."
-            )
+        taken = {name for name in names if names.count(name) > 1 or name in TAKEN}
+        cls._refuse_names(taken | {name for name in cls._own_names() if hasattr(Optimizer, name)})
 
     def __init__(self, params: Params, defaults: dict[str, Any], loss_scale: float = 1.0, fused: bool | None = None):
         owner = type(self).__name__
@@ -132,6 +125,7 @@ class Optimizer(_state.Stateful):
         loss_scale = COMMON["loss_scale"].check(owner, "loss_scale", loss_scale)
         kinds = {name: self.kind_of(name) for name in defaults}
         defaults = {name: kinds[name].check(owner, name, value) for name, value in defaults.items()}
+        self._check_declaration(kinds)
         groups = Groups(owner, params, defaults, kinds)
         for group in groups:
             self.check_group(group)
@@ -150,6 +144,7 @@ class Optimizer(_state.Stateful):
         self.rule = _composed.lift(type(self).update, self.need_scale)
         self._set_slots()
         self._set_path(fused)
+        self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
         lost = [param.name for param in self.parameters if id(param) not in kept or param is self.global_step]
         if lost:
@@ -164,6 +159,41 @@ class Optimizer(_state.Stateful):
         Raises:
             ValueError: Naming them.
         """
+
+    @classmethod
+    def _own_names(cls):
+        """The names of the slots; the numbers called step are the optimizer's own counts."""
+        return {slot.name for slot in cls.slots if not (slot.scalar and slot.name == "step")}
+
+    @classmethod
+    def _refuse_names(cls, taken):
+        """Raise if slots have names that are taken."""
+        if taken:
+            raise ValueError(
+                f"For '{cls.__name__}', 'slots' must have other names than what an optimizer has, each once, but got "
+                f"{sorted(taken)}."
+            )
+
+    @classmethod
+    def _numbers_read(cls):
+        """What `scalars` takes after the step, the scalar slots and the learning rate."""
+        before = 2 + sum(slot.scalar and slot.name != "step" for slot in cls.slots)
+        return tuple(inspect.signature(cls.scalars).parameters)[before:]
+
+    @classmethod
+    def _check_declaration(cls, kinds):
+        """Raise if the arguments, which have these kinds, are not what the functions and the slots read."""
+        members = [member for name, kind in kinds.items() for member in kind.members(name)]
+        twice = sorted({member for member in members if members.count(member) > 1})
+        if twice:
+            raise TypeError(f"For '{cls.__name__}', each argument must have numbers of its own, but got {twice} twice.")
+        read = {name for slot in cls.slots for name in (slot.when, slot.init) if name}
+        missing = sorted((read - kinds.keys()) | ({"lr", *cls._numbers_read()} - {*members}))
+        if missing:
+            raise TypeError(
+                f"For '{cls.__name__}', 'defaults' must have all that 'scalars' and 'slots' read, but got no {missing}."
+            )
+        cls._refuse_names(cls._own_names() & {*kinds, *members})
 
     @staticmethod
     def _refuse_idle_patterns(owner, groups, kinds):
@@ -218,10 +248,9 @@ class Optimizer(_state.Stateful):
         self._hold("step_counts", self._keep("step", float64_parameter(np.zeros(count), "optimizer.step")))
         scalars = [slot.name for slot in self.slots if slot.scalar and slot.name != "step"]
         self.scalar_state = tuple(self._keep_vector(name, np.zeros(count)) for name in scalars)
-        names = tuple(inspect.signature(type(self).scalars).parameters)[2 + len(scalars) :]
         argument = {member: name for name, kind in self.kinds.items() for member in kind.members(name)}
         self.hyperparameters = {}
-        for name in names:
+        for name in self._numbers_read():
             kind = self.kinds[argument[name]]
             column = [kind.number(group[argument[name]], name, group) for group in self.groups]
             self.hyperparameters[name] = self._keep_vector(name, column)
@@ -246,18 +275,11 @@ class Optimizer(_state.Stateful):
         for slot in self.slots:
             if slot.scalar:
                 continue
-            if hasattr(self, slot.name):
-                raise ValueError(
-                    f"For '{type(self).__name__}', 'slots' must have other names than what an optimizer "
-                    f"has, but got {slot.name!r}."
-                )
             column = tuple(slot.allocate(param, self.groups[i]) for param, i in zip(self.parameters, self.group_of))
             slots[slot.name] = column
-            everywhere = all(kept is not None for kept in column)
             for kept in column:
                 if kept is not None:
                     self._keep(kept.name, kept)
-            setattr(self, slot.name, ParameterTuple(column) if everywhere else column)
         vectors = dict(
             zip([slot.name for slot in self.slots if slot.scalar and slot.name != "step"], self.scalar_state)
         )
@@ -269,6 +291,13 @@ class Optimizer(_state.Stateful):
             }
         self.state = _state.State(self.parameters, slots, vectors)
         self.slot_table = tuple(zip(*slots.values())) if slots else ((),) * len(self.parameters)
+
+    def _name_slots(self):
+        """Make each slot an attribute, once the optimizer has all others."""
+        self._refuse_names({name for name in self._own_names() if hasattr(self, name)})
+        for name, column in self.state.slots.items():
+            everywhere = all(kept is not None for kept in column)
+            setattr(self, name, ParameterTuple(column) if everywhere else column)
 
     def _set_path(self, fused):
         """Choose the native kernel or MindSpore's operators."""

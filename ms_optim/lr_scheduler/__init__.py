@@ -19,7 +19,8 @@ from ms_optim.lr_scheduler.annealing import SWALR, CosineAnnealingLR, CosineAnne
 from ms_optim.lr_scheduler.base import LRScheduler
 from ms_optim.lr_scheduler.callback import SchedulerCallback
 from ms_optim.lr_scheduler.composed import ChainedScheduler, SequentialLR
-from ms_optim.lr_scheduler.cycles import CyclicLR, OneCycleLR
+from ms_optim.lr_scheduler.cycles import CyclicLR
+from ms_optim.lr_scheduler.one_cycle import OneCycleLR
 from ms_optim.lr_scheduler.plateau import ReduceLROnPlateau
 from ms_optim.lr_scheduler.simple import (
     ConstantLR,

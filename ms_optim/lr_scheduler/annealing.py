@@ -3,7 +3,7 @@
 import math
 
 from ms_optim.arguments import Whole
-from ms_optim.lr_scheduler.base import LRScheduler, check_optimizer
+from ms_optim.lr_scheduler.base import HasGroups, LRScheduler, check_optimizer
 from ms_optim.lr_scheduler.kinds import COMMON, NONNEGATIVE, PerGroup, common
 
 
@@ -25,9 +25,11 @@ class CosineAnnealingLR(LRScheduler):
         [0.5, 0.25, 0.0]
     """
 
+    T_max: int
+    eta_min: float
     arguments = {"T_max": Whole(1), **common("eta_min")}
 
-    def __init__(self, optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1):
+    def __init__(self, optimizer: HasGroups, T_max: int, eta_min: float = 0.0, last_epoch: int = -1):
         self._keep(T_max=T_max, eta_min=eta_min)
         super().__init__(optimizer, last_epoch)
 
@@ -67,16 +69,19 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         [0.5, 0.25, 0.5, 0.25, 0.5]
     """
 
+    T_0: int
+    T_mult: int
+    eta_min: float
     arguments = {"T_0": Whole(1), "T_mult": Whole(1), **common("eta_min")}
     attributes = {"T_cur": NONNEGATIVE, "T_i": Whole(1)}
 
-    def __init__(self, optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1):
+    def __init__(self, optimizer: HasGroups, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1):
         self._keep(T_0=T_0, T_mult=T_mult, eta_min=eta_min)
         self.T_i = self.T_0
         self.T_cur = last_epoch
         super().__init__(optimizer, last_epoch)
 
-    def step(self, epoch: float | None = None):
+    def step(self, epoch: float | None = None) -> None:
         """Go on to the next epoch, or to a given one, which may be a fraction: epoch + batch / batches."""
         if epoch is None and self.last_epoch < 0:
             epoch = 0
@@ -128,12 +133,13 @@ class SWALR(LRScheduler):
         [0.5, 0.3125, 0.125, 0.125]
     """
 
+    anneal_epochs: int
     arguments = {"swa_lr": PerGroup(NONNEGATIVE), "anneal_epochs": Whole(0), **common("anneal_strategy")}
     attributes = {"_anneal_strategy": COMMON["anneal_strategy"]}
 
     def __init__(
         self,
-        optimizer,
+        optimizer: HasGroups,
         swa_lr: float | list[float],
         anneal_epochs: int = 10,
         anneal_strategy: str = "cos",

@@ -1,15 +1,23 @@
 """The base of all schedulers: it holds the optimizer, counts epochs and sets learning rates."""
 
 import numbers
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any, Protocol
 
 from ms_optim.arguments import Whole
 from ms_optim.lr_scheduler.kinds import COMMON, NONNEGATIVE, Each, Real, declared
 from ms_optim.lr_scheduler.state import Stateful
 
 
-def check_optimizer(owner: str, optimizer: Any) -> Any:
+class HasGroups(Protocol):
+    """What schedulers take: an object with groups, each a mutable mapping with the key "lr"."""
+
+    @property
+    def param_groups(self) -> Sequence[MutableMapping[str, Any]]:
+        """The groups."""
+
+
+def check_optimizer(owner: str, optimizer: Any) -> HasGroups:
     """Give back the optimizer if it has groups whose learning rates are numbers.
 
     Raises:
@@ -30,7 +38,7 @@ def check_optimizer(owner: str, optimizer: Any) -> Any:
     return optimizer
 
 
-def follow_requires_grad(optimizer: Any):
+def follow_requires_grad(optimizer: HasGroups) -> None:
     """Let an optimizer of ms_optim take over a `requires_grad` that was set by hand; others know no such thing."""
     follow = getattr(optimizer, "follow_requires_grad", None)
     if follow is not None:
@@ -77,7 +85,7 @@ class LRScheduler(Stateful):
     _notes: tuple[str, ...] = ("initial_lr",)
     _closed: Callable | None = None
 
-    def __init__(self, optimizer, last_epoch: int = -1):
+    def __init__(self, optimizer: HasGroups, last_epoch: int = -1):
         owner = type(self).__name__
         self.optimizer = check_optimizer(owner, optimizer)
         self.last_epoch = self._check("last_epoch", last_epoch)
@@ -129,7 +137,7 @@ class LRScheduler(Stateful):
     def _check_epoch(self, epoch):
         return COMMON["epoch"].check(type(self).__name__, "epoch", epoch)
 
-    def step(self, epoch: int | None = None):
+    def step(self, epoch: int | None = None) -> None:
         """Go on to the next epoch, or to a given one by the closed form, where there is one.
 
         Call it after the optimizer's step. A `requires_grad` that was set by hand takes effect too.

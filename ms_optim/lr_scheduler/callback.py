@@ -53,9 +53,9 @@ class SchedulerCallback(Callback):
             )
         self.scheduler = scheduler
         self.by = Choice("step", "epoch").check("SchedulerCallback", "by", by)
-        self._losses = []
+        self._losses: list[float] = []
 
-    def on_train_begin(self, run_context: RunContext):
+    def on_train_begin(self, run_context: RunContext) -> None:
         """Refuse steps that the host does not see."""
         arguments = run_context.original_args()
         if self.by == "step" and arguments.dataset_sink_mode and arguments.sink_size != 1:
@@ -65,11 +65,11 @@ class SchedulerCallback(Callback):
             )
         self._losses = []
 
-    def on_train_step_begin(self, run_context: RunContext):
+    def on_train_step_begin(self, run_context: RunContext) -> None:
         """Let the optimizer take over which parameters are frozen."""
         follow_requires_grad(self.scheduler.optimizer)
 
-    def on_train_step_end(self, run_context: RunContext):
+    def on_train_step_end(self, run_context: RunContext) -> None:
         """Keep the loss if it is the metric, and step the scheduler if it goes by step."""
         if isinstance(self.scheduler, ReduceLROnPlateau):
             outputs = run_context.original_args().net_outputs
@@ -78,7 +78,7 @@ class SchedulerCallback(Callback):
         if self.by == "step":
             self._step()
 
-    def on_train_epoch_end(self, run_context: RunContext):
+    def on_train_epoch_end(self, run_context: RunContext) -> None:
         """Step the scheduler if it goes by epoch."""
         if self.by == "epoch":
             self._step()

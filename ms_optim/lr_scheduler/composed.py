@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 from ms_optim.arguments import Whole
-from ms_optim.lr_scheduler.base import LRScheduler, check_optimizer
+from ms_optim.lr_scheduler.base import HasGroups, LRScheduler, check_optimizer
 from ms_optim.lr_scheduler.kinds import Sorted, common
 from ms_optim.lr_scheduler.plateau import ReduceLROnPlateau
 
@@ -70,7 +70,9 @@ class SequentialLR(LRScheduler):
     arguments = common("milestones")
     attributes = {"_milestones": Sorted(Whole(0))}
 
-    def __init__(self, optimizer, schedulers: list[LRScheduler], milestones: list[int], last_epoch: int = -1):
+    def __init__(
+        self, optimizer: HasGroups, schedulers: list[LRScheduler], milestones: list[int], last_epoch: int = -1
+    ):
         owner = type(self).__name__
         self._schedulers, self.optimizer = _check_schedulers(owner, schedulers, check_optimizer(owner, optimizer))
         self._milestones = self._check("milestones", milestones)
@@ -124,7 +126,7 @@ class ChainedScheduler(LRScheduler):
         [0.25, 0.125, 0.125, 0.0625]
     """
 
-    def __init__(self, schedulers: Sequence[LRScheduler], optimizer=None):
+    def __init__(self, schedulers: Sequence[LRScheduler], optimizer: HasGroups | None = None):
         self._schedulers, self.optimizer = _check_schedulers(type(self).__name__, schedulers, optimizer)
         self._last_lr = self._lrs()
 

@@ -3,7 +3,7 @@
 import math
 
 from ms_optim.arguments import Choice, Whole
-from ms_optim.lr_scheduler.base import LRScheduler, check_optimizer, follow_requires_grad
+from ms_optim.lr_scheduler.base import HasGroups, LRScheduler, check_optimizer, follow_requires_grad
 from ms_optim.lr_scheduler.kinds import NONNEGATIVE, Each, OrNone, PerGroup, Real
 
 
@@ -36,6 +36,13 @@ class ReduceLROnPlateau(LRScheduler):
         0.25
     """
 
+    mode: str
+    factor: float
+    patience: int
+    threshold: float
+    threshold_mode: str
+    cooldown: int
+    eps: float
     arguments = {
         "cooldown": Whole(0),
         "eps": NONNEGATIVE,
@@ -55,7 +62,7 @@ class ReduceLROnPlateau(LRScheduler):
 
     def __init__(
         self,
-        optimizer,
+        optimizer: HasGroups,
         mode: str = "min",
         factor: float = 0.1,
         patience: int = 10,
@@ -87,7 +94,7 @@ class ReduceLROnPlateau(LRScheduler):
         """Whether the last reduction is so recent that no epoch counts as bad."""
         return self.cooldown_counter > 0
 
-    def step(self, metrics: float, epoch: int | None = None):
+    def step(self, metrics: float, epoch: int | None = None) -> None:  # type: ignore[override]  # torch's order
         """Count this epoch by its metric, a number or a Tensor of one, and reduce where it is one too many."""
         try:
             metric = float(metrics)

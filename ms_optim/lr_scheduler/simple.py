@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from ms_optim.arguments import Function, Whole
-from ms_optim.lr_scheduler.base import LRScheduler, check_optimizer
+from ms_optim.lr_scheduler.base import HasGroups, LRScheduler, check_optimizer
 from ms_optim.lr_scheduler.kinds import NONNEGATIVE, PerGroup, Real, common
 
 
@@ -15,7 +15,10 @@ class _Lambdas(LRScheduler):
     arguments = {"lr_lambda": PerGroup(Function())}
 
     def __init__(
-        self, optimizer, lr_lambda: Callable[[int], float] | list[Callable[[int], float]], last_epoch: int = -1
+        self,
+        optimizer: HasGroups,
+        lr_lambda: Callable[[int], float] | list[Callable[[int], float]],
+        last_epoch: int = -1,
     ):
         self.optimizer = check_optimizer(type(self).__name__, optimizer)
         self.lr_lambdas = self._for_each_group("lr_lambda", lr_lambda)
@@ -86,9 +89,11 @@ class StepLR(LRScheduler):
         [0.5, 0.5, 0.25, 0.25, 0.125]
     """
 
+    step_size: int
+    gamma: float
     arguments = {"step_size": Whole(1), **common("gamma")}
 
-    def __init__(self, optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1):
+    def __init__(self, optimizer: HasGroups, step_size: int, gamma: float = 0.1, last_epoch: int = -1):
         self._keep(step_size=step_size, gamma=gamma)
         super().__init__(optimizer, last_epoch)
 
@@ -118,9 +123,10 @@ class MultiStepLR(LRScheduler):
         [0.5, 0.25, 0.25, 0.125, 0.125]
     """
 
+    gamma: float
     arguments = common("gamma", "milestones")
 
-    def __init__(self, optimizer, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1):
+    def __init__(self, optimizer: HasGroups, milestones: Iterable[int], gamma: float = 0.1, last_epoch: int = -1):
         self.milestones = Counter(self._check("milestones", milestones))
         self._keep(gamma=gamma)
         super().__init__(optimizer, last_epoch)
@@ -152,9 +158,11 @@ class ConstantLR(LRScheduler):
         [0.25, 0.25, 0.5, 0.5]
     """
 
+    factor: float
+    total_iters: int
     arguments = {"factor": Real("[0, 1]"), **common("total_iters")}
 
-    def __init__(self, optimizer, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1):
+    def __init__(self, optimizer: HasGroups, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1):
         self._keep(factor=factor, total_iters=total_iters)
         super().__init__(optimizer, last_epoch)
 
@@ -195,11 +203,14 @@ class LinearLR(LRScheduler):
         [0.25, 0.375, 0.5, 0.5]
     """
 
+    start_factor: float
+    end_factor: float
+    total_iters: int
     arguments = {"start_factor": Real("(0, 1]"), "end_factor": Real("[0, 1]"), **common("total_iters")}
 
     def __init__(
         self,
-        optimizer,
+        optimizer: HasGroups,
         start_factor: float = 1.0 / 3,
         end_factor: float = 1.0,
         total_iters: int = 5,
@@ -240,9 +251,10 @@ class ExponentialLR(LRScheduler):
         [0.5, 0.25, 0.125, 0.0625]
     """
 
+    gamma: float
     arguments = common("gamma")
 
-    def __init__(self, optimizer, gamma: float, last_epoch: int = -1):
+    def __init__(self, optimizer: HasGroups, gamma: float, last_epoch: int = -1):
         self._keep(gamma=gamma)
         super().__init__(optimizer, last_epoch)
 
@@ -271,9 +283,11 @@ class PolynomialLR(LRScheduler):
         [0.5, 0.125, 0.0, 0.0]
     """
 
+    total_iters: int
+    power: float
     arguments = {"power": NONNEGATIVE, **common("total_iters")}
 
-    def __init__(self, optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1):
+    def __init__(self, optimizer: HasGroups, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1):
         self._keep(total_iters=total_iters, power=power)
         super().__init__(optimizer, last_epoch)
 

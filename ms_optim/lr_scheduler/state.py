@@ -27,7 +27,7 @@ class Stateful:
         """Give torch's keys and numbers, which a scheduler of torch loads; of functions nothing is kept."""
         return {key: _saved(value) for key, value in self._own().items()}
 
-    def load_state_dict(self, state_dict: Mapping):
+    def load_state_dict(self, state_dict: Mapping) -> None:
         """Take what `state_dict` gave, here or in torch, from a scheduler of this class. The groups are left alone.
 
         Raises:

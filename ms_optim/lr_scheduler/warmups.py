@@ -3,6 +3,7 @@
 import functools
 import math
 
+from ms_optim.lr_scheduler.base import HasGroups
 from ms_optim.lr_scheduler.kinds import COMMON
 from ms_optim.lr_scheduler.simple import LambdaLR
 
@@ -38,7 +39,7 @@ def _with_warmup(owner, optimizer, after, last_epoch, **numbers):
     return LambdaLR(optimizer, functools.partial(_warmup_factor, after=after, **numbers), last_epoch)
 
 
-def get_constant_schedule(optimizer, last_epoch: int = -1) -> LambdaLR:
+def get_constant_schedule(optimizer: HasGroups, last_epoch: int = -1) -> LambdaLR:
     """Keep the learning rate, as `transformers.get_constant_schedule` does.
 
     Args:
@@ -56,7 +57,7 @@ def get_constant_schedule(optimizer, last_epoch: int = -1) -> LambdaLR:
     return LambdaLR(optimizer, lambda step: 1, last_epoch)
 
 
-def get_constant_schedule_with_warmup(optimizer, num_warmup_steps: int, last_epoch: int = -1) -> LambdaLR:
+def get_constant_schedule_with_warmup(optimizer: HasGroups, num_warmup_steps: int, last_epoch: int = -1) -> LambdaLR:
     """Rise linearly from zero, then stay, as `transformers.get_constant_schedule_with_warmup` does.
 
     Args:
@@ -78,7 +79,7 @@ def get_constant_schedule_with_warmup(optimizer, num_warmup_steps: int, last_epo
 
 
 def get_linear_schedule_with_warmup(
-    optimizer, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
+    optimizer: HasGroups, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
 ) -> LambdaLR:
     """Rise linearly from zero, then fall linearly to it, as `transformers.get_linear_schedule_with_warmup` does.
 
@@ -107,7 +108,7 @@ def get_linear_schedule_with_warmup(
 
 
 def get_cosine_schedule_with_warmup(
-    optimizer, num_warmup_steps: int, num_training_steps: int, num_cycles: float = 0.5, last_epoch: int = -1
+    optimizer: HasGroups, num_warmup_steps: int, num_training_steps: int, num_cycles: float = 0.5, last_epoch: int = -1
 ) -> LambdaLR:
     """Rise linearly from zero, then follow a cosine, as `transformers.get_cosine_schedule_with_warmup` does.
 
@@ -138,7 +139,7 @@ def get_cosine_schedule_with_warmup(
 
 
 def get_cosine_with_hard_restarts_schedule_with_warmup(
-    optimizer, num_warmup_steps: int, num_training_steps: int, num_cycles: int = 1, last_epoch: int = -1
+    optimizer: HasGroups, num_warmup_steps: int, num_training_steps: int, num_cycles: int = 1, last_epoch: int = -1
 ) -> LambdaLR:
     """Rise linearly from zero, then fall to it along half a cosine num_cycles times, as transformers' does.
 

@@ -1,0 +1,402 @@
+"""Optimizers of a user's own: what a class declares is what its arguments, groups, state and steps follow."""
+
+import copy
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from helpers import assert_same, outcome
+from mindspore import Parameter, Tensor, nn
+
+from ms_optim import EMA, AdamW, Optimizer, Slot
+from ms_optim.arguments import Flag, Number, Predicate
+from parity.suite import check
+
+STEPS = 3
+
+
+def trusting_scalars(step, lr, trust):
+    """The rate."""
+    return (lr * trust,)
+
+
+def trusting(param, grad, slots, rate):
+    """Compute param <- param - lr*trust*grad."""
+    return param - rate * grad, ()
+
+
+def declare(kind=None, name="trust", default=0.5, rule=None):
+    """A class with one argument of its own."""
+
+    class Trusting(Optimizer):
+        scalars, update = rule or trusting_scalars, trusting
+        arguments = {} if kind is None else {name: kind}
+
+        def __init__(self, params, lr=0.125, **given):
+            super().__init__(params, {"lr": lr, name: given.get(name, default)})
+
+    return Trusting
+
+
+def ones(*names):
+    """Parameters of two ones each."""
+    return [Parameter(Tensor(np.ones(2, np.float32)), name=name) for name in names or ("w",)]
+
+
+def moved(optimizer):
+    """How far the first number of the first parameter goes down in a step along ones."""
+    param = optimizer.parameters[0]
+    before = param.asnumpy().flat[0]
+    optimizer(tuple(Tensor(np.ones(param.shape, np.float32)) for param in optimizer.parameters))
+    return before - param.asnumpy().flat[0]
+
+
+def test_an_argument_without_a_kind():
+    """It is named, and so is what a rule reads and the defaults do not have."""
+    with pytest.raises(TypeError, match="'arguments' must have the kind of 'trust'"):
+        declare()(ones())
+    with pytest.raises(TypeError, match=r"'Trusting'.*'scalars' and 'slots' read, but got no \['trust'\]"):
+        declare(Number("[0, 1]"), name="distrust")(ones())
+
+
+@pytest.mark.parametrize("read", ["when", "init"])
+def test_a_slot_that_depends_on_an_argument_that_is_not_there(read):
+    """It is named."""
+
+    class Lacking(Optimizer):
+        scalars, update, slots = trusting_scalars, trusting, (Slot("kept", **{read: "missing"}),)
+        arguments = {"trust": Number("[0, 1]")}
+
+        def __init__(self, params):
+            super().__init__(params, {"lr": 0.1, "trust": 0.5})
+
+    with pytest.raises(TypeError, match=r"'scalars' and 'slots' read, but got no \['missing'\]"):
+        Lacking(ones())
+
+
+def test_an_argument_of_ones_own(graph):
+    """It may differ by group, is set between steps, and refuses what its kind refuses, wherever it is set."""
+    cls = declare(Number("(0, 1]"))
+    a, b = ones("a", "b")
+    optimizer = cls([{"params": [a]}, {"params": [b], "trust": 0.25}], trust=1.0)
+    assert [group["trust"] for group in optimizer.param_groups] == [1.0, 0.25]
+    assert (moved(optimizer), b.asnumpy()[0]) == (0.125, 1 - 0.125 / 4)
+    optimizer.param_groups[0]["trust"] = 0.5
+    assert moved(optimizer) == 0.125 / 2
+    message = r"For 'Trusting', 'trust' must be in \(0, 1\], but got 1.5."
+    with pytest.raises(ValueError, match=message):
+        cls(ones(), trust=1.5)
+    with pytest.raises(ValueError, match=message):
+        cls([{"params": ones(), "trust": 1.5}])
+    with pytest.raises(ValueError, match=message):
+        optimizer.param_groups[0]["trust"] = 1.5
+    assert optimizer.param_groups[0]["trust"] == 0.5
+    with pytest.raises(TypeError, match=r"For 'Trusting', 'trust' must be a number in \(0, 1\], but got 'much'."):
+        cls(ones(), trust="much")
+
+
+def test_an_argument_that_has_the_name_of_a_part_of_another(graph):
+    """It is a number like any; beside `betas`, which has a part of that name, it is refused."""
+
+    def scalars(step, lr, beta1):
+        return (lr * beta1,)
+
+    cls = declare(Number("[0, 2]"), name="beta1", rule=scalars)
+    assert moved(cls(ones(), beta1=2.0)) == 0.25
+
+    class Both(Optimizer):
+        scalars, update = trusting_scalars, trusting
+        arguments = {"beta1": Number("[0, 1]"), "trust": Number("[0, 1]")}
+
+        def __init__(self, params):
+            super().__init__(params, {"lr": 0.1, "trust": 1.0, "beta1": 0.5, "betas": (0.9, 0.99)})
+
+    with pytest.raises(TypeError, match=r"For 'Both', each argument must have numbers of its own.*\['beta1'\]"):
+        Both(ones())
+
+
+def test_none_for_a_number(graph):
+    """It is refused, or is what the kind says, at construction and later."""
+    with pytest.raises(TypeError, match=r"For 'Trusting', 'trust' must be a number in \[0, 1\], but got None."):
+        declare(Number("[0, 1]"))(ones(), trust=None)
+    kind = Number("[0, 1]", none=lambda group: 0.25 * len(group["params"]))
+    a, b, c = ones("a", "b", "c")
+    optimizer = declare(kind, default=None)([{"params": [a, b]}, {"params": [c], "trust": 0.75}])
+    assert [group["trust"] for group in optimizer.param_groups] == [0.5, 0.75]
+    assert moved(optimizer) == 0.125 / 2
+    optimizer.param_groups[1]["trust"] = None
+    assert optimizer.param_groups[1]["trust"] == 0.25
+    with pytest.raises(ValueError, match=r"'trust' must be in \[0, 1\] or None, but got 2."):
+        optimizer.param_groups[1]["trust"] = 2
+
+
+def test_a_common_name_that_means_something_else(graph):
+    """The class's own range holds, and no other class's changes."""
+
+    def scalars(step, lr, eps):
+        return (lr / eps,)
+
+    cls = declare(Number("(0, inf)"), name="eps", rule=scalars)
+    assert moved(cls(ones(), eps=2.0)) == 0.125 / 2
+    with pytest.raises(ValueError, match=r"For 'Trusting', 'eps' must be in \(0, inf\), but got 0.0."):
+        cls(ones(), eps=0.0)
+    AdamW(ones(), eps=0.0)
+
+
+class Between(Optimizer):
+    """Two numbers, one of which must be below the other."""
+
+    scalars, update = trusting_scalars, trusting
+    arguments = {"trust": Number("[0, 1]"), "least": Number("[0, 1]")}
+
+    def __init__(self, params, lr=0.1, trust=0.5, least=0.25):
+        super().__init__(params, dict(lr=lr, trust=trust, least=least))
+
+    @classmethod
+    def check_group(cls, group):
+        """Raise unless `least` is below `trust`."""
+        if group["least"] >= group["trust"]:
+            raise ValueError(f"For '{cls.__name__}', 'least' must be below 'trust', but got {group['least']}.")
+
+
+def test_a_rule_between_two_arguments():
+    """It holds at construction, in a group, for a number that is set later, and in a state that is loaded."""
+    message = "For 'Between', 'least' must be below 'trust'"
+    with pytest.raises(ValueError, match=message):
+        Between(ones(), least=0.5)
+    a, b = ones("a", "b")
+    with pytest.raises(ValueError, match=message):
+        Between([{"params": [a]}, {"params": [b], "trust": 0.1}])
+    optimizer = Between([{"params": [a]}, {"params": [b], "least": 0.4}])
+    with pytest.raises(ValueError, match=message):
+        optimizer.param_groups[1]["trust"] = 0.3
+    assert optimizer.param_groups[1]["trust"] == 0.5
+    optimizer.param_groups[0]["trust"] = 0.3
+    state = optimizer.state_dict()
+    state["param_groups"][0]["trust"] = 0.2
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["trust"] == 0.3
+
+
+def test_patterns_of_a_predicate(graph):
+    """One that matches nothing is named; one that matches decides for its parameter."""
+
+    def rates(step, lr):
+        return (lr,)
+
+    def rule(param, grad, slots, lr, still):
+        return (param if still else param - lr * grad), ()
+
+    class Still(Optimizer):
+        scalars, update = rates, rule
+        arguments = {"still": Predicate()}
+
+        def __init__(self, params, lr=0.5, still=()):
+            super().__init__(params, dict(lr=lr, still=still))
+
+    with pytest.raises(ValueError, match=r"For 'Still', each pattern of 'still' .*\['a', 'b'\], but got 'c\*'."):
+        Still(ones("a", "b"), still=("a", "c*"))
+    a, b = ones("a", "b")
+    moved(Still([a, b], still="a"))
+    assert (a.asnumpy().tolist(), b.asnumpy().tolist()) == ([1.0, 1.0], [0.5, 0.5])
+
+
+def heavy_ball_scalars(step, lr, momentum):
+    """Numbers as they are."""
+    return lr, momentum
+
+
+def heavy_ball(param, grad, slots, lr, momentum, maximize):
+    """Compute velocity <- momentum*velocity - lr*grad; param <- param + velocity."""
+    (velocity,) = slots
+    velocity = momentum * velocity - lr * (-grad if maximize else grad)
+    return param + velocity, (velocity,)
+
+
+class HeavyBall(Optimizer):
+    """As in the documentation of `Optimizer`."""
+
+    scalars, update, slots = heavy_ball_scalars, heavy_ball, (Slot("velocity"),)
+
+    def __init__(self, params, lr=0.1, momentum=0.9, maximize=False, loss_scale=1.0, fused=None):
+        super().__init__(params, dict(lr=lr, momentum=momentum, maximize=maximize), loss_scale, fused)
+
+
+def with_slots(*declared):
+    """A class with such slots, whose rule is not run."""
+
+    class Slotted(HeavyBall):
+        slots = declared
+
+    return Slotted
+
+
+def test_names_of_slots():
+    """What an optimizer has, or has if it runs a kernel, or takes as an argument, is no name of a slot."""
+    reserved = {"ema", "flags", "layout", "parameter", "parameters", "state", "step_counts", "lr", "momentum"}
+    made = HeavyBall(ones()), AdamW(ones())
+    owned = {name for optimizer in made for name in dir(optimizer) if name.isidentifier()}
+    slots = {slot.name for optimizer in made for slot in optimizer.slots if slot.name != "step"}
+    for name in sorted(reserved | (owned - slots)):
+        for scalar in (False,) if name == "step" else (False, True):
+            with pytest.raises(ValueError, match=rf"For 'Slotted', 'slots' must have .* but got \['{name}'\]"):
+                with_slots(Slot(name, scalar=scalar))(ones())
+    with pytest.raises(ValueError, match=r"'slots' must have other names .* each once, but got \['mine'\]"):
+        with_slots(Slot("mine"), Slot("mine", scalar=True))
+
+
+def leading_axis(shape):
+    """The shape without all axes but the first, of what has one."""
+    return shape[:1] or None
+
+
+def slotted_scalars(step, budget, lr, start):
+    """A budget that grows, the rate by it and what the sums are damped by."""
+    budget = budget + start * step
+    return budget, lr / (1 + budget), start
+
+
+def slotted(param, grad, slots, rate, damping, peaks):
+    """Keep a mean from `start` on, perhaps its peak, and the sums of rows of what has rows."""
+    mean, peak, rows = slots
+    mean = mean + damping * (grad - mean)
+    if peak is not None:
+        peak = peak.maximum(mean.abs())
+    if rows is not None:
+        others = tuple(range(1, grad.ndim))
+        rows = rows + (grad.sum(others) if others else grad)
+    return param - rate * (mean if peak is None else peak), (mean, peak, rows)
+
+
+class Slotted(Optimizer):
+    """Slots of each kind."""
+
+    scalars, update = slotted_scalars, slotted
+    slots = (
+        Slot("step", scalar=True),
+        Slot("budget", scalar=True),
+        Slot("mean", init="start"),
+        Slot("peak", when="peaks"),
+        Slot("rows", shape=leading_axis),
+    )
+    arguments = {"peaks": Flag(), "start": Number("[0, 1]")}
+
+    def __init__(self, params, lr=0.1, start=0.25, peaks=False):
+        super().__init__(params, dict(lr=lr, start=start, peaks=peaks))
+
+
+def test_slots_of_each_kind(either):
+    """Their tensors are Parameters of the optimizer, in its state dict, in copies, and what the rule makes of them."""
+    values = {"a": np.float32(2.0), "b": np.full((3, 2), 2.0, np.float32), "c": np.full(4, 2.0, np.float32)}
+    a, b, c = (Parameter(Tensor(value), name=name) for name, value in values.items())
+    optimizer = Slotted([{"params": [a, b]}, {"params": [c], "peaks": True, "start": 0.5}])
+    assert [None if kept is None else kept.shape for kept in optimizer.rows] == [None, (3,), (4,)]
+    assert [None if kept is None else kept.shape for kept in optimizer.peak] == [None, None, (4,)]
+    assert [float(kept.asnumpy().max()) for kept in optimizer.mean] == [0.25, 0.25, 0.5]
+    named = {param.name for param in optimizer.get_parameters()}
+    assert named >= {"mean.a", "mean.b", "mean.c", "peak.c", "rows.b", "rows.c", "optimizer.budget", "optimizer.step"}
+
+    weight, mean, budget = 2.0, 0.5, 0.0
+    for step in range(1, 3):
+        moved(optimizer)
+        budget += 0.5 * step
+        mean += 0.5 * (1.0 - mean)
+        weight -= 0.1 / (1 + budget) * mean
+    np.testing.assert_allclose(c.asnumpy(), np.full(4, weight), rtol=1e-6)
+    state = optimizer.state_dict()["state"]
+    assert [sorted(state[i]) for i in range(3)] == [
+        ["budget", "mean", "step"],
+        ["budget", "mean", "rows", "step"],
+        ["budget", "mean", "peak", "rows", "step"],
+    ]
+    for slot, value in (("budget", 1.5), ("mean", mean), ("peak", mean), ("rows", 2.0), ("step", 2.0)):
+        np.testing.assert_allclose(state[2][slot].asnumpy(), value, rtol=1e-6)
+    np.testing.assert_array_equal(state[1]["rows"].asnumpy(), np.full(3, 4.0, np.float32))
+
+    twin = copy.deepcopy(optimizer)
+    assert all(mine is not own for mine, own in zip(twin.parameters, optimizer.parameters))
+    for made in (optimizer, twin):
+        moved(made)
+    assert_same(outcome(twin), outcome(optimizer))
+
+
+class Net(nn.Cell):
+    """Two layers."""
+
+    def __init__(self):
+        super().__init__()
+        rng = np.random.default_rng(3)
+        shapes = ((4, 4), (2, 4))
+        self.one, self.two = (
+            nn.Dense(*shape[::-1], weight_init=Tensor(rng.standard_normal(shape).astype(np.float32)), bias_init="ones")
+            for shape in shapes
+        )
+
+    def construct(self, inputs):
+        """One after the other."""
+        return self.two(self.one(inputs))
+
+
+def train(way, averaged):
+    """What the parameters, the state and the average are after some steps of a network."""
+    inputs = Tensor(np.random.default_rng(4).standard_normal((3, 4)).astype(np.float32))
+    labels = Tensor(np.zeros((3, 2), np.float32))
+    net, loss = Net(), nn.MSELoss()
+    optimizer = HeavyBall(net.trainable_params(), lr=0.05)
+    optimizer = EMA(optimizer, 0.5) if averaged else optimizer
+
+    def forward(inputs, labels):
+        return loss(net(inputs), labels)
+
+    gradient = ms.grad(forward, None, optimizer.parameters)
+
+    @ms.jit
+    def compiled(inputs, labels):
+        return optimizer(gradient(inputs, labels))
+
+    step = {
+        "direct": lambda *batch: optimizer(gradient(*batch)),
+        "cell": nn.TrainOneStepCell(nn.WithLossCell(net, loss), optimizer).set_train(),
+        "jit": compiled,
+    }[way]
+    for _ in range(STEPS):
+        step(inputs, labels)
+    return {param.name: param.asnumpy() for param in [*optimizer.parameters, *optimizer.get_parameters()]}
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_every_way_to_train(averaged, either):
+    """A cell and compiled code take the steps of direct calls, bit for bit, and so does the average."""
+    expected = train("direct", averaged)
+    assert ("ema.one.weight" in expected) == averaged
+    for way in ("cell", "jit"):
+        got = train(way, averaged)
+        assert got.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_array_equal(got[name], expected[name], err_msg=f"{way}: {name}")
+
+
+class Reference(torch.optim.Optimizer):
+    """The same rule in torch."""
+
+    def __init__(self, params, lr=0.1, momentum=0.9):
+        super().__init__(params, dict(lr=lr, momentum=momentum))
+
+    @torch.no_grad()
+    def step(self):
+        """Take a step."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                velocity = self.state[param].setdefault("velocity", torch.zeros_like(param))
+                velocity.mul_(group["momentum"]).sub_(param.grad, alpha=group["lr"])
+                param.add_(velocity)
+
+
+def test_parity_judges_it(either):
+    """It follows torch in its parameters and its state; with another momentum it does not."""
+    verdict = check(lambda params: HeavyBall(params, 0.05), lambda params: Reference(params, 0.05), mode=either)
+    assert verdict.passed, str(verdict)
+    wrong = check(lambda params: HeavyBall(params, 0.05, 0.91), lambda params: Reference(params, 0.05), mode=either)
+    assert not wrong.passed
