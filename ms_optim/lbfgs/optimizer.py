@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from ms_optim._gradients import check_gradients
-from ms_optim._groups import Group, Groups
+from ms_optim._groups import Group, Groups, own_key
 from ms_optim._state import Change, Stateful, parts
 from ms_optim._values import LIST, as_array, as_number, float64_parameter
 from ms_optim.arguments import Choice, Number, Whole
@@ -234,12 +234,16 @@ class LBFGS(Stateful):
         if any(name in own and name != other for name, other in zip(names, own)):
             raise ValueError(f"For 'LBFGS', 'param_names' must be in the order of {own}, but got {[*names]}.")
         given = {name: value for name, value in groups[0].items() if name not in ("params", "param_names")}
+        extra = {name for name in given if name not in self.arguments and not own_key(name, self.arguments)}
+        _compare("the group", given.keys() - extra, self.arguments.keys())
         given = {name: self._group.check(name, copy.deepcopy(value)) for name, value in given.items()}
-        extra = {name: value for name, value in given.items() if name not in self.arguments}
-        _compare("the group", given.keys() - extra.keys(), self.arguments.keys())
         state = self._restored(state[0]) if state else {}
         found = [partial(self._group.__setitem__, name, given[name]) for name in self.arguments]
-        return [*found, partial(self._group.replace_extra, extra), partial(setattr, self, "_kept_state", state)]
+        return [
+            *found,
+            partial(self._group.replace_extra, {name: given[name] for name in extra}),
+            partial(setattr, self, "_kept_state", state),
+        ]
 
     def _made_of(self):
         return ([dict(self._group)],), {}
