@@ -20,11 +20,11 @@ def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
     """
     lifted = MultitypeFuncGraph(update.__name__)
 
-    @lifted.register("Tensor", "Tensor", "Tensor", "Tuple", "Tuple", "Bool")
-    def apply(param, grad, numbers, slots, flags, present):
+    @lifted.register("Tensor", "Tensor", "Tensor", "Tuple", "Tuple", "Bool", "String")
+    def apply(param, grad, numbers, slots, flags, present, said):
         if not present:
             return True
-        fits(param, grad, present)
+        fits(param, grad, present, said)
         dtype = ms.float64 if param.dtype == ms.float64 else ms.float32
         numbers = numbers.to(dtype).unbind()
         moves = numbers[-1] > 0
@@ -44,9 +44,9 @@ def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
                 ops.assign(slot, new.where(moves, old).to(slot.dtype))
         return True
 
-    def refuse(param, grad, numbers, slots, flags, present):
-        return fits(param, grad, present)
+    def refuse(param, grad, numbers, slots, flags, present, said):
+        return fits(param, grad, present, said)
 
     for kind in SPARSE_KINDS:
-        lifted.register("Tensor", kind, "Tensor", "Tuple", "Tuple", "Bool")(refuse)
+        lifted.register("Tensor", kind, "Tensor", "Tuple", "Tuple", "Bool", "String")(refuse)
     return lifted

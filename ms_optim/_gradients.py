@@ -6,6 +6,7 @@ from typing import Any
 from mindspore import COOTensor, CSRTensor, Parameter, Tensor
 from mindspore.common.sparse_tensor import RowTensorInner
 from mindspore.ops import MultitypeFuncGraph
+from mindspore.ops.primitive import constexpr
 
 from ms_optim.arguments import FLOATS
 
@@ -57,21 +58,41 @@ def _fit_dense(owner, grad, param):
     return grad
 
 
+@constexpr
+def _misfit(said, got):
+    """Raise when a step is compiled, with what only the compiler knows."""
+    raise ValueError(f"{said}, but got {got[0]} of shape {got[1]}.")
+
+
+@constexpr
+def _no_tensor(said):
+    raise TypeError(f"{said}, but got a sparse gradient. SparseAdam takes those.")
+
+
+def wanted(owner: str, parameters: Sequence[Parameter]) -> tuple[str, ...]:
+    """How a message begins that refuses the gradient of each parameter."""
+    return tuple(
+        f"For '{owner}', 'gradients' must be floats of the shapes of the parameters, for '{param.name}' {param.shape}"
+        for param in parameters
+    )
+
+
 fits = MultitypeFuncGraph("fits")
 
 
-@fits.register("Tensor", "Tensor", "Bool")
-def _fits(param, grad, present):
+@fits.register("Tensor", "Tensor", "Bool", "String")
+def _fits(param, grad, present, said):
     """Refuse a gradient of another shape, or of integers, when a step is compiled."""
     if present and (grad.shape != param.shape or grad.dtype not in FLOATS):
-        raise ValueError("For 'Optimizer', 'gradients' must have the shapes of the parameters and be floats.")
+        _misfit(said, (grad.dtype, grad.shape))
     return True
 
 
-def _refuse_sparse(param, grad, present):
-    """Name the optimizer of such gradients, when a step is compiled."""
-    raise TypeError("For 'Optimizer', 'gradients' must be dense Tensors. SparseAdam takes sparse ones.")
+def _refuse_sparse(param, grad, present, said):
+    """Refuse it by name, when a step is compiled."""
+    _no_tensor(said)
+    return True
 
 
 for _kind in SPARSE_KINDS:
-    fits.register("Tensor", _kind, "Bool")(_refuse_sparse)
+    fits.register("Tensor", _kind, "Bool", "String")(_refuse_sparse)

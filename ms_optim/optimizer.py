@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
 from ms_optim import _compiled, _composed, _native, _state
-from ms_optim._gradients import check_gradients, fits
+from ms_optim._gradients import check_gradients, fits, wanted
 from ms_optim._groups import Groups, ParamGroup
 from ms_optim._learning_rate import Rates
 from ms_optim._values import float64_parameter
@@ -141,6 +141,7 @@ class Optimizer(_state.Stateful):
         self._set_numbers()
         self.reciprocal = Tensor(np.full(len(self.parameters), 1.0 / loss_scale))
         self.present = (True,) * len(self.parameters)
+        self.wanted = wanted(owner, self.parameters)
         self.rule = _composed.lift(type(self).update, self.need_scale)
         self._set_slots()
         self._set_path(fused)
@@ -522,7 +523,7 @@ class Optimizer(_state.Stateful):
         numbers = numbers[len(self.scalar_state) :]
         if self.fused:
             self.check_state()
-            done = self.hyper_map(fits, self.parameters, tuple(gradients), present)
+            done = self.hyper_map(fits, self.parameters, tuple(gradients), present, self.wanted)
             rows = ops.stack((*numbers, self.reciprocal), 1)
             self.kernel(rows, moves, self.layout, *self.parameters, *gradients, *self.kernel_slots)
         else:
@@ -536,7 +537,9 @@ class Optimizer(_state.Stateful):
 
     def _apply(self, gradients, rows, present):
         """The rule on each parameter, in MindSpore's operators."""
-        return self.hyper_map(self.rule, self.parameters, gradients, rows, self.slot_table, self.flags, present)
+        return self.hyper_map(
+            self.rule, self.parameters, gradients, rows, self.slot_table, self.flags, present, self.wanted
+        )
 
     def _learning_rates(self):
         """This step's learning rates, a float64 vector over parameters."""

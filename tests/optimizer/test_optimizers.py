@@ -380,6 +380,25 @@ def test_the_count_of_gradients_must_fit_in_a_cell(name, either, count):
     assert_same(everything(cell), before)
 
 
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "MomentumAGC"])
+@pytest.mark.parametrize("wrong", ["shape", "dtype", "sparse"])
+def test_the_gradient_that_does_not_fit_is_named_when_a_cell_compiles(name, wrong, path):
+    """With the optimizer, the parameter and what is wrong with it, where no direct call can tell."""
+    first, second, *others = make_grads(name)[0]
+    odd = {"shape": second[:1], "dtype": second.to(ms.int32), "sparse": (Tensor([0], ms.int32), second[:1])}[wrong]
+    kind, got = {
+        "shape": (ValueError, r"but got Float32 of shape \(1, 4\)"),
+        "dtype": (ValueError, r"but got Int32 of shape \(3, 4\)"),
+        "sparse": (TypeError, "but got a sparse gradient. SparseAdam takes those"),
+    }[wrong]
+    cell = Step(DENSE[name](make_params(name), **loud(DENSE[name])))
+    message = (
+        rf"For '{name}', 'gradients' must be floats of the shapes of the parameters, for 'b.gamma' \(3, 4\), {got}"
+    )
+    with pytest.raises(kind, match=message):
+        cell(first, odd, *others)
+
+
 TORCHS = [
     ("SGD", dict(momentum=0.0)),
     ("SGD", dict(momentum=0.9, maximize=True)),
