@@ -10,11 +10,13 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
 from ms_optim import _compiled, _composed, _native, _state
+from ms_optim._declaration import Declared
+from ms_optim._freezing import Freezing
 from ms_optim._gradients import check_gradients, fits, wanted
 from ms_optim._groups import Groups, ParamGroup
 from ms_optim._learning_rate import Rates
 from ms_optim._values import float64_parameter
-from ms_optim.arguments import COMMON, Kind, NamePatterns, Predicate, refuse_idle_patterns
+from ms_optim.arguments import COMMON
 
 Params = Iterable[Parameter] | Iterable[dict]
 # No names of slots: the kinds of state of a trace and of an average, and what an optimizer has if it runs a kernel.
@@ -56,7 +58,7 @@ class Slot:
         return Parameter(value, name=f"{self.name}.{param.name}", requires_grad=False)
 
 
-class Optimizer(_state.Stateful):
+class Optimizer(Declared, Freezing, _state.Stateful):
     """An optimizer made of two pure functions and the state that a subclass declares.
 
     A subclass sets `scalars` (the numbers of the step, in float64, from `step`, the scalar slots, `lr` and the
@@ -107,10 +109,7 @@ class Optimizer(_state.Stateful):
         ['velocity.weight', 'velocity.bias']
     """
 
-    scalars: Callable
-    update: Callable
     slots: ClassVar[tuple[Slot, ...]] = ()
-    arguments: ClassVar[Mapping[str, Kind]] = {}
 
     def __init_subclass__(cls):
         super().__init_subclass__()
@@ -152,75 +151,6 @@ class Optimizer(_state.Stateful):
             raise ValueError(
                 f"For '{owner}', 'params' must have other names than what the optimizer keeps, but got {lost}."
             )
-
-    @classmethod
-    def check_group(cls, group: Mapping) -> None:
-        """Raise if the arguments of a group do not go together; a subclass says which.
-
-        Raises:
-            ValueError: Naming them.
-        """
-
-    @classmethod
-    def _own_names(cls):
-        """The names of the slots; the numbers called step are the optimizer's own counts."""
-        return {slot.name for slot in cls.slots if not (slot.scalar and slot.name == "step")}
-
-    @classmethod
-    def _refuse_names(cls, taken):
-        """Raise if slots have names that are taken."""
-        if taken:
-            raise ValueError(
-                f"For '{cls.__name__}', 'slots' must have other names than what an optimizer has, each once, but got "
-                f"{sorted(taken)}."
-            )
-
-    @classmethod
-    def _numbers_read(cls):
-        """What `scalars` takes after the step, the scalar slots and the learning rate."""
-        before = 2 + sum(slot.scalar and slot.name != "step" for slot in cls.slots)
-        return tuple(inspect.signature(cls.scalars).parameters)[before:]
-
-    @classmethod
-    def _check_declaration(cls, kinds):
-        """Raise if the arguments, which have these kinds, are not what the functions and the slots read."""
-        members = [member for name, kind in kinds.items() for member in kind.members(name)]
-        twice = sorted({member for member in members if members.count(member) > 1})
-        if twice:
-            raise TypeError(f"For '{cls.__name__}', each argument must have numbers of its own, but got {twice} twice.")
-        read = {name for slot in cls.slots for name in (slot.when, slot.init) if name}
-        missing = sorted((read - kinds.keys()) | ({"lr", *cls._numbers_read()} - {*members}))
-        if missing:
-            raise TypeError(
-                f"For '{cls.__name__}', 'defaults' must have all that 'scalars' and 'slots' read, but got no {missing}."
-            )
-        cls._refuse_names(cls._own_names() & {*kinds, *members})
-
-    @staticmethod
-    def _refuse_idle_patterns(owner, groups, kinds):
-        """A pattern may be for all groups, and must match in one of them."""
-        for name in (name for name, kind in kinds.items() if isinstance(kind, Predicate)):
-            members = {}
-            for group in groups:
-                for pattern in group[name] if isinstance(group[name], NamePatterns) else ():
-                    members.setdefault(pattern, []).extend(group["params"])
-            for pattern, params in members.items():
-                refuse_idle_patterns(owner, name, [pattern], params)
-
-    @classmethod
-    def kind_of(cls, name: str) -> Kind:
-        """The kind of an argument.
-
-        Raises:
-            TypeError: If the class does not declare it, and it is not a common one.
-        """
-        kind = cls.arguments.get(name) or COMMON.get(name)
-        if kind is None:
-            raise TypeError(
-                f"For '{cls.__name__}', 'arguments' must have the kind of '{name}', as a Number, because it "
-                f"is none of the common {sorted(COMMON)}, but got {sorted(cls.arguments)}."
-            )
-        return kind
 
     def _keep(self, key, param):
         """Have a Parameter of this Cell that is no attribute: it is in `get_parameters()`, and so in checkpoints."""
@@ -327,64 +257,6 @@ class Optimizer(_state.Stateful):
     def param_groups(self) -> tuple[ParamGroup, ...]:
         """The groups: read their arguments, or set a number of theirs between steps, as in torch."""
         return tuple(ParamGroup(self, i) for i in range(len(self.groups)))
-
-    def freeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]) -> None:
-        """Let parameters stand still from the next step on, with their state and step counts.
-
-        Nothing compiles again: a step that has compiled, of a training cell too, reads which parameters move. Their
-        `requires_grad` becomes False. In GRAPH_MODE their gradients are computed all the same.
-
-        Args:
-            which (Union[str, Iterable[str], Callable]): fnmatch patterns on the names of the parameters, or a function
-                from a Parameter to bool.
-
-        Raises:
-            TypeError: If `which` is neither.
-            ValueError: If a pattern matches no parameter.
-        """
-        self._set_chosen("freeze", which, False)
-
-    def unfreeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]) -> None:
-        """Let frozen parameters move from the next step on. They must be among those that the optimizer was given.
-
-        Args:
-            which (Union[str, Iterable[str], Callable]): As for `freeze`.
-
-        Raises:
-            TypeError, ValueError: As for `freeze`.
-        """
-        self._set_chosen("unfreeze", which, True)
-
-    def _set_chosen(self, method, which, moves):
-        chosen = Predicate().check(method, "which", tuple(which) if isinstance(which, list) else which)
-        if isinstance(chosen, NamePatterns):
-            refuse_idle_patterns(method, "which", chosen, self.parameters)
-        picked = [Predicate().decided("which", chosen, param) for param in self.parameters]
-        now = self.trainable.asnumpy().tolist()
-        self.set_trainable([moves if here else old for here, old in zip(picked, now)])
-
-    def set_trainable(self, moves: Iterable[bool]) -> None:
-        """Say of each parameter whether it moves; `requires_grad` follows."""
-        moves = [bool(item) for item in moves]
-        for param, item in zip(self.parameters, moves):
-            param.requires_grad = item
-        self.requires_grad_seen = moves
-        ops.assign(self.trainable, Tensor(np.array(moves)))
-
-    def follow_requires_grad(self) -> None:
-        """Take over a `requires_grad` that was set by hand since this was asked last: that parameter is frozen, or not.
-
-        A direct call, `step` of a scheduler and `ms_optim.save` ask. A training cell that has compiled does not.
-        """
-        now = [param.requires_grad for param in self.parameters]
-        if now != self.requires_grad_seen:
-            moves = self.trainable.asnumpy().tolist()
-            changed = [new if new != old else kept for new, old, kept in zip(now, self.requires_grad_seen, moves)]
-            self.set_trainable(changed)
-
-    def restored(self) -> None:
-        """Let `requires_grad` follow what a checkpoint says of frozen parameters."""
-        self.set_trainable(self.trainable.asnumpy().tolist())
 
     def legacy_parameters(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What Parameters of this optimizer are that checkpoints of version 0.1 do not have, by name."""

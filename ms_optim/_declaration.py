@@ -1,0 +1,85 @@
+"""What a class of optimizers declares: the kinds of its arguments and the names of its state, held to its functions."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+from ms_optim.arguments import COMMON, Kind, NamePatterns, Predicate, refuse_idle_patterns
+
+
+class Declared:
+    """The declaration of an optimizer, and what is wrong with one."""
+
+    scalars: Callable
+    update: Callable
+    slots: ClassVar[tuple] = ()
+    arguments: ClassVar[Mapping[str, Kind]] = {}
+
+    @classmethod
+    def kind_of(cls, name: str) -> Kind:
+        """The kind of an argument.
+
+        Raises:
+            TypeError: If the class does not declare it, and it is not a common one.
+        """
+        kind = cls.arguments.get(name) or COMMON.get(name)
+        if kind is None:
+            raise TypeError(
+                f"For '{cls.__name__}', 'arguments' must have the kind of '{name}', as a Number, because it "
+                f"is none of the common {sorted(COMMON)}, but got {sorted(cls.arguments)}."
+            )
+        return kind
+
+    @classmethod
+    def check_group(cls, group: Mapping) -> None:
+        """Raise if the arguments of a group do not go together; a subclass says which.
+
+        Raises:
+            ValueError: Naming them.
+        """
+
+    @classmethod
+    def _own_names(cls):
+        """The names of the slots; the numbers called step are the optimizer's own counts."""
+        return {slot.name for slot in cls.slots if not (slot.scalar and slot.name == "step")}
+
+    @classmethod
+    def _refuse_names(cls, taken):
+        """Raise if slots have names that are taken."""
+        if taken:
+            raise ValueError(
+                f"For '{cls.__name__}', 'slots' must have other names than what an optimizer has, each once, but got "
+                f"{sorted(taken)}."
+            )
+
+    @classmethod
+    def _numbers_read(cls):
+        """What `scalars` takes after the step, the scalar slots and the learning rate."""
+        before = 2 + sum(slot.scalar and slot.name != "step" for slot in cls.slots)
+        return tuple(inspect.signature(cls.scalars).parameters)[before:]
+
+    @classmethod
+    def _check_declaration(cls, kinds):
+        """Raise if the arguments, which have these kinds, are not what the functions and the slots read."""
+        members = [member for name, kind in kinds.items() for member in kind.members(name)]
+        twice = sorted({member for member in members if members.count(member) > 1})
+        if twice:
+            raise TypeError(f"For '{cls.__name__}', each argument must have numbers of its own, but got {twice} twice.")
+        read = {name for slot in cls.slots for name in (slot.when, slot.init) if name}
+        missing = sorted((read - kinds.keys()) | ({"lr", *cls._numbers_read()} - {*members}))
+        if missing:
+            raise TypeError(
+                f"For '{cls.__name__}', 'defaults' must have all that 'scalars' and 'slots' read, but got no {missing}."
+            )
+        cls._refuse_names(cls._own_names() & {*kinds, *members})
+
+    @staticmethod
+    def _refuse_idle_patterns(owner, groups, kinds):
+        """A pattern may be for all groups, and must match in one of them."""
+        for name in (name for name, kind in kinds.items() if isinstance(kind, Predicate)):
+            members = {}
+            for group in groups:
+                for pattern in group[name] if isinstance(group[name], NamePatterns) else ():
+                    members.setdefault(pattern, []).extend(group["params"])
+            for pattern, params in members.items():
+                refuse_idle_patterns(owner, name, [pattern], params)

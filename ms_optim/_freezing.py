@@ -1,0 +1,74 @@
+"""Which parameters move: a Parameter that compiled steps read, and `requires_grad`, which the host is asked for."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from mindspore import Parameter, Tensor, ops
+
+from ms_optim.arguments import NamePatterns, Predicate, refuse_idle_patterns
+
+
+class Freezing:
+    """Letting parameters stand still and move again, between steps."""
+
+    parameters: Sequence[Parameter]
+    trainable: Parameter
+    requires_grad_seen: list[bool]
+
+    def freeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]) -> None:
+        """Let parameters stand still from the next step on, with their state and step counts.
+
+        Nothing compiles again: a step that has compiled, of a training cell too, reads which parameters move. Their
+        `requires_grad` becomes False. In GRAPH_MODE their gradients are computed all the same.
+
+        Args:
+            which (Union[str, Iterable[str], Callable]): fnmatch patterns on the names of the parameters, or a function
+                from a Parameter to bool.
+
+        Raises:
+            TypeError: If `which` is neither.
+            ValueError: If a pattern matches no parameter.
+        """
+        self._set_chosen("freeze", which, False)
+
+    def unfreeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]) -> None:
+        """Let frozen parameters move from the next step on. They must be among those that the optimizer was given.
+
+        Args:
+            which (Union[str, Iterable[str], Callable]): As for `freeze`.
+
+        Raises:
+            TypeError, ValueError: As for `freeze`.
+        """
+        self._set_chosen("unfreeze", which, True)
+
+    def _set_chosen(self, method, which, moves):
+        chosen = Predicate().check(method, "which", tuple(which) if isinstance(which, list) else which)
+        if isinstance(chosen, NamePatterns):
+            refuse_idle_patterns(method, "which", chosen, self.parameters)
+        picked = [Predicate().decided("which", chosen, param) for param in self.parameters]
+        now = self.trainable.asnumpy().tolist()
+        self.set_trainable([moves if here else old for here, old in zip(picked, now)])
+
+    def set_trainable(self, moves: Iterable[bool]) -> None:
+        """Say of each parameter whether it moves; `requires_grad` follows."""
+        moves = [bool(item) for item in moves]
+        for param, item in zip(self.parameters, moves):
+            param.requires_grad = item
+        self.requires_grad_seen = moves
+        ops.assign(self.trainable, Tensor(np.array(moves)))
+
+    def follow_requires_grad(self) -> None:
+        """Take over a `requires_grad` that was set by hand since this was asked last: that parameter is frozen, or not.
+
+        A direct call, `step` of a scheduler and `ms_optim.save` ask. A training cell that has compiled does not.
+        """
+        now = [param.requires_grad for param in self.parameters]
+        if now != self.requires_grad_seen:
+            moves = self.trainable.asnumpy().tolist()
+            changed = [new if new != old else kept for new, old, kept in zip(now, self.requires_grad_seen, moves)]
+            self.set_trainable(changed)
+
+    def restored(self) -> None:
+        """Let `requires_grad` follow what a checkpoint says of frozen parameters."""
+        self.set_trainable(self.trainable.asnumpy().tolist())
