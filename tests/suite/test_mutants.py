@@ -1,5 +1,8 @@
 """The suite catches what is wrong: every mutant dies, and one that is not wrong lives."""
 
+import inspect
+from pathlib import Path
+
 import pytest
 
 from parity.cases import CASES, ENTRIES, Mutant
@@ -52,3 +55,11 @@ def test_an_edit_that_edits_nothing_is_an_error(tmp_path):
     """A mutant that the source has outgrown must not count as one that was caught, nor live unnoticed."""
     with pytest.raises(ValueError, match="'right' must occur once"):
         breed(Mutant("SGD", "gone", "no such text", "anything"), tmp_path)
+
+
+def test_a_package_is_bred_anew_each_time(tmp_path):
+    """Its modules are those of the folder that it is bred in: the compiler reads their sources there."""
+    mutant = next(mutant for entry in ENTRIES.values() if entry.averages for mutant in entry.mutants)
+    for folder in (tmp_path / "one", tmp_path / "other"):
+        folder.mkdir()
+        assert folder in Path(inspect.getsourcefile(breed(mutant, folder))).parents

@@ -22,7 +22,7 @@ ENTRY = Entry(
     mutants=mutants(
         "LBFGS",
         ("the first step is not cautious", _CAUTION, "1.0", "graph"),
-        ("every step is cautious", 'if state["n_iter"] > 1 else', 'if state["n_iter"] < 1 else', "graph"),
+        ("every step is cautious", 'if state["n_iter"] > 1:', 'if state["n_iter"] < 1:', "graph"),
         ("the scale of the inverse Hessian stays 1", "[*ro[kept], r], ratio", "[*ro[kept], r], scale", "graph"),
         ("the scale is that of the steps", "ys / dot(y, y)", "ys / dot(s, s)", "graph"),
         ("one gradient before the last", "grad - previous, d * t", "previous - grad, d * t", "graph"),
