@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from mindspore import Parameter, Tensor, ops
+from mindspore import Parameter, Tensor, log, ops
 
 from ms_optim.arguments import NamePatterns, Predicate, refuse_idle_patterns
 
@@ -72,3 +72,19 @@ class Freezing:
     def restored(self) -> None:
         """Let `requires_grad` follow what a checkpoint says of frozen parameters."""
         self.set_trainable(self.trainable.asnumpy().tolist())
+
+    def warning_when_compiled(self) -> Callable[[], bool]:
+        """A function that warns, whenever a graph that calls it is compiled, of what was set by hand and not seen."""
+
+        def warn():
+            """Name the parameters."""
+            pairs = zip(self.parameters, self.requires_grad_seen)
+            changed = [param.name for param, seen in pairs if param.requires_grad != seen]
+            if changed:
+                log.warning(
+                    f"For '{type(self).__name__}', 'requires_grad' of {changed} was set by hand, which no graph "
+                    "sees: call 'freeze' or 'unfreeze', or 'follow_requires_grad'."
+                )
+            return True
+
+        return ops.constexpr(warn)

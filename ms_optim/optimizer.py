@@ -199,6 +199,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         trainable = Parameter(Tensor(moves), name="optimizer.trainable", requires_grad=False)
         self._hold("trainable", self._keep("optimizer.trainable", trainable))
         self.requires_grad_seen = moves.tolist()
+        self.warn_unseen = self.warning_when_compiled()
 
     def _set_slots(self):
         """Allocate the state: Parameters of this Cell, else it would train and never reach a checkpoint."""
@@ -384,6 +385,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             raise ValueError("For 'Optimizer', 'gradients' must hold one entry for each parameter.")
         if present is None:
             present = self.present
+        self.warn_unseen()
         moves = self.trainable.logical_and(Tensor(present))
         steps = self.step_counts + moves.double()
         hyper = ()

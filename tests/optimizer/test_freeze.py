@@ -120,6 +120,24 @@ def test_a_cell_that_has_compiled_follows_where_the_host_is_asked(graph, tmp_pat
     assert (net[1].weight.asnumpy() != network()[1].weight.asnumpy()).all()
 
 
+def test_a_cell_that_compiles_warns_of_what_it_cannot_see(graph, monkeypatch):
+    """By name, with what to do; and not where the host has been asked."""
+    told = []
+    monkeypatch.setattr("ms_optim._freezing.log.warning", told.append)
+    net, _, step = training("cell", False)
+    step()
+    assert not told
+    net, optimizer, step = training("cell", False)
+    net[0].weight.requires_grad = False
+    step()
+    assert len(told) == 1
+    assert "For 'AdamW', 'requires_grad' of ['0.weight'] was set by hand" in told[0] and "call 'freeze'" in told[0]
+    optimizer.follow_requires_grad()
+    before = net[0].weight.asnumpy().copy()
+    step()
+    np.testing.assert_array_equal(net[0].weight.asnumpy(), before)
+
+
 @pytest.mark.parametrize("averaged", [False, True])
 @pytest.mark.parametrize("how", ["state_dict", ".ckpt", ".safetensors"])
 def test_what_is_frozen_is_saved(how, averaged, graph, tmp_path):

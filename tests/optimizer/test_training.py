@@ -10,7 +10,7 @@ from helpers import DENSE, SPAN, arguments_of, assert_same, everything, loud, nu
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.train import FixedLossScaleManager, LearningRateScheduler, Model
 
-from ms_optim import EMA, restore
+from ms_optim import restore
 from ms_optim.groups import param_groups_norm_bias
 from parity.cases import CASES
 
@@ -129,47 +129,6 @@ def test_train_one_step_cell(name, mode, compilations):
         compiled.append(len(compilations))
     assert 0 < compiled[0] == compiled[-1]
     assert_same(outcome(optimizer), direct(name, mode, changed=True))
-
-
-@pytest.mark.parametrize("averaged", [False, True])
-@pytest.mark.parametrize("way", ["direct", "cell", "jit"])
-def test_freezing_and_unfreezing(averaged, way, mode):
-    """A frozen parameter stands still and keeps its state; a training step that is built anew compiles once for it.
-
-    The direct calls take None for a gradient instead. The averages go on.
-    """
-
-    def train(freeze, way):
-        net, loss, optimizer = make("AdamW")
-        optimizer = EMA(optimizer, 0.5) if averaged else optimizer
-        gradient = gradient_of(net, loss, optimizer)
-        for i, batch in enumerate(batches()):
-            for param in net.ema.get_parameters():
-                param.requires_grad = not freeze or i not in (1, 2)
-            if i in (0, 1, 3):
-                cell = nn.TrainOneStepCell(nn.WithLossCell(net, loss), optimizer).set_train()
-
-                @ms.jit
-                def step(inputs, labels):
-                    return optimizer(gradient(inputs, labels)[1])
-
-            if way == "cell":
-                cell(*batch)
-            elif way == "jit":
-                step(*batch)
-            else:
-                grads = gradient(*batch)[1]
-                optimizer(
-                    tuple(
-                        None if not freeze and i in (1, 2) and param.name.startswith("ema.") else grad
-                        for grad, param in zip(grads, optimizer.parameters)
-                    )
-                )
-        return optimizer
-
-    expected, got = train(False, "direct"), train(True, way)
-    assert sorted(set(got.step_counts.asnumpy())) == [STEPS - 2, STEPS]
-    assert_same(everything(got), everything(expected))
 
 
 @each
