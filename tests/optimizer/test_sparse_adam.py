@@ -582,7 +582,10 @@ def test_the_dense_optimizers_name_this_one(name, mode):
         def step(rows, values, form_of=form_of):
             return optimizer((form_of(rows, values),))
 
-        with pytest.raises(TypeError, match=r"'gradients' must be dense Tensors\. SparseAdam takes sparse ones"):
+        with pytest.raises(
+            TypeError,
+            match=rf"For '{name}', 'gradients' must .* for 'table' .*, but got a sparse gradient\. SparseAdam takes",
+        ):
             step(ROWS, VALUES)
     assert_same(everything(optimizer), before)
 
