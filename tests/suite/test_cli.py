@@ -57,7 +57,7 @@ def test_runs_and_reports(tmp_path, monkeypatch, capsys):
     accuracy = outcomes[-1]["accuracy"]
     assert accuracy["graph"] == pytest.approx(accuracy["torch"], abs=0.01) and accuracy["torch"] > 0.1
     assert all(
-        leg["scores"]["parameter"]["ratio"] <= 3
+        leg["scores"]["parameter"]["ratio"] <= (suite.FREE_RATIO if "accuracy" in outcome else 3)
         for outcome in outcomes
         for name, leg in outcome["legs"].items()
         if "graph" in name

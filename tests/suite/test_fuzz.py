@@ -36,9 +36,10 @@ DRAW = Draw(
 @functools.cache
 def part(name):
     """Two structures of an optimizer: one that has a kernel if there is one, and one composed, in the other mode."""
-    pool = fuzz.structures(name, random.Random(name), 40)[3:]
-    native = next(one for one in pool if one.path == "native" and (one.groups or one.absent))
-    return [native, next(one for one in pool if one.path == "composed" and one.mode != native.mode)]
+    pool = fuzz.structures(name, random.Random(name), 80)[3:]
+    native = next(one for one in pool if one.path == "native" and (one.groups or one.absent) and len(one.shapes) < 4)
+    composed = [one for one in pool if one.path == "composed" and one.mode != native.mode and not one.absent]
+    return [native, min(composed, key=lambda one: len(one.shapes))]  # each parameter costs as much to compile
 
 
 def test_the_parts_of_all_optimizers_have_everything():
@@ -57,7 +58,7 @@ def test_equals_torch(name):
     """Two structures, and numbers of all magnitudes; few of the draws may be ill-conditioned."""
     fates = []
 
-    @settings(max_examples=15, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
+    @settings(max_examples=7, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
     @given(fuzz.draws(name, part(name)))
     def run(draw):
         judged, why = fuzz.judge(draw)
@@ -65,7 +66,7 @@ def test_equals_torch(name):
         fates.append(judged.undecided)
 
     run()
-    assert len(fates) == 15 and sum(fates) <= 3
+    assert len(fates) == 7 and sum(fates) <= 1
 
 
 @pytest.mark.parametrize(

@@ -50,4 +50,5 @@ ENTRY = Entry(
         ("the second moment is not kept", "write(exp_avg_sq, indices, new2.where(moves, old2))", "old2", "graph"),
     ),
     memory=(({}, 2),),
+    within={"lr": bool},  # torch refuses a rate of zero
 )
