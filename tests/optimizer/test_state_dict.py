@@ -241,7 +241,10 @@ COUNTS = [
         (setting("param_groups", 1, "max_lr", to=float("nan")), "'max_lr' must be finite, but got nan"),
         (setting("param_groups", 1, "lr", to=torch.ones(2).to_sparse()), f"'lr' {REAL}Tensor of torch.float32: "),
         (setting("param_groups", 1, "amsgrad", to=np.ones(2)), r"'amsgrad' of group 1 must be False .* \[1.0, 1.0\]"),
-        (setting("param_groups", 0, 5, to=1), r"the keys of group 0 must be in \['params', 'lr', .* but got 5"),
+        (
+            setting("param_groups", 0, "momentum", to=1),
+            r"the keys of group 0 must be in \['params', 'lr', .* but got 'momentum'",
+        ),
         (lambda state: state.pop("state"), r"'state_dict' must have the keys 'state' and 'param_groups'"),
         (lambda state: state.update(epoch=3), r"but got \['epoch', 'global_step', 'param_groups', 'state'\]"),
         (lambda state: state["param_groups"].pop(), r"'param_groups' must have \[1, 1\] parameters, but got \[1\]"),
@@ -262,7 +265,7 @@ COUNTS = [
             lambda state: state["param_groups"][1].update(decoupled_weight_decay=False),
             r"'decoupled_weight_decay' of group 1 must be True",
         ),
-        (lambda state: state["param_groups"][0].update(rho=0.9), r"the keys of group 0 must be in .* but got 'rho'"),
+        (lambda state: state["param_groups"][0].update(beta=0.9), r"the keys of group 0 must be in .* but got 'beta'"),
         (lambda state: state["state"].update({7: {}}), r"'state' must be of the parameters \[0, 1\], but got \[7\]"),
         (
             lambda state: state["state"][1].pop("exp_avg_sq"),
