@@ -205,7 +205,8 @@ def test_which_path_runs_is_told(name, monkeypatch):
         with pytest.raises(ValueError, match=r"because the library was installed without a C\+\+ compiler"):
             make(name, True)
     else:
-        with pytest.raises(ValueError, match=f"because the rule '{name.lower()}' has no kernel, but got True"):
+        rule = OPTIMIZERS[name].update.__name__
+        with pytest.raises(ValueError, match=f"because the rule '{rule}' has no kernel, but got True"):
             make(name, True)
 
 
