@@ -10,7 +10,7 @@ import torch
 from helpers import DENSE, assert_same, everything
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from ms_optim import EMA, LBFGS, SGD, AdamW, SparseAdam
+from ms_optim import EMA, LBFGS, SGD, AdamW, SparseAdam, restore
 
 
 def params(count=3, prefix="p"):
@@ -236,3 +236,45 @@ def test_sparse_adam_is_copied_too():
     made(grads)
     optimizer(grads)
     assert_same(everything(made), everything(optimizer))
+
+
+def as_version_one(optimizer):
+    """The values of an optimizer by the names of version 0.1: a rate for each group, and nothing of what moves."""
+    saved = {
+        name: value
+        for name, value in everything(optimizer).items()
+        if name not in ("learning_rate", "optimizer.lr", "optimizer.trainable")
+    }
+    rates = {f"learning_rate_group_{i}": np.array(group["lr"]) for i, group in enumerate(optimizer.param_groups)}
+    return {name: Tensor(value) for name, value in (saved | rates).items()}
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_files_of_version_one_are_restored(averaged, either):
+    """Each group has its rate, in what has compiled too, and the next step is that of the optimizer that was saved."""
+
+    def make():
+        optimizer = AdamW(groups(None, 0.25, None, None), lr=0.5)
+        return EMA(optimizer, 0.5) if averaged else optimizer
+
+    grads = (Tensor(np.ones(2)),) * 4
+    saved, new, compiled = make(), make(), make()
+    saved(grads)
+    saved.param_groups[2]["lr"] = 0.125
+    compiled(grads)
+    file = as_version_one(saved)
+    saved(grads)
+    for optimizer in (new, compiled):
+        assert restore(optimizer, file) == ["learning_rate_group_0", "learning_rate_group_2", "learning_rate_group_3"]
+        assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.25, 0.125, 0.5]
+        optimizer(grads)
+        assert_same(everything(optimizer), everything(saved))
+
+
+def test_a_file_that_lacks_a_rate_is_not_restored():
+    """What nothing says is missing."""
+    optimizer = SGD(groups(None, None), lr=0.5)
+    file = as_version_one(optimizer)
+    del file["learning_rate_group_1"]
+    with pytest.raises(ValueError, match=r"but lacks \['learning_rate', 'optimizer.lr'"):
+        restore(optimizer, file)
