@@ -131,6 +131,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self._refuse_idle_patterns(owner, groups, kinds)
         for slot in self.slots:  # those of an optimizer that is made anew
             self.__dict__.pop(slot.name, None)
+        self._refuse_parameters([param.name for param in groups.parameters if hasattr(type(self), param.name)])
         super().__init__(0.0, groups.parameters, 0.0, loss_scale)
         self.kinds, self.defaults, self.fused_as_asked = kinds, defaults, fused
         self.groups, self.group_of = groups, groups.group_of
@@ -147,9 +148,14 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
         lost = [param.name for param in self.parameters if id(param) not in kept or param is self.global_step]
-        if lost:
+        self._refuse_parameters(lost)
+
+    def _refuse_parameters(self, names):
+        """Raise if Parameters have names that a Cell keeps something else by."""
+        if names:
             raise ValueError(
-                f"For '{owner}', 'params' must have other names than what the optimizer keeps, but got {lost}."
+                f"For '{type(self).__name__}', 'params' must have other names than what the optimizer keeps, but got "
+                f"{names}."
             )
 
     def _keep(self, key, param):
