@@ -10,6 +10,7 @@ from ms_optim.asgd import ASGD
 from ms_optim.checkpoint import restore, save
 from ms_optim.ema import EMA, ParameterEMA
 from ms_optim.lbfgs import LBFGS
+from ms_optim.lion import Lion
 from ms_optim.momentum_agc import MomentumAGC
 from ms_optim.muon import Muon
 from ms_optim.nadam import NAdam
@@ -29,6 +30,7 @@ OPTIMIZERS = {
     "AdamW": AdamW,
     "Adamax": Adamax,
     "LBFGS": LBFGS,
+    "Lion": Lion,
     "MomentumAGC": MomentumAGC,
     "Muon": Muon,
     "NAdam": NAdam,
@@ -51,6 +53,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Lion",
     "MomentumAGC",
     "Muon",
     "NAdam",
