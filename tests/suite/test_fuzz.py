@@ -118,7 +118,7 @@ def test_draws_reach_the_ends_of_ranges_and_every_structure(name):
     assert {draw.mode for draw in seen} == {"graph", "pynative"}
     assert {draw.path for draw in seen} == {"native", "composed"}
     assert {draw.dtype for draw in seen} == set(DTYPES) - (
-        {"bfloat16"} if obstacle(getattr(ms_optim, name).update) else set()
+        {"bfloat16"} if obstacle(name, getattr(ms_optim, name).update) else set()
     )
     assert {regime for draw in seen for _, _, regime in draw.parameters.values()} == set(REGIMES)
     assert {bool(draw.absent) for draw in seen} == {bool(draw.groups) for draw in seen} == {True, False}
