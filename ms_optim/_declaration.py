@@ -44,11 +44,11 @@ class Declared:
         return {slot.name for slot in cls.slots if not (slot.scalar and slot.name == "step")}
 
     @classmethod
-    def _refuse_names(cls, taken):
-        """Raise if slots have names that are taken."""
+    def _refuse_names(cls, taken, what="slots"):
+        """Raise if slots, or arguments, have names that are taken."""
         if taken:
             raise ValueError(
-                f"For '{cls.__name__}', 'slots' must have other names than what an optimizer has, each once, but got "
+                f"For '{cls.__name__}', '{what}' must have other names than what an optimizer has, each once, but got "
                 f"{sorted(taken)}."
             )
 
@@ -61,6 +61,9 @@ class Declared:
     @classmethod
     def _check_declaration(cls, kinds):
         """Raise if the arguments, which have these kinds, are not what the functions and the slots read."""
+        missing = [name for name in ("scalars", "update") if not hasattr(cls, name)]
+        if missing:
+            raise TypeError(f"For '{cls.__name__}', the class must have the function '{missing[0]}', but has it not.")
         members = [member for name, kind in kinds.items() for member in kind.members(name)]
         twice = sorted({member for member in members if members.count(member) > 1})
         if twice:

@@ -135,6 +135,16 @@ class Stateful(nn.Optimizer):
         state_dict.update(self.legacy_values(state_dict, prefix))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def _refuse_parameters(self, parameters, is_taken=None):
+        """Raise if Parameters have names by which a Cell keeps something else."""
+        is_taken = is_taken or (lambda param: hasattr(type(self), param.name))
+        taken = [param.name for param in parameters if is_taken(param)]
+        if taken:
+            raise ValueError(
+                f"For '{type(self).__name__}', 'params' must have other names than what the optimizer keeps, but got "
+                f"{taken}."
+            )
+
     def _kept(self) -> Sequence[Tensor]:
         """Every tensor of the state."""
         return ()
@@ -313,5 +323,7 @@ def _parameter_changes(optimizer, i, given, numbers):
         numbers["step"][i] = bool(given)  # torch does not count: it has a buffer, or has it not yet
     if not given:
         group = optimizer.groups[optimizer.group_of[i]]
-        given = {slot.name: np.full(state.slots[slot.name][i].shape, slot.first(group)) for slot in slots}
+        given = {
+            slot.name: np.full(state.slots[slot.name][i].shape, slot.first(group, optimizer.kinds)) for slot in slots
+        }
     return state.changes(i, given, owner)

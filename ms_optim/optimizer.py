@@ -1,7 +1,7 @@
 """What every optimizer is built on: the declaration of its state and its arguments, and one step."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from ms_optim._gradients import check_gradients, fits, wanted
 from ms_optim._groups import Groups, ParamGroup
 from ms_optim._learning_rate import Rates
 from ms_optim._values import float64_parameter
-from ms_optim.arguments import COMMON
+from ms_optim.arguments import COMMON, Kind
 
 Params = Iterable[Parameter] | Iterable[dict]
 # No names of slots: the kinds of state of a trace and of an average, and what an optimizer has if it runs a kernel.
@@ -45,16 +45,16 @@ class Slot:
     init: str | None = None
     shape: Callable[[tuple[int, ...]], tuple[int, ...] | None] = tuple
 
-    def first(self, group: Mapping) -> float:
-        """What the tensor is filled with at first, in a group with these arguments."""
-        return group[self.init] if self.init else 0.0
+    def first(self, group: Mapping, kinds: Mapping[str, Kind]) -> float:
+        """What the tensor is filled with at first, in a group with these arguments, which are of these kinds."""
+        return kinds[self.init].number(group[self.init], self.init, group) if self.init else 0.0
 
-    def allocate(self, param: Parameter, group: Mapping) -> Parameter | None:
+    def allocate(self, param: Parameter, group: Mapping, kinds: Mapping[str, Kind]) -> Parameter | None:
         """The state of a parameter of a group with these arguments, if it has this slot."""
         shape = self.shape(param.shape)
         if shape is None or (self.when and not group[self.when]):
             return None
-        value = Tensor(np.full(shape, self.first(group)), param.dtype)
+        value = Tensor(np.full(shape, self.first(group, kinds)), param.dtype)
         return Parameter(value, name=f"{self.name}.{param.name}", requires_grad=False)
 
 
@@ -110,16 +110,21 @@ class Optimizer(Declared, Freezing, _state.Stateful):
     """
 
     slots: ClassVar[tuple[Slot, ...]] = ()
+    # What cannot be set as an attribute: until an optimizer is made, nothing.
+    settled: Set[str] = frozenset()
 
     def __init_subclass__(cls):
         super().__init_subclass__()
-        cls.scalars, cls.update = staticmethod(cls.scalars), staticmethod(cls.update)
+        for name in ("scalars", "update"):  # functions, and no methods
+            if name in cls.__dict__:
+                setattr(cls, name, staticmethod(cls.__dict__[name]))
         names = [slot.name for slot in cls.slots]
         taken = {name for name in names if names.count(name) > 1 or name in TAKEN}
         cls._refuse_names(taken | {name for name in cls._own_names() if hasattr(Optimizer, name)})
 
     def __init__(self, params: Params, defaults: dict[str, Any], loss_scale: float = 1.0, fused: bool | None = None):
         owner = type(self).__name__
+        self.__dict__.pop("settled", None)  # of an optimizer that is made anew
         fused = COMMON["fused"].check(owner, "fused", fused)
         loss_scale = COMMON["loss_scale"].check(owner, "loss_scale", loss_scale)
         kinds = {name: self.kind_of(name) for name in defaults}
@@ -129,9 +134,9 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         for group in groups:
             self.check_group(group)
         self._refuse_idle_patterns(owner, groups, kinds)
-        for slot in self.slots:  # those of an optimizer that is made anew
+        for slot in self.slots:
             self.__dict__.pop(slot.name, None)
-        self._refuse_parameters([param.name for param in groups.parameters if hasattr(type(self), param.name)])
+        self._refuse_parameters(groups.parameters)
         super().__init__(0.0, groups.parameters, 0.0, loss_scale)
         self.kinds, self.defaults, self.fused_as_asked = kinds, defaults, fused
         self.groups, self.group_of = groups, groups.group_of
@@ -147,16 +152,8 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self._set_path(fused)
         self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
-        lost = [param.name for param in self.parameters if id(param) not in kept or param is self.global_step]
-        self._refuse_parameters(lost)
-
-    def _refuse_parameters(self, names):
-        """Raise if Parameters have names that a Cell keeps something else by."""
-        if names:
-            raise ValueError(
-                f"For '{type(self).__name__}', 'params' must have other names than what the optimizer keeps, but got "
-                f"{names}."
-            )
+        self._refuse_parameters(self.parameters, lambda param: id(param) not in kept or param is self.global_step)
+        self.settled = {"fused", "loss_scale", *defaults, "weight_decay"}
 
     def _keep(self, key, param):
         """Have a Parameter of this Cell that is no attribute: it is in `get_parameters()`, and so in checkpoints."""
@@ -213,7 +210,9 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         for slot in self.slots:
             if slot.scalar:
                 continue
-            column = tuple(slot.allocate(param, self.groups[i]) for param, i in zip(self.parameters, self.group_of))
+            column = tuple(
+                slot.allocate(param, self.groups[i], self.kinds) for param, i in zip(self.parameters, self.group_of)
+            )
             slots[slot.name] = column
             for kept in column:
                 if kept is not None:
@@ -233,6 +232,8 @@ class Optimizer(Declared, Freezing, _state.Stateful):
     def _name_slots(self):
         """Make each slot an attribute, once the optimizer has all others."""
         self._refuse_names({name for name in self._own_names() if hasattr(self, name)})
+        # nn.Optimizer has a weight decay too, for which there is no other name
+        self._refuse_names({name for name in self.defaults if hasattr(self, name)} - {"weight_decay"}, "defaults")
         for name, column in self.state.slots.items():
             everywhere = all(kept is not None for kept in column)
             setattr(self, name, ParameterTuple(column) if everywhere else column)
@@ -368,11 +369,12 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         )
 
     def __setattr__(self, name, value):
-        if name in self.__dict__.get("defaults", ()) and name not in self.__dict__:
-            raise AttributeError(
-                f"For '{type(self).__name__}', {name!r} must be set in a group, as "
-                f"param_groups[0][{name!r}] = {value!r}, but was set as an attribute."
+        if name in self.settled:
+            first = self.param_groups[0]
+            how = (
+                f"set in a group, as param_groups[0][{name!r}] = {value!r}" if name in first.settable else "given to it"
             )
+            raise AttributeError(f"For '{type(self).__name__}', {name!r} must be {how}, but was set as an attribute.")
         super().__setattr__(name, value)
 
     def __call__(self, gradients):

@@ -134,6 +134,7 @@ class EMA(Stateful):
         )
         given = {name: self.arguments[name].check("EMA", name, value) for name, value in given.items()}
         buffers = check_parameters("EMA", "buffers", buffers)
+        self._refuse_parameters(optimizer.parameters)
         super().__init__(0.0, optimizer.parameters, loss_scale=optimizer.loss_scale)
         del self.learning_rate  # the base's; in a checkpoint each name can occur once
         for name in (

@@ -177,6 +177,7 @@ class LBFGS(Stateful):
                 raise TypeError(
                     f"For 'LBFGS', the dtype of '{param.name}' must be Float32 or Float64, but got {param.dtype}."
                 )
+        self._refuse_parameters(groups.parameters)
         super().__init__(0.0, groups.parameters)
         groups[0]["params"] = groups.parameters
         self.learning_rate = float64_parameter(groups[0]["lr"], "learning_rate")

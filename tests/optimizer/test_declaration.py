@@ -116,6 +116,45 @@ def test_an_argument_that_has_the_name_of_a_part_of_another(graph):
         Both(ones())
 
 
+def test_an_argument_that_has_the_name_of_what_an_optimizer_has():
+    """It is refused."""
+    with pytest.raises(ValueError, match=r"For 'Trusting', 'defaults' must have other names .*\['groups'\]"):
+        declare(Number("[0, 1]"), name="groups", rule=lambda step, lr, groups: (lr * groups,))(ones())
+
+
+@pytest.mark.parametrize("missing", ["scalars", "update"])
+def test_a_class_without_one_of_its_functions(missing):
+    """It can be defined, to derive others from it, but not made."""
+
+    class Half(Optimizer):
+        locals()[{"scalars": "update", "update": "scalars"}[missing]] = trusting_scalars
+
+        def __init__(self, params):
+            super().__init__(params, {"lr": 0.1})
+
+    with pytest.raises(TypeError, match=f"For 'Half', the class must have the function '{missing}', but has it not."):
+        Half(ones())
+
+
+def test_a_slot_that_starts_at_what_none_stands_for(graph):
+    """It starts at that number, also where a loaded state has nothing for a parameter."""
+
+    class Starting(Optimizer):
+        scalars, update = trusting_scalars, lambda param, grad, slots, rate: (param - rate * slots[0], slots)
+        slots = (Slot("kept", init="trust"),)
+        arguments = {"trust": Number("[0, 9]", none=lambda group: 3.0)}
+
+        def __init__(self, params, trust=None):
+            super().__init__(params, {"lr": 0.125, "trust": trust})
+
+    optimizer = Starting(ones())
+    assert optimizer.kept[0].asnumpy().tolist() == [3, 3]
+    state = optimizer.state_dict()
+    ms.ops.assign(optimizer.kept[0], Tensor([1, 2], ms.float32))
+    optimizer.load_state_dict({**state, "state": {}})
+    assert optimizer.kept[0].asnumpy().tolist() == [3, 3]
+
+
 def test_none_for_a_number(graph):
     """It is refused, or is what the kind says, at construction and later."""
     with pytest.raises(TypeError, match=r"For 'Trusting', 'trust' must be a number in \[0, 1\], but got None."):

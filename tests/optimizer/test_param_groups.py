@@ -169,8 +169,11 @@ def test_keys_that_are_like_an_argument_are_refused(key):
 def test_what_cannot_be_set_raises():
     """Arguments as attributes, and the state, which is what a step reads."""
     optimizer = SGD(params(), lr=0.5, momentum=0.9)
-    for name in ("lr", "momentum", "nesterov"):
+    for name in ("lr", "momentum", "weight_decay"):
         with pytest.raises(AttributeError, match=rf"^For 'SGD', '{name}' must be set in a group, as param_groups\[0\]"):
+            setattr(optimizer, name, 0.1)
+    for name in ("nesterov", "fused", "loss_scale"):
+        with pytest.raises(AttributeError, match=rf"^For 'SGD', '{name}' must be given to it, but was set as an attr"):
             setattr(optimizer, name, 0.1)
     with pytest.raises(TypeError):
         optimizer.state["p0"] = {}
