@@ -7,6 +7,8 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
+from ms_optim import _compiled
+from ms_optim._host import memory
 from ms_optim._values import float64_parameter
 
 LearningRate = float | Iterable[float] | Tensor | LearningRateSchedule
@@ -42,6 +44,15 @@ def _source(rate, name):
     if isinstance(rate, LearningRateSchedule):
         return rate
     return Table(float64_parameter(rate, name)) if isinstance(rate, list) else float64_parameter(rate, name)
+
+
+def _rate(source, place):
+    """What a source gives at a place, with the dtypes of a graph."""
+    if isinstance(source, (Parameter, Constant)):
+        return memory(source if isinstance(source, Parameter) else source.learning_rate).item()
+    if isinstance(source, Table):
+        return memory(source.learning_rate)[min(place.item(), source.last)]
+    return _compiled.call(source, Tensor(place.copy())).asnumpy().item()
 
 
 class Rates:
@@ -99,6 +110,16 @@ class Rates:
         if not self.scheduled(index):
             return self.number(index)
         return float(self.sources[index](self._global_step).asnumpy().item())
+
+    def on_host(self) -> np.ndarray:
+        """The rate of each group at the step that comes, from memory; schedules of a user's are run."""
+        place = memory(self._global_step)
+        found = {id(source): _rate(source, place) for source in self.sources}
+        rates = np.array([found[id(source)] for source in self.sources])
+        if self.later is not None:
+            later = memory(self.later)
+            rates = np.where(np.isnan(later), rates, later)
+        return rates
 
     def set(self, index: int, rate: float) -> None:
         """Change the rate of a group, and of no other."""

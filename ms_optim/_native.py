@@ -19,7 +19,7 @@ from mindspore import Parameter, Tensor, log, ops
 from ms_optim.arguments import FLOATS
 
 # Of the table and of the inputs of its functions, as in kernels/kernels.cpp.
-VERSION = 1
+VERSION = 2
 _ANEW = "install ms_optim anew"
 
 
@@ -64,6 +64,16 @@ class Kernel:
                     f"For '{owner}', the native kernel '{self.rule}' expects {what} {_listed(expected)}, but the "
                     f"rule has {_listed(has)}: {_ANEW}."
                 )
+
+    def function(self) -> Callable[["Inputs"], None]:
+        """What calls the function at once, on memory."""
+        call = _function(self.rule)
+
+        def run(inputs):
+            if call(*inputs.arguments):
+                raise RuntimeError(f"The native kernel '{self.rule}' refused its inputs: {_ANEW}.")
+
+        return run
 
     def primitive(self) -> ops.Custom:
         """The operator that calls the function, which writes into its inputs."""
@@ -115,6 +125,47 @@ def library() -> Path | None:
     return found
 
 
+class Inputs:
+    """What a function of the library is given: for each of its inputs, and last its output, what it is and where.
+
+    Args:
+        shapes: Of each.
+        dtypes: The name of each, as NumPy's or MindSpore's.
+
+    Attributes:
+        places: The address of each, an array to write into.
+        arguments: Those of the function in C.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[str]):
+        dimensions = np.array(list(map(len, shapes)), np.int32)
+        sizes = np.array([size for shape in shapes for size in shape] or [0], np.int64)
+        names = {name: ctypes.create_string_buffer(name.lower().encode()) for name in set(dtypes)}
+        starts = sizes.ctypes.data + 8 * (np.cumsum(dimensions, dtype=np.uint64) - dimensions.astype(np.uint64))
+        named = np.array([ctypes.addressof(names[name]) for name in dtypes], np.uint64)
+        self.places = np.zeros(len(shapes), np.uint64)
+        self._kept = dimensions, sizes, names, starts, named
+        arrays = (self.places, dimensions, starts, named)
+        self.arguments = (len(shapes), *(array.ctypes.data for array in arrays), None, None)
+
+
+@functools.cache
+def _function(name):
+    function = getattr(ctypes.CDLL(str(library())), name)
+    function.argtypes, function.restype = (ctypes.c_int, *[ctypes.c_void_p] * 6), ctypes.c_int
+    return function
+
+
+def power_of_arrays(base: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """`power` of float64 arrays of one shape, at once."""
+    arrays = [np.ascontiguousarray(array, np.float64) for array in (base, exponent)]
+    arrays.append(np.empty_like(arrays[0]))
+    inputs = Inputs([array.shape for array in arrays], ["float64"] * 3)
+    inputs.places[:] = [array.ctypes.data for array in arrays]
+    _function("power")(*inputs.arguments)
+    return arrays[-1]
+
+
 @functools.cache
 def kernels(path: Path) -> dict[str, Kernel]:
     """What the functions of a library take, by name.
@@ -164,6 +215,30 @@ def kernels_for(owner: str) -> dict[str, Kernel]:
         return kernels(library())
     except ImportError as error:
         raise RuntimeError(f"For '{owner}', the native kernels cannot be used, because {error}: {_ANEW}.") from None
+
+
+_power: ops.Custom | None = None
+
+
+def prepare_power(owner: str) -> None:
+    """Let graphs that are compiled from now on take powers by the library, if there is one here.
+
+    Raises:
+        RuntimeError: As `kernels_for`.
+    """
+    global _power
+    if _power is None and kernels_for(owner):
+        _power = ops.Custom(f"{library()}:power", lambda base, _: base, lambda base, _: base, "aot")
+
+
+def power(base, exponent):
+    """Compute base**exponent of float64 vectors of one length, on CPU as the C library does: to the same bits always.
+
+    MindSpore's own has other bits at other places of a vector, and now and then from one run to the next.
+    """
+    if _power is None or not isinstance(base, Tensor):
+        return base**exponent
+    return _power(base, exponent)
 
 
 def obstacle(owner: str, update: Callable) -> str | None:

@@ -2,6 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import larger, lerp, mean_square
+from ms_optim._native import power
 from ms_optim.arguments import Number, Numbers, machine_epsilon
 from ms_optim.optimizer import Optimizer, Params, Slot
 
@@ -24,7 +25,7 @@ def vector_shape(shape):
 def adafactor_scalars(step, lr, beta2_decay, eps1, eps2, d, weight_decay):
     """The step's numbers."""
     limit = 1 / step.sqrt()
-    return 1 - lr * weight_decay, step**beta2_decay, lr.where(lr < limit, limit), eps1, eps1 * eps1, eps2, d
+    return 1 - lr * weight_decay, power(step, beta2_decay), lr.where(lr < limit, limit), eps1, eps1 * eps1, eps2, d
 
 
 def adafactor(param, grad, slots, keep, take, rho, eps1, eps1_square, eps2, d, maximize):

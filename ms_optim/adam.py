@@ -2,6 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, lerp
+from ms_optim._native import power
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 adam_slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", when="amsgrad"))
@@ -15,8 +16,8 @@ def adam_scalars(step, lr, beta1, beta2, eps, weight_decay):
         1 - beta1,
         beta2,
         1 - beta2,
-        lr / (1 - beta1**step),
-        (1 - beta2**step).sqrt(),
+        lr / (1 - power(beta1, step)),
+        (1 - power(beta2, step)).sqrt(),
         eps,
     )
 

@@ -2,12 +2,13 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, lerp, maximum
+from ms_optim._native import power
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def adamax_scalars(step, lr, beta1, beta2, eps, weight_decay):
     """The step's numbers."""
-    return lr / (1 - beta1**step), 1 - beta1, beta2, eps, weight_decay
+    return lr / (1 - power(beta1, step)), 1 - beta1, beta2, eps, weight_decay
 
 
 def adamax(param, grad, slots, step_size, take, beta2, eps, weight_decay, maximize):

@@ -2,6 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient
+from ms_optim._native import power
 from ms_optim.arguments import Number
 from ms_optim.optimizer import Optimizer, Params, Slot
 
@@ -9,7 +10,7 @@ from ms_optim.optimizer import Optimizer, Params, Slot
 def asgd_scalars(step, eta, mu, lr, lambd, alpha, t0, weight_decay):
     """The step's numbers: its learning rate eta and weight mu, which the step before has set, and the next ones."""
     eta, mu = lr.where(step == 1, eta), mu.where(step > 1, 1)
-    next_eta = lr / (1 + lambd * lr * step) ** alpha
+    next_eta = lr / power(1 + lambd * lr * step, alpha)
     since = step - t0
     next_mu = 1 / since.where(since > 1, 1)
     return next_eta, next_mu, eta, mu, 1 - lambd * eta, weight_decay

@@ -2,6 +2,7 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, exact, lerp
+from ms_optim._native import power
 from ms_optim.arguments import Number
 from ms_optim.optimizer import Optimizer, Params, Slot
 
@@ -9,8 +10,8 @@ from ms_optim.optimizer import Optimizer, Params, Slot
 def nadam_scalars(step, mu_product, lr, beta1, beta2, eps, weight_decay, momentum_decay):
     """The step's numbers; mu_product is the product of the momentums so far."""
     base = exact(24, 25, step)
-    mu = beta1 * (1 - base ** (step * momentum_decay) / 2)
-    mu_next = beta1 * (1 - base ** ((step + 1) * momentum_decay) / 2)
+    mu = beta1 * (1 - power(base, step * momentum_decay) / 2)
+    mu_next = beta1 * (1 - power(base, (step + 1) * momentum_decay) / 2)
     mu_product = mu_product.where(step > 1, 1) * mu
     return (
         mu_product,
@@ -19,7 +20,7 @@ def nadam_scalars(step, mu_product, lr, beta1, beta2, eps, weight_decay, momentu
         1 - beta1,
         beta2,
         1 - beta2,
-        1 - beta2**step,
+        1 - power(beta2, step),
         eps,
         lr * (1 - mu) / (1 - mu_product),
         lr * mu_next / (1 - mu_product * mu_next),

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
-from ms_optim import _compiled, _composed, _native, _state
+from ms_optim import _compiled, _composed, _direct, _native, _state
 from ms_optim._declaration import Declared
 from ms_optim._freezing import Freezing
 from ms_optim._gradients import check_gradients, fits, wanted
@@ -147,6 +147,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self.reciprocal = Tensor(np.full(len(self.parameters), 1.0 / loss_scale))
         self.present = (True,) * len(self.parameters)
         self.wanted = wanted(owner, self.parameters)
+        _native.prepare_power(owner)
         self.rule = _composed.lift(type(self).update, self.need_scale)
         self._set_slots()
         self._set_path(fused)
@@ -245,6 +246,13 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         if fused and obstacle is not None:
             raise ValueError(f"For '{owner}', 'fused' must be None or False here, because {obstacle}, but got True.")
         self.fused = obstacle is None
+        changed = [name for name in ("construct", "_apply", "_learning_rates") if not self._is_ours(name)]
+        if not self.fused:
+            self.no_launch = obstacle or "fused is False"
+        elif changed or not type(self).scalars.__module__.startswith(f"{__package__}."):
+            self.no_launch = f"the class has a {(changed or ['scalars'])[0]!r} of its own"
+        else:
+            self.no_launch = None
         halves = [param.name for param in self.parameters if param.dtype == ms.bfloat16]
         if not self.fused and halves and ms.get_context("device_target") == "CPU":
             raise TypeError(
@@ -260,6 +268,11 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             self.kernel = kernel.primitive()
             self.layout = kernel.layout(owner, self.slot_table, self.flags)
             self.kernel_slots = tuple(state for states in self.slot_table for state in states if state is not None)
+            layout = self.layout.asnumpy().copy()
+            self.launch = _direct.Launch(kernel, self.check_state, layout, self.parameters, self.kernel_slots)
+
+    def _is_ours(self, name):
+        return getattr(type(self), name) is getattr(Optimizer, name)
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -348,7 +361,9 @@ class Optimizer(Declared, Freezing, _state.Stateful):
                 (param.name, str(self.group_of[i]), str(param.shape), " ".join(state), *map(_short, values.values()))
             )
         widths = [max(map(len, column)) for column in zip(*rows)]
-        return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        why = self.why_compiled
+        way = f"are compiled, because {why}" if why else "run the native kernel at once"
+        return "\n".join(["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows] + [f"Direct calls {way}."])
 
     @property
     def constants(self) -> tuple | None:
@@ -378,10 +393,17 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         super().__setattr__(name, value)
 
     def __call__(self, gradients):
-        """Run one compiled step."""
+        """Take one step: by the kernel on the tensors' own memory where that can be, or else compiled."""
         gradients = self.checked(type(self).__name__, gradients)
         self.follow_requires_grad()
+        if not self.why_compiled and _direct.step(self, gradients):
+            return self.present
         return _compiled.step(self, gradients)
+
+    @property
+    def why_compiled(self) -> str | None:
+        """Why a direct call compiles; None if it does not, but runs the kernel at once."""
+        return self.no_launch or _direct.obstacle()
 
     def checked(self, owner: str, gradients: Any) -> tuple[Any, ...]:
         """The gradients as a step takes them; what does not fit raises in the name of `owner`."""

@@ -2,14 +2,16 @@
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, lerp
+from ms_optim._native import power
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def radam_scalars(step, lr, beta1, beta2, eps, weight_decay):
     """The step's numbers. Where too few steps have been made, the adaptive learning rate is left out."""
-    correction2 = 1 - beta2**step
+    decay2 = power(beta2, step)
+    correction2 = 1 - decay2
     rho_inf = 2 / (1 - beta2) - 1
-    rho = rho_inf - 2 * step * beta2**step / correction2
+    rho = rho_inf - 2 * step * decay2 / correction2
     rectified = rho > 5
     rect = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
     return (
@@ -18,7 +20,7 @@ def radam_scalars(step, lr, beta1, beta2, eps, weight_decay):
         1 - beta1,
         beta2,
         1 - beta2,
-        1 - beta1**step,
+        1 - power(beta1, step),
         lr,
         correction2.sqrt(),
         eps,

@@ -15,6 +15,7 @@ from mindspore.ops import MultitypeFuncGraph
 
 from ms_optim._gradients import check_gradients
 from ms_optim._learning_rate import LearningRate
+from ms_optim._native import power
 from ms_optim.arguments import FLOATS, Number
 from ms_optim.optimizer import Optimizer, Params, Slot
 
@@ -23,7 +24,7 @@ KINDS = "RowTensors, COOTensors, pairs of indices and values"
 
 def sparse_adam_scalars(step, lr, beta1, beta2, eps):
     """The step's numbers."""
-    return 1 - beta1, 1 - beta2, lr * (1 - beta2**step).sqrt() / (1 - beta1**step), eps
+    return 1 - beta1, 1 - beta2, lr * (1 - power(beta2, step)).sqrt() / (1 - power(beta1, step)), eps
 
 
 def sparse_adam(param, grad, slots, take1, take2, step_size, eps, maximize):

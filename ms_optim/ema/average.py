@@ -10,8 +10,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from ms_optim import _compiled, _native
+from ms_optim import _compiled, _direct, _native
 from ms_optim._gradients import check_gradients
+from ms_optim._host import memory, vector
 from ms_optim._state import Change, State, Stateful
 from ms_optim._values import as_number, plain, write
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
@@ -151,7 +152,8 @@ class EMA(Stateful):
         self._decay = float64_scalar(given["decay"], "optimizer.ema_decay")
         self._step = float64_scalar(0.0, "optimizer.ema_step")
         self.schedule = SCHEDULES[given["schedule"]]
-        self.warmup = tuple(Tensor(given[name], ms.float64) for name in ("min_decay", "gamma", "power"))
+        self.on_host = tuple(given[name] for name in ("min_decay", "gamma", "power"))
+        self.warmup = tuple(Tensor(number, ms.float64) for number in self.on_host)
         self.update_after_step, self.update_every = given["update_after_step"], given["update_every"]
         self._set_averages(optimizer, [] if buffer_update == "skip" else buffers)
         copied = [
@@ -165,8 +167,10 @@ class EMA(Stateful):
             self.check_averages = _native.checked_when_compiled(
                 _native.check_averages, "EMA", self.averages, self.tracked, self.copied
             )
-            self.kernel = _native.average_kernel("EMA", average_or_copy).primitive()
+            kernel = _native.average_kernel("EMA", average_or_copy)
+            self.kernel = kernel.primitive()
             self.layout = Tensor(np.array(self.copied, np.int32))
+            self.launch = _direct.Launch(kernel, self.check_averages, np.array(self.copied, np.int32), self.averages)
 
     def _set_averages(self, optimizer, buffers):
         """Keep an average for each parameter, in a tuple of Parameters, and for each buffer beside it."""
@@ -272,11 +276,10 @@ class EMA(Stateful):
     def constants(self) -> tuple | None:
         """What a compiled step holds besides its Parameters, as `Optimizer.constants`."""
         inner = getattr(self.optimizer, "constants", None)
-        warmup = tuple(number.asnumpy().item() for number in self.warmup)
         return inner and (
             EMA,
             self.schedule,
-            warmup,
+            self.on_host,
             self.update_after_step,
             self.update_every,
             self.copied,
@@ -303,7 +306,7 @@ class EMA(Stateful):
             )
 
     def __call__(self, gradients):
-        """Run one compiled step in both modes."""
+        """Take one step: by the kernels on the tensors' own memory where that can be, or else compiled."""
         self._refuse_inside("no step can be taken")
         if self.optimizer.global_step is not self.global_step:
             raise RuntimeError(
@@ -316,11 +319,38 @@ class EMA(Stateful):
         if isinstance(self.optimizer, Stateful):
             gradients = self.optimizer.checked("EMA", gradients)
             self.optimizer.follow_requires_grad()
+            if not self.why_compiled and self._step_at_once(gradients):
+                return self.optimizer.present
             return _compiled.step(self, gradients)
         gradients = check_gradients("EMA", gradients, self.parameters)
         if any(grad is None for grad in gradients):
             raise ValueError(f"For 'EMA' of '{type(self.optimizer).__name__}', no gradient must be None.")
         return _compiled.call(self, ms.mutable(gradients))
+
+    @property
+    def why_compiled(self) -> str | None:
+        """Why a direct call compiles; None if it does not, but runs the kernels at once."""
+        changed = [name for name in ("construct", "ema_weight") if getattr(type(self), name) is not getattr(EMA, name)]
+        if changed:
+            return f"the class has a {changed[0]!r} of its own"
+        return getattr(self.optimizer, "why_compiled", f"it is around mindspore's {type(self.optimizer).__name__}")
+
+    def _step_at_once(self, gradients):
+        """Take a step without a graph, and say whether it was taken: all of it or nothing."""
+        with self.launch.lock:
+            if not self.launch.find() or self.launch.readable(self.tracked) is None:
+                return False
+            if not _direct.step(self.optimizer, gradients):
+                return False
+            _direct.average(self.launch, self.tracked, self._weight)
+            memory(self._step)[...] += 1
+        return True
+
+    def _weight(self):
+        """What `ema_weight` gives for the step that is taken, on the host."""
+        given = (memory(self._step) + 1, memory(self._decay), *self.on_host)
+        step, decay, *warmup = (vector(number).reshape(1) for number in given)
+        return self.ema_weight(step, decay, warmup, self.schedule, self.update_after_step, self.update_every)
 
     def construct(self, gradients, present=None):
         """One step of the optimizer, then one of the average."""

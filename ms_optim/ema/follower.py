@@ -7,7 +7,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_optim import _compiled, _native
+from ms_optim import _compiled, _direct, _native
+from ms_optim._host import memory, vector
 from ms_optim._values import write
 from ms_optim.arguments import COMMON, FLOATS
 from ms_optim.ema.tensors import average, average_or_copy, check_parameters, float64_scalar
@@ -81,12 +82,21 @@ class ParameterEMA(nn.Cell):
             self.check_averages = _native.checked_when_compiled(
                 _native.check_averages, "ParameterEMA", self.target, self.source, self.copied
             )
-            self.kernel = _native.average_kernel("ParameterEMA", average_or_copy).primitive()
+            kernel = _native.average_kernel("ParameterEMA", average_or_copy)
+            self.kernel = kernel.primitive()
             self.layout = Tensor(np.array(self.copied, np.int32))
+            self.launch = _direct.Launch(kernel, self.check_averages, np.array(self.copied, np.int32), self.target)
 
     def __call__(self):
-        """Run one compiled update in both modes."""
+        """Take one update: by the kernel on the tensors' own memory where that can be, or else compiled."""
+        at_once = self.fused and type(self).construct is ParameterEMA.construct and not _direct.obstacle()
+        if at_once and _direct.average(self.launch, self.source, self._weight):
+            return True
         return _compiled.call(self)
+
+    def _weight(self):
+        """What the average takes of the source, and whether it does, on the host."""
+        return 1 - vector(memory(self._decay)).reshape(1), np.array([True])
 
     def construct(self):
         """One soft update."""

@@ -266,6 +266,19 @@ RULE(sgd)
 RULE_WITH_UNITS(momentum_agc)
 FUNCTION(average) { return step_average(INPUTS, BEST(Apply, apply, average)); }
 
+// One vector of float64 to the powers in another, into the output. MindSpore's own differs in the last bit between two
+// places of a vector, and from run to run.
+FUNCTION(power) {
+    const Inputs inputs INPUTS;
+    if (given != 3 || inputs.type(0) != Type::float64 || inputs.type(1) != Type::float64) return REFUSED;
+    const int64_t size = inputs.size(0);
+    if (inputs.size(1) != size || inputs.size(2) != size) return REFUSED;
+    DefaultFloats floats;
+    for (int64_t i = 0; i < size; ++i)
+        static_cast<double *>(data[2])[i] = std::pow(inputs.values<double>(0)[i], inputs.values<double>(1)[i]);
+    return DONE;
+}
+
 // What each function takes, for ../_native.py to compare with the rules in Python.
 struct Entry {
     const char *rule, *numbers, *flags, *choices, *slots;
@@ -283,4 +296,4 @@ EXPORTED const Entry ms_optim_rules[] = {
     ENTRY(momentum_agc), ENTRY(nadam),   ENTRY(radam), ENTRY(rmsprop), ENTRY(rprop), ENTRY(sgd)};
 
 // The version of the table and of the functions' inputs, and how many entries there are.
-EXPORTED const int ms_optim_table[] = {1, sizeof ms_optim_rules / sizeof *ms_optim_rules};
+EXPORTED const int ms_optim_table[] = {2, sizeof ms_optim_rules / sizeof *ms_optim_rules};

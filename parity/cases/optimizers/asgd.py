@@ -19,9 +19,9 @@ ENTRY = Entry(
         "ASGD",
         ("t0 off by one", "since = step - t0", "since = step - t0 + 1"),
         ("eta one step ahead", _NUMBERS, "return next_eta, next_mu, next_eta, mu, 1 - lambd * next_eta, "),
-        ("eta one step behind", "lr / (1 + lambd * lr * step)", "lr / (1 + lambd * lr * (step - 1))"),
+        ("eta one step behind", "power(1 + lambd * lr * step,", "power(1 + lambd * lr * (step - 1),"),
         ("eta starts at 0", "lr.where(step == 1, eta)", "eta.where(step > 0, lr)"),
-        ("alpha ignored", ") ** alpha", ") ** 0.75"),
+        ("alpha ignored", "step, alpha)", "step, 0.75 + 0 * alpha)"),
         ("mu one step ahead", _NUMBERS, "return next_eta, next_mu, eta, next_mu, 1 - lambd * eta, "),
         ("the average starts at once", "since = step - t0", "since = step - 0 * t0"),
         (

@@ -18,12 +18,16 @@ ENTRY = Entry(
     # That 0.96 is rounded to float32 moves nothing by more than an ulp: it is no mutant.
     mutants=mutants(
         "NAdam",
-        ("mu_next is this step's", "((step + 1) * momentum_decay)", "(step * momentum_decay + 0)"),
+        ("mu_next is this step's", "(step + 1) * momentum_decay", "step * momentum_decay + 0"),
         ("mu_product one step ahead", _PRODUCT, f"{_PRODUCT}_next"),
         ("mu_product not multiplied", _PRODUCT, "mu_product * 0 + mu"),
-        ("momentum_decay ignored", "(step * momentum_decay)", "(step * 0.004)"),
-        ("momentum_decay one step behind", "(step * momentum_decay)", "((step - 1) * momentum_decay)"),
-        ("the gradient is corrected as Adam's", "(1 - mu) / (1 - mu_product)", "(1 - mu) / (1 - beta1**step)"),
+        ("momentum_decay ignored", "power(base, step * momentum_decay)", "power(base, step * 0.004)"),
+        (
+            "momentum_decay one step behind",
+            "power(base, step * momentum_decay)",
+            "power(base, (step - 1) * momentum_decay)",
+        ),
+        ("the gradient is corrected as Adam's", "(1 - mu) / (1 - mu_product)", "(1 - mu) / (1 - power(beta1, step))"),
         ("no Nesterov", "lr * mu_next / (1 - mu_product * mu_next)", "lr * mu / (1 - mu_product)"),
         ("eps inside the root", _DENOMINATOR, "(exp_avg_sq / correction2 + eps).sqrt()"),
         ("eps before the bias correction", _DENOMINATOR, "(exp_avg_sq.sqrt() + eps) / correction2.sqrt()"),

@@ -4,7 +4,7 @@ from parity.cases.case import Entry, grid, mutants
 from parity.cases.shared import ADAM_GRID, FLAGGED_MISTAKES
 
 _DENOMINATOR = "root / (exp_avg_sq.sqrt() + eps)"
-_RHO = "2 * step * beta2**step / correction2"
+_RHO = "2 * step * decay2 / correction2"
 
 ENTRY = Entry(
     "RAdam",
@@ -16,7 +16,7 @@ ENTRY = Entry(
     mutants=mutants(
         "RAdam",
         ("rectified from rho 4", "rho > 5", "rho > 4"),
-        ("rho of the next step", _RHO, "2 * (step + 1) * beta2**(step + 1) / (1 - beta2**(step + 1))"),
+        ("rho of the next step", _RHO, "2 * (step + 1) * power(beta2, step + 1) / (1 - power(beta2, step + 1))"),
         ("rho_inf without its 1", "2 / (1 - beta2) - 1", "2 / (1 - beta2)"),
         ("rectified without the root", "rect.where(rectified, 1).sqrt()", "rect.where(rectified, 1)"),
         ("rectified without the bias correction", "correction2.sqrt(),", "(correction2 * 0 + 1).sqrt(),"),
@@ -24,7 +24,7 @@ ENTRY = Entry(
         ("adaptive before it is rectified", ".where(rectified > 0, 1)", ".where(rectified >= 0, 1)"),
         ("no step before it is rectified", ".where(rectified > 0, 1)", ".where(rectified > 0, 0)"),
         ("no bias correction of the first moment", "exp_avg / correction1 * lr", "exp_avg * lr"),
-        ("bias correction one step ahead", "1 - beta1**step", "1 - beta1**(step + 1)"),
+        ("bias correction one step ahead", "1 - power(beta1, step)", "1 - power(beta1, step + 1)"),
         ("eps inside the root", _DENOMINATOR, "root / (exp_avg_sq + eps).sqrt()"),
         ("eps after the bias correction", _DENOMINATOR, "1 / (exp_avg_sq.sqrt() / root + eps)"),
         ("1 - beta2 in float32", ", 1 - beta2, ", ", 1 - beta2.float().double(), "),

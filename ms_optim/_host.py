@@ -1,0 +1,69 @@
+"""Numbers on the host: what Parameters hold, without a copy, and arrays on which `scalars` computes as in a graph."""
+
+import ctypes
+import math
+from operator import attrgetter
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+from mindspore.common.api import _pynative_executor
+
+from ms_optim import _native
+
+try:  # the class below Tensor: through Tensor's own methods the same takes three times as long
+    from mindspore._c_expression import TensorPy
+
+    address, is_contiguous = TensorPy._data_ptr, TensorPy.is_contiguous
+    nbytes_of, shape_of, dtype_of = (attrgetter(name) for name in ("_nbytes", "_shape", "_dtype"))
+    all_there = all(hasattr(TensorPy, name) for name in ("_nbytes", "_shape", "_dtype"))
+except (ImportError, AttributeError):  # all of it is MindSpore's own affair
+    all_there = False
+
+_DTYPES = {ms.bool_: np.bool_, ms.int32: np.int32, ms.float32: np.float32, ms.float64: np.float64}
+
+
+def memory(tensor: Tensor) -> np.ndarray:
+    """What a contiguous tensor holds: an array over its own memory, to read and to write, for as long as it is kept."""
+    _pynative_executor.sync()  # what is queued may read it, or write it
+    buffer = (ctypes.c_char * tensor.nbytes).from_address(address(tensor))
+    return np.frombuffer(buffer, _DTYPES[tensor.dtype]).reshape(tensor.shape)
+
+
+class Vector(np.ndarray):
+    """An array with what `scalars` and the schedules of an average use of Tensors, to the same bits as on CPU."""
+
+    def where(self, condition, other):
+        """Take other where the condition is false."""
+        return np.where(condition, self, other).view(Vector)
+
+    def sqrt(self):
+        """Take the root."""
+        return np.sqrt(self)
+
+    def exp(self):
+        """Take e to the power, as the C library does: NumPy's is another function where there is AVX-512."""
+        return np.array([math.exp(x) for x in self.flat]).reshape(self.shape).view(Vector)
+
+    def double(self):
+        """Convert to float64."""
+        return self.astype(np.float64)
+
+    def minimum(self, other):
+        """Take the smaller."""
+        return np.minimum(self, other)
+
+    def maximum(self, other):
+        """Take the larger."""
+        return np.maximum(self, other)
+
+    def __pow__(self, exponent):
+        return _native.power_of_arrays(self, np.broadcast_to(exponent, self.shape)).view(Vector)
+
+    def __rpow__(self, base):
+        return _native.power_of_arrays(np.broadcast_to(base, self.shape), self).view(Vector)
+
+
+def vector(values) -> Vector:
+    """A float64 copy."""
+    return np.array(values, np.float64).view(Vector)

@@ -1,0 +1,396 @@
+"""Direct calls run the kernel on the tensors' own memory: they have the bits of compiled steps, whatever is queued."""
+
+import gc
+import resource
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from helpers import DENSE, assert_same, everything, loud, make_grads, make_params
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.nn.utils import no_init_parameters
+
+import ms_optim
+from ms_optim import EMA, SGD, AdamW, ParameterEMA, _direct, _host
+from ms_optim._native import kernels_for
+from parity.sides.mindspore import set_mode
+
+NATIVE = sorted({name for name, cls in DENSE.items() if cls.update.__name__ in kernels_for("the tests")})
+DTYPES = (ms.float16, ms.bfloat16, ms.float32, ms.float64)
+
+
+class Warming(nn.learning_rate_schedule.LearningRateSchedule):
+    """A schedule of a user's own."""
+
+    def construct(self, global_step):
+        """Rise."""
+        return 0.01 * (global_step.float() + 1)
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """A function that runs another with direct calls compiled."""
+
+    def run(function, *args):
+        with monkeypatch.context() as patched:
+            patched.setenv(_direct.SWITCH, "0")
+            return function(*args)
+
+    return run
+
+
+@pytest.fixture
+def pair(compiled):
+    """Compare two optimizers after steps on the same gradients: one direct, the other compiled."""
+
+    def compare(made, steps, between=lambda optimizer, step: None):
+        direct, other = made(), made()
+        assert direct.why_compiled is None
+        for step, grads in enumerate(steps):
+            for optimizer, run in ((direct, lambda function, *args: function(*args)), (other, compiled)):
+                between(optimizer, step)
+                run(optimizer, grads() if callable(grads) else grads)
+            assert_same(_bits(direct), _bits(other))
+
+    return compare
+
+
+def _bits(optimizer):
+    found = everything(optimizer)
+    return {name: np.ascontiguousarray(value).view(np.uint8) if value.ndim else value for name, value in found.items()}
+
+
+def vectors(*sizes, dtype=ms.float32):
+    """Parameters of ones."""
+    return [Parameter(Tensor(np.ones(size), dtype), name=f"w{i}") for i, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_has_the_bits_of_a_compiled_step(name, graph, pair):
+    """Of all dtypes, with groups, gradients that are absent or of other dtypes, a loss scale and what is frozen."""
+    cls = DENSE[name]
+
+    def make():
+        made = [make_params(name, dtype) for dtype in DTYPES]
+        params = [made[i % 4][i] for i in range(len(made[0]))]
+        first, second = loud(cls), loud(cls, 1)
+        own = {key: value for key, value in second.items() if key not in ("fused", "loss_scale", "exempt")}
+        groups = [{"params": params[::2]}, {"params": params[1::2], **own}, {"order_params": params}]
+        return cls(groups, **{**first, "loss_scale": 8.0})
+
+    def between(optimizer, step):
+        if step == 2:
+            optimizer.freeze(optimizer.parameters[1].name)
+            optimizer.param_groups[0]["lr"] = 0.07
+        if step == 4:
+            optimizer.unfreeze(optimizer.parameters[1].name)
+
+    steps = [
+        [grad.astype(DTYPES[(i + j) % 4]) for j, grad in enumerate(grads)] for i, grads in enumerate(make_grads(name))
+    ]
+    for grads in steps[1::2]:
+        grads[3] = None
+    pair(make, list(map(tuple, steps)), between)
+
+
+@pytest.mark.parametrize(
+    "lr", [[0.1, 0.01], nn.CosineDecayLR(0.01, 1.0, 4), Warming()], ids=["list", "CosineDecayLR", "own"]
+)
+def test_follows_schedules(lr, either, pair):
+    """Of all kinds, beside a group with a number."""
+
+    def make():
+        a, b = vectors(3, 4)
+        return AdamW([{"params": [a], "lr": lr}, {"params": [b]}], lr=0.2)
+
+    pair(make, [(Tensor(np.full(3, 0.5), ms.float32), Tensor(np.full(4, -2.0), ms.float32))] * 5)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "averaged_model", "timm", "torch_ema", "yolov5", "zero_start"])
+def test_averages_have_the_bits_of_a_compiled_step(schedule, graph, pair):
+    """With buffers that are averaged and copied, at some steps only."""
+
+    def make():
+        buffers = [Parameter(Tensor([1.0, 2.0], ms.float32), name="mean"), Parameter(Tensor(0, ms.int64), name="n")]
+        inner = AdamW(vectors((2, 3), 5), lr=0.1)
+        return EMA(inner, 0.9, schedule=schedule, update_every=2, update_after_step=1, buffers=buffers)
+
+    def between(optimizer, step):
+        ops.assign(optimizer.tracked[-2], Tensor([step, -step], ms.float32))
+        ops.assign(optimizer.tracked[-1], Tensor(step, ms.int64))
+
+    grads = Tensor(np.arange(6).reshape(2, 3), ms.float32), Tensor(np.arange(5), ms.float32)
+    pair(make, [grads] * 7, between)
+
+
+def test_follows_a_network(either, compiled):
+    """As a compiled update does."""
+    targets = []
+    for run in (lambda function: function(), compiled):
+        source, target = vectors(3, 4), vectors(3, 4)
+        for i, (param, other) in enumerate(zip(source, target)):
+            other.name = f"target.{i}"
+            ops.assign(param, Tensor(np.linspace(-1, 7, param.size), ms.float32))
+        follow = ParameterEMA(source, target, 0.9)
+        for _ in range(4):
+            assert run(follow)
+        targets.append([other.asnumpy() for other in target])
+    for got, expected in zip(*targets):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_compiles_nothing(either, compilations):
+    """Whatever the pattern of absent gradients."""
+    optimizer = EMA(AdamW(vectors(3, 4, 5), lr=0.1))
+    grads = [Tensor(np.ones(size), ms.float32) for size in (3, 4, 5)]
+    for absent in range(8):
+        optimizer(tuple(None if absent >> i & 1 else grad for i, grad in enumerate(grads)))
+    assert compilations == []
+    assert optimizer.step_counts.asnumpy().tolist() == [4] * 3
+
+
+def test_goes_on_where_a_compiled_step_was_and_the_other_way_round(either, compiled):
+    """Steps of a training cell and direct ones, in turn, have the bits of steps of one kind."""
+    outcomes = []
+    for ways in (["cell"] * 6, ["direct"] * 6, ["cell", "direct"] * 3, ["direct", "direct", "cell"] * 2):
+        rng = np.random.default_rng(0)
+        net = nn.Dense(4, 3, Tensor(rng.standard_normal((3, 4)), ms.float32), "zeros")
+        optimizer = EMA(AdamW(net.trainable_params(), lr=0.05), 0.9)
+        x, y = (Tensor(rng.standard_normal((5, n)), ms.float32) for n in (4, 3))
+        loss = nn.WithLossCell(net, nn.MSELoss())
+        cell, gradient = nn.TrainOneStepCell(loss, optimizer), ms.grad(loss, None, optimizer.parameters)
+        for way in ways:
+            cell(x, y) if way == "cell" else optimizer(gradient(x, y))
+        outcomes.append({**everything(optimizer), **everything_of(net)})
+    for found in outcomes[1:]:
+        assert_same(found, outcomes[0])
+
+
+def everything_of(net):
+    """A copy of each Parameter of a network."""
+    return {param.name: param.asnumpy().copy() for param in net.get_parameters()}
+
+
+def odd_gradients():
+    """Gradients of shape (4, 6) whose elements do not lie in order, from the beginning of their memory, by name."""
+    numbers = np.random.default_rng(3).standard_normal((8, 12)).astype(np.float32)
+    wide = Tensor(numbers)
+    return {
+        "transposed": Tensor(numbers[:6, :4].copy()).T,
+        "every second": wide[::2, ::2],
+        "a part": wide[2:6, 3:9],
+        "rows": Tensor(numbers[:, :6].copy())[3:7],
+        "repeated": Tensor(numbers[0, :6].copy()).broadcast_to((4, 6)),
+        "product": ops.matmul(Tensor(numbers[:4]), Tensor(numbers[:6]).T),
+        "half": wide[:4, :6].astype(ms.float16),
+    }
+
+
+@pytest.mark.parametrize("kind", list(odd_gradients()))
+def test_gradients_that_do_not_lie_in_order(kind, either):
+    """They are what they say, not what lies in their memory."""
+    (direct,), (expected,) = vectors((4, 6)), vectors((4, 6))
+    grad = odd_gradients()[kind]
+    AdamW([direct], lr=0.1)((grad,))
+    AdamW([expected], lr=0.1)((Tensor(grad.asnumpy().copy()),))
+    np.testing.assert_array_equal(direct.asnumpy(), expected.asnumpy())
+
+
+def test_gradients_that_lie_in_what_is_written(either):
+    """The parameters themselves, each for the other, and a part of a slot: all are read before anything is written."""
+    a, b, c = vectors((40000,), (40000,), (2,))
+    ops.assign(a, Tensor(np.arange(40000) % 7, ms.float32))
+    optimizer = SGD([a, b, c], lr=0.5, momentum=0.5)
+    optimizer((Tensor(np.ones(40000), ms.float32),) * 2 + (Tensor([1, 1], ms.float32),))
+    old = [param.asnumpy().copy() for param in (a, b, c)]
+    buffers = [buffer.asnumpy().copy() for buffer in optimizer.momentum_buffer]
+    grads = b, a, optimizer.momentum_buffer[0][1:3]
+    expected = [
+        value - np.float32(0.5) * (np.float32(0.5) * buffer + grad)
+        for value, buffer, grad in zip(old, buffers, (old[1], old[0], buffers[0][1:3]))
+    ]
+    optimizer(grads)
+    for param, value in zip((a, b, c), expected):
+        np.testing.assert_array_equal(param.asnumpy(), value)
+
+
+class Attention(nn.Cell):
+    """One head, whose gradients come out of transposes and batched products."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        rng = np.random.default_rng(seed)
+        self.q, self.k, self.v = (
+            Parameter(Tensor(rng.standard_normal((6, 6)) / 3, ms.float32), name=name) for name in "qkv"
+        )
+
+    def construct(self, x):
+        """Attend, and sum up."""
+        q, k, v = x @ self.q, x @ self.k, x @ self.v.T
+        return (ops.softmax(q @ k.swapaxes(-1, -2)) @ v).square().mean()
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "MomentumAGC"])
+def test_trains_an_attention_layer_as_a_compiled_step_does(name, either, compiled):
+    """Nothing waits between `value_and_grad` and the steps."""
+    x = Tensor(np.random.default_rng(1).standard_normal((3, 5, 6)), ms.float32)
+    nets = []
+    for run in (lambda function, *args: function(*args), compiled):
+        net = Attention()
+        optimizer = DENSE[name](net.trainable_params(), lr=0.1)
+        gradient = ms.value_and_grad(net, None, optimizer.parameters)
+        for _ in range(12):
+            run(optimizer, gradient(x)[1])
+        nets.append(everything_of(net) | everything(optimizer))
+    assert_same(*nets)
+
+
+def test_waits_for_what_is_queued(either):
+    """Gradients that are computed last, values read before, values read after: thirty times, without a pause."""
+    (param,), (expected,) = vectors((300, 300)), vectors((300, 300))
+    direct, other = SGD([param], lr=0.01), SGD([expected], lr=0.01)
+    base = Tensor(np.random.default_rng(0).standard_normal((300, 300)), ms.float32)
+    for i in range(30):
+        before = param
+        for _ in range(20):
+            before = before * 1.0
+        grad = base
+        for _ in range(20):
+            grad = ops.tanh(grad + 0.01 * i)
+        direct((grad,))
+        after = param * 2.0
+        old = expected.asnumpy().copy()
+        other((Tensor(grad.asnumpy().copy()),))
+        np.testing.assert_array_equal(before.asnumpy(), old)
+        np.testing.assert_array_equal(after.asnumpy(), expected.asnumpy() * 2)
+
+
+def test_a_backward_pass_whose_parameters_have_moved(compiled):
+    """What a step between the two passes changes is what it changes for a compiled step."""
+    set_mode("pynative")  # in GRAPH_MODE both passes are one graph
+    found = []
+    for run in (lambda function, *args: function(*args), compiled):
+        (param,) = vectors((50, 50))
+        optimizer = SGD([param], lr=0.5)
+        _, pullback = ms.vjp(lambda x, param=param: (x @ param) @ param, Tensor(np.eye(50), ms.float32))
+        run(optimizer, (Tensor(np.full((50, 50), 0.1), ms.float32),))
+        found.append(np.asarray(pullback(Tensor(np.ones((50, 50)), ms.float32))[0].asnumpy()))
+    np.testing.assert_array_equal(*found)
+
+
+def test_parameters_that_get_other_memory(either, tmp_path):
+    """By `set_data`, `assign_value`, `load_param_into_net`, `ops.assign`, `restore`, `set_dtype` and averages."""
+    net = nn.Dense(4, 3)
+    optimizer = EMA(SGD(net.trainable_params(), lr=1.0), 0.5)
+    ones = tuple(Tensor(np.ones(param.shape), ms.float32) for param in optimizer.parameters)
+
+    def steps_from(values):
+        optimizer(ones)
+        for param in optimizer.parameters:
+            np.testing.assert_array_equal(param.asnumpy(), np.full(param.shape, values - 1, np.float32))
+
+    def filled(value):
+        return {param.name: Tensor(np.full(param.shape, value), ms.float32) for param in optimizer.parameters}
+
+    for param in optimizer.parameters:
+        param.set_data(filled(3)[param.name])
+    steps_from(3)
+    for param in optimizer.parameters:
+        param.assign_value(filled(4)[param.name])
+    steps_from(4)
+    ms.load_param_into_net(net, {name: Parameter(value, name=name) for name, value in filled(5).items()})
+    steps_from(5)
+    for param in optimizer.parameters:
+        ops.assign(param, filled(6)[param.name])
+    steps_from(6)
+    ms_optim.restore(net, filled(7))
+    steps_from(7)
+    with optimizer.average_parameters():
+        pass
+    steps_from(6)
+
+
+def test_a_parameter_that_gets_another_dtype(graph):
+    """Without its state it does not fit, and is named; without state it trains on."""
+    (param,) = vectors(3)
+    plain, adamw = SGD([param], lr=1.0), AdamW([param], lr=1.0)
+    for optimizer in (plain, adamw):
+        optimizer((Tensor([1, 1, 1], ms.float32),))
+    param.set_dtype(ms.float16)
+    before = param.asnumpy().copy()
+    plain((Tensor([1, 1, 1], ms.float32),))
+    np.testing.assert_array_equal(param.asnumpy(), before - np.float16(1))
+    with pytest.raises(TypeError, match="For 'AdamW', the state 'exp_avg' of 'w0' must be of Float16"):
+        adamw((Tensor([1, 1, 1], ms.float32),))
+
+
+def test_parameters_without_memory(either):
+    """They are initialized by the first step, as by one that compiles."""
+    with no_init_parameters():
+        net = nn.Dense(4, 3, weight_init="ones", bias_init="zeros")
+    optimizer = SGD(net.trainable_params(), lr=1.0)
+    optimizer(tuple(Tensor(np.ones(param.shape), ms.float32) for param in optimizer.parameters))
+    assert (net.weight.asnumpy() == 0).all() and (net.bias.asnumpy() == -1).all()
+
+
+def test_a_large_tensor(graph):
+    """Of 40 million elements: the ends are those that they should be."""
+    (param,) = vectors(40_000_000)
+    SGD([param], lr=0.5)((Tensor(np.arange(40_000_000) % 5, ms.float32),))
+    np.testing.assert_array_equal(param.asnumpy(), 1 - 0.5 * (np.arange(40_000_000) % 5).astype(np.float32))
+
+
+def resident():
+    """The memory of this process, in bytes."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_memory_is_flat(graph):
+    """Over 1,500 steps whose gradients are computed, copied and thrown away."""
+    (param,) = vectors((100, 100))
+    optimizer = EMA(AdamW([param], lr=1e-3))
+    base, sizes = Tensor(np.random.default_rng(0).standard_normal((100, 100)), ms.float32), []
+    for _ in range(3):
+        for _ in range(750):
+            optimizer(((base * 0.5).T,))
+        sizes.append(resident())
+    assert sizes[-1] - sizes[0] < 100 * 100 * 4 * 100  # a hundredth of what they hold if nothing is let go
+
+
+@pytest.mark.parametrize("at_fault", ["switch", "rule", "construct", "scalars", "mindspore", "fused"])
+def test_what_compiles_says_why(at_fault, graph, monkeypatch, compilations):
+    """`describe` does too, and the step is a compiled one."""
+    cls, kwargs = AdamW, {}
+    if at_fault == "switch":
+        monkeypatch.setenv(_direct.SWITCH, "0")
+    if at_fault == "rule":
+        cls = ms_optim.Lion
+    if at_fault == "construct":
+        cls = type("Own", (AdamW,), {"construct": lambda self, *args: AdamW.construct(self, *args)})
+    if at_fault == "scalars":
+        cls = type("Own", (AdamW,), {"scalars": lambda *args: AdamW.scalars(*args)})
+    if at_fault == "mindspore":
+        monkeypatch.setattr(_host, "all_there", False)
+    if at_fault == "fused":
+        kwargs["fused"] = False
+    optimizer = cls(vectors(3), **kwargs)
+    why = {
+        "switch": "MS_OPTIM_DIRECT is 0",
+        "rule": "the rule 'lion' has no kernel",
+        "construct": "the class has a 'construct' of its own",
+        "scalars": "the class has a 'scalars' of its own",
+        "mindspore": "this version of MindSpore does not tell where tensors lie",
+        "fused": "fused is False",
+    }[at_fault]
+    assert optimizer.why_compiled == why
+    assert optimizer.describe().endswith(f"Direct calls are compiled, because {why}.")
+    if at_fault in ("switch", "rule", "mindspore", "fused"):
+        optimizer((Tensor([1, 1, 1], ms.float32),))
+        assert len(compilations) == 1
+
+
+def test_what_runs_at_once_says_so():
+    """By `describe`."""
+    assert AdamW(vectors(3)).describe().endswith("\nDirect calls run the native kernel at once.")
