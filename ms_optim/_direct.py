@@ -8,21 +8,21 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
-from mindspore.common.api import _pynative_executor
 
 from ms_optim import _host, _native
-from ms_optim._host import Vector, memory, vector
+from ms_optim._freezing import FLAG
+from ms_optim._host import Vector
 
 # Set to 0 it lets direct calls compile, as steps in graphs do.
 SWITCH = "MS_OPTIM_DIRECT"
 
 # What stands for a gradient that is absent, which no kernel reads.
 _NOTHING = Tensor(0.0, ms.float32)
+_TENSORS = {Tensor, Parameter}
 
 _launches: "weakref.WeakSet[Launch]" = weakref.WeakSet()
 
@@ -44,20 +44,13 @@ def obstacle() -> str | None:
     return None if _host.all_there else "this version of MindSpore does not tell where tensors lie"
 
 
-class Read(NamedTuple):
-    """Tensors that a kernel only reads, and where they lie."""
-
-    tensors: list[Tensor]
-    places: list[int]
-
-
 class Launch:
-    """Calls of one kernel on tensors, one at a time.
+    """Calls of one kernel on tensors, one at a time: `find`, then `read`, then the call itself.
 
     Args:
         kernel: Which.
         check: What raises if the tensors that it writes into are not such as it takes.
-        layout: What it is given about them that never changes, after what does.
+        arrays: What it is given before the tensors, to be written into before a call.
         first: The tensors that it writes into and is given before those that it only reads.
         last: Those that it writes into and is given after them.
     """
@@ -66,18 +59,18 @@ class Launch:
         self,
         kernel: _native.Kernel,
         check: Callable[[], object],
-        layout: np.ndarray,
+        arrays: Sequence[np.ndarray],
         first: Sequence[Parameter],
         last: Sequence[Parameter] = (),
     ):
         self.lock = threading.RLock()
         _launches.add(self)
-        self._run, self._check, self._layout = kernel.function(), check, layout
-        self._first, self._written = len(first), (*first, *last)
+        self._run, self._check = kernel.function(), check
+        self.arrays, self._output = tuple(arrays), np.zeros(1, np.float32)
+        self._first, self._last = tuple(first), tuple(last)
+        self._chunks = _host.chunks(self._first), _host.chunks(self._last)
         self._places: list[int] = []
-        self._sizes: list[int] = []
-        self._described: tuple | None = None
-        self._output = np.zeros(1, np.float32)
+        self._known: list = []
 
     def find(self) -> bool:
         """Find where the written tensors lie; whether all of them have memory, contiguous and no other's.
@@ -85,78 +78,92 @@ class Launch:
         Raises:
             TypeError, ValueError: If they are such as the kernel does not take.
         """
-        places, sizes = (list(map(of, self._written)) for of in (_host.address, _host.nbytes_of))
-        if 0 in places:
-            for tensor in self._written:
-                tensor.init_data()
-            places = list(map(_host.address, self._written))
-        if places == self._places and sizes == self._sizes:
+        places, self.flags = _host.look(self._chunks[0], _host.address, FLAG)
+        places += _host.look(self._chunks[1], _host.address)[0]
+        if places == self._places:
             return True
-        self._places, self._described = [], None
+        self._places, self._known = [], []
+        tensors = *self._first, *self._last
+        for tensor in tensors:
+            tensor.init_data()
         self._check()
-        starts, ends = _spans(places, sizes)
+        places = list(map(_host.address, tensors))
+        starts = np.array(places, np.uint64)
         order = np.argsort(starts)
+        ends = starts + np.array(list(map(_host.nbytes_of, tensors)), np.uint64)
         self._starts, self._ends = starts[order], ends[order]
-        if (
-            0 in places
-            or not all(map(_host.is_contiguous, self._written))
-            or (self._starts[1:] < self._ends[:-1]).any()
-        ):
+        overlap = (self._starts[1:] < self._ends[:-1]).any()
+        if overlap or not starts.all() or not all(map(_host.is_contiguous, tensors)):
             return False
-        self._places, self._sizes = places, sizes
+        # Memory that is held is given to no other tensor: what lies at these places is what was checked here.
+        self._held = [tensor.untyped_storage() for tensor in tensors]
+        self._places = places
         return True
 
-    def readable(self, tensors: Sequence[Tensor]) -> Read | None:
-        """The tensors, or copies of those that are not contiguous, or lie in what is written; None if one lies nowhere.
+    def read(
+        self, tensors: Sequence[Tensor | None], check: Callable[[], object] = bool, absent: Sequence[int] = ()
+    ) -> Sequence[Tensor] | None:
+        """The tensors to be read, to be kept until the kernel has run; None if one of them has no memory.
 
-        What `find` has found is what is written.
+        What is not contiguous, or lies in what is written, is copied.
+
+        Args:
+            tensors: Which.
+            check: What raises if they are such as the kernel does not take; it is called unless they are as those
+                before them.
+            absent: The places of those that are None, of which the kernel is told not to read them.
         """
-        contiguous = map(_host.is_contiguous, tensors)
-        found = [tensor if fits else tensor.contiguous() for tensor, fits in zip(tensors, contiguous)]
-        places = list(map(_host.address, found))
-        if 0 in places:
+        if absent:
+            tensors = [_NOTHING if tensor is None else tensor for tensor in tensors]
+        if not {*map(type, tensors)} <= _TENSORS:
+            check()
+        inquired = _host.is_contiguous, _host.address, _host.shape_of, _host.dtype_of
+        contiguous, places, *known = _host.look(_host.chunks(tensors), *inquired)
+        if [absent, *known] != self._known:
+            check()
+            self._know(tensors, [absent, *known])
+        if not all(contiguous):
+            tensors = [tensor.contiguous() for tensor in tensors]
+            places = list(map(_host.address, tensors))
+        starts = np.array(places, np.uint64)
+        if not starts.all():
             return None
-        starts, ends = _spans(places, map(_host.nbytes_of, found))
-        before = np.searchsorted(self._starts, ends)  # how many written ones begin before the end
+        before = np.searchsorted(self._starts, starts + self._sizes)  # how many written ones begin before the end
         shared = (before > 0) & (self._ends[np.maximum(before, 1) - 1] > starts)
-        for i in np.flatnonzero(shared):
-            found[i] = Tensor(found[i].asnumpy().copy(), found[i].dtype)
-            places[i] = _host.address(found[i])
-        return Read(found, places)
+        if shared.any():
+            tensors = list(tensors)
+            for i in np.flatnonzero(shared):
+                tensors[i] = Tensor(tensors[i].asnumpy().copy(), tensors[i].dtype)
+                starts[i] = _host.address(tensors[i])
+        begin = len(self.arrays) + len(self._first)
+        self._inputs.places[begin : begin + len(tensors)] = starts
+        return tensors
 
-    def __call__(self, arrays: Sequence[np.ndarray], read: Read) -> None:
-        """Run the kernel on arrays and tensors that `find` and `readable` have seen just now.
+    def _know(self, tensors, known):
+        """Lay out what the kernel is told, for these tensors and all that are described as they are."""
+        order = [*self._first, *tensors, *self._last]
+        shapes = [array.shape for array in self.arrays] + [tensor.shape for tensor in order]
+        dtypes = [array.dtype.name for array in self.arrays] + [str(tensor.dtype) for tensor in order]
+        self._inputs = _native.Inputs([*shapes, (1,)], [*dtypes, "float32"])
+        written = iter(self._places)
+        self._inputs.places[:] = [
+            *(array.ctypes.data for array in self.arrays),
+            *(next(written) for _ in self._first),
+            *(0 for _ in tensors),
+            *written,
+            self._output.ctypes.data,
+        ]
+        self._sizes = np.array([tensor.nbytes for tensor in tensors], np.uint64)
+        self._known = known
+
+    def __call__(self) -> None:
+        """Run the kernel on what the arrays hold now, and on the tensors that `find` and `read` have found.
 
         Raises:
             RuntimeError: If the kernel refuses them.
         """
-        arrays = (*arrays, self._layout)
-        tensors, places = read
-        described = (
-            [array.shape for array in arrays],
-            *(list(map(of, tensors)) for of in (_host.shape_of, _host.dtype_of)),
-        )
-        if described != self._described:
-            tensors = [*self._written[: self._first], *tensors, *self._written[self._first :]]
-            shapes = [array.shape for array in arrays] + [tensor.shape for tensor in tensors]
-            dtypes = [array.dtype.name for array in arrays] + [str(tensor.dtype) for tensor in tensors]
-            self._inputs = _native.Inputs([*shapes, (1,)], [*dtypes, "float32"])
-            self._described = described
-        self._inputs.places[:] = [
-            *(array.ctypes.data for array in arrays),
-            *self._places[: self._first],
-            *places,
-            *self._places[self._first :],
-            self._output.ctypes.data,
-        ]
-        _pynative_executor.sync()
+        _host.wait()
         self._run(self._inputs)
-
-
-def _spans(places, sizes):
-    """Where tensors begin and end."""
-    starts = np.array(places, np.uint64)
-    return starts, starts + np.array(list(sizes), np.uint64)
 
 
 def average(launch: Launch, values: Sequence[Tensor], weight: Callable[[], tuple[Vector, Vector]]) -> bool:
@@ -168,41 +175,73 @@ def average(launch: Launch, values: Sequence[Tensor], weight: Callable[[], tuple
         weight: What gives the weight of the values, and whether they are averaged at all.
     """
     with launch.lock:
-        read = launch.readable(values) if launch.find() else None
+        read = launch.read(values) if launch.find() else None
         if read is not None:
             with np.errstate(all="ignore"):
-                launch(weight(), read)
+                launch.arrays[0][:], launch.arrays[1][:] = weight()
+            launch()
     return read is not None
 
 
-def step(optimizer, gradients: Sequence[Tensor | None]) -> bool:
-    """Take a step of an `Optimizer` that has a kernel, and say whether it was; one that cannot be is not begun."""
-    launch = optimizer.launch
-    with launch.lock:
-        if not launch.find():
-            return False
-        present = np.array([grad is not None for grad in gradients])
-        read = launch.readable([_NOTHING if grad is None else grad for grad in gradients])
-        if read is None:
-            return False
-        counts, kept = memory(optimizer.step_counts), [memory(vector) for vector in optimizer.scalar_state]
-        moves = present & memory(optimizer.trainable)
-        group_of = memory(optimizer.group_index)
-        steps = counts + moves
+def average_launch(kernel: _native.Kernel, check: Callable, averages: Sequence[Parameter], copied) -> Launch:
+    """That of an average, whose values are copied here and there."""
+    return Launch(kernel, check, (np.zeros(1), np.zeros(1, bool), np.array(copied, np.int32)), averages)
+
+
+class Stepper:
+    """Takes the direct steps of an `Optimizer` that has a kernel.
+
+    Args:
+        optimizer: Whose.
+        kernel: Of its rule.
+    """
+
+    def __init__(self, optimizer, kernel: _native.Kernel):
+        count = len(optimizer.parameters)
+        self._rows, self._moves = np.zeros((count, len(kernel.numbers) + 1)), np.zeros(count, bool)
+        self._rows[:, -1] = 1 / optimizer.loss_scale
+        arrays = self._rows, self._moves, optimizer.layout.asnumpy().copy()
+        self.launch = Launch(kernel, optimizer.check_state, arrays, optimizer.parameters, optimizer.kernel_slots)
+        self._group_of = np.array(optimizer.group_of)
+        own = optimizer.trainable, optimizer.step_counts, optimizer.global_step
+        self._memory = _host.Memory((*own, *optimizer.scalar_state, *optimizer.numbers))
+
+    def __call__(self, optimizer, owner: str, gradients: Sequence[Tensor | None]) -> bool:
+        """Take a step, and say whether it was taken; one that cannot be is not begun.
+
+        Raises:
+            TypeError, ValueError: If the gradients do not fit, in the name of `owner`.
+        """
+
+        def check():
+            """Raise, if there is a reason to."""
+            optimizer.checked(owner, gradients)
+
+        if not isinstance(gradients, (tuple, list)) or len(gradients) != len(self._moves):
+            check()
+        absent = [i for i, grad in enumerate(gradients) if grad is None]
+        with self.launch.lock:
+            read = self.launch.read(gradients, check, absent) if self.launch.find() else None
+            if read is None:
+                return False
+            optimizer.follow_requires_grad(self.launch.flags)
+            self._launch(optimizer, absent)
+        return True
+
+    def _launch(self, optimizer, absent):
+        """Compute the numbers, run the kernel, and write the numbers that are state."""
+        trainable, counts, place, *vectors = self._memory.arrays()
+        kept, columns = vectors[: len(optimizer.scalar_state)], vectors[len(optimizer.scalar_state) :]
+        self._moves[:] = trainable
+        self._moves[absent] = False
+        steps = counts + self._moves
+        given = [*kept, optimizer.rates.on_host()[self._group_of], *(column[self._group_of] for column in columns)]
         with np.errstate(all="ignore"):
-            numbers = type(optimizer).scalars(
-                vector(steps),
-                *map(vector, kept),
-                vector(optimizer.rates.on_host()[group_of]),
-                *(vector(memory(column)[group_of]) for column in optimizer.numbers),
-            )
-        rows = np.empty((len(moves), len(numbers) - len(kept) + 1))
+            numbers = type(optimizer).scalars(*(array.view(Vector) for array in (steps, *given)))
         for column, values in enumerate(numbers[len(kept) :]):
-            rows[:, column] = values
-        rows[:, -1] = 1 / optimizer.loss_scale
-        launch((rows, moves), read)
+            self._rows[:, column] = values
+        self.launch()
         for old, new in zip(kept, numbers):
-            np.copyto(old, new, where=moves)
+            np.copyto(old, new, where=self._moves)
         counts[:] = steps
-        memory(optimizer.global_step)[:] += 1
-    return True
+        place += 1

@@ -2,7 +2,9 @@
 
 import ctypes
 import math
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -23,11 +25,52 @@ except (ImportError, AttributeError):  # all of it is MindSpore's own affair
 _DTYPES = {ms.bool_: np.bool_, ms.int32: np.int32, ms.float32: np.float32, ms.float64: np.float64}
 
 
+# How many tensors are asked for one thing before the next: what is asked of each is near in memory.
+CHUNK = 64
+
+
+def look(chunks: Iterable[Sequence[Tensor]], *getters: Callable[[Tensor], Any]) -> tuple[list, ...]:
+    """What each function gives for every tensor, in lists."""
+    found: tuple[list, ...] = tuple([] for _ in getters)
+    for chunk in chunks:
+        for values, of in zip(found, getters):
+            values += map(of, chunk)
+    return found
+
+
+def chunks(tensors: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    """The tensors as `look` takes them."""
+    return [tensors[i : i + CHUNK] for i in range(0, len(tensors), CHUNK)]
+
+
+# Until nothing is queued, which might read or write memory.
+wait = _pynative_executor.sync
+
+
 def memory(tensor: Tensor) -> np.ndarray:
     """What a contiguous tensor holds: an array over its own memory, to read and to write, for as long as it is kept."""
-    _pynative_executor.sync()  # what is queued may read it, or write it
+    wait()
+    return _over(tensor)
+
+
+def _over(tensor):
     buffer = (ctypes.c_char * tensor.nbytes).from_address(address(tensor))
     return np.frombuffer(buffer, _DTYPES[tensor.dtype]).reshape(tensor.shape)
+
+
+class Memory:
+    """The memory of several tensors, as of one in `memory`."""
+
+    def __init__(self, tensors: Sequence[Tensor]):
+        self._tensors, self._found, self._arrays = tensors, (), []
+
+    def arrays(self) -> list[np.ndarray]:
+        """An array over each."""
+        wait()
+        found = look([self._tensors], address, nbytes_of)
+        if found != self._found:
+            self._arrays, self._found = list(map(_over, self._tensors)), found
+        return self._arrays
 
 
 class Vector(np.ndarray):
@@ -58,10 +101,10 @@ class Vector(np.ndarray):
         return np.maximum(self, other)
 
     def __pow__(self, exponent):
-        return _native.power_of_arrays(self, np.broadcast_to(exponent, self.shape)).view(Vector)
+        return _native.power_of_arrays(self, exponent).view(Vector)
 
     def __rpow__(self, base):
-        return _native.power_of_arrays(np.broadcast_to(base, self.shape), self).view(Vector)
+        return _native.power_of_arrays(base, self).view(Vector)
 
 
 def vector(values) -> Vector:

@@ -8,7 +8,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from ms_optim import _compiled
-from ms_optim._host import memory
+from ms_optim._host import Memory
 from ms_optim._values import float64_parameter
 
 LearningRate = float | Iterable[float] | Tensor | LearningRateSchedule
@@ -46,13 +46,16 @@ def _source(rate, name):
     return Table(float64_parameter(rate, name)) if isinstance(rate, list) else float64_parameter(rate, name)
 
 
-def _rate(source, place):
-    """What a source gives at a place, with the dtypes of a graph."""
-    if isinstance(source, (Parameter, Constant)):
-        return memory(source if isinstance(source, Parameter) else source.learning_rate).item()
-    if isinstance(source, Table):
-        return memory(source.learning_rate)[min(place.item(), source.last)]
-    return _compiled.call(source, Tensor(place.copy())).asnumpy().item()
+def _is_foreign(source):
+    """Whether a source is a schedule of MindSpore's or of a user's."""
+    return not isinstance(source, (Parameter, Constant, Table))
+
+
+def _at(place, source, number):
+    """What a source gives at a step, with the dtypes of a graph; `number` is what it keeps."""
+    if number is None:
+        return _compiled.call(source, Tensor(place.copy())).asnumpy().item()
+    return number[min(place.item(), source.last)] if isinstance(source, Table) else number.item()
 
 
 class Rates:
@@ -88,6 +91,8 @@ class Rates:
         self.sources = sources
         shares = len(self.sharing) > 1 and not self.scheduled(self.sharing[0])
         self.later = float64_parameter([np.nan] * len(groups), "optimizer.lr") if shares else None
+        kept = [getattr(source, "learning_rate", source) for source in sources if not _is_foreign(source)]
+        self._memory = Memory([global_step, *kept, *([self.later] if shares else [])])
 
     def learning_rate(self, group_of: Sequence[int]) -> Parameter | nn.Cell | tuple:
         """What `nn.Optimizer` calls so: one for all, or one for each parameter if a group was made with its own."""
@@ -113,13 +118,13 @@ class Rates:
 
     def on_host(self) -> np.ndarray:
         """The rate of each group at the step that comes, from memory; schedules of a user's are run."""
-        place = memory(self._global_step)
-        found = {id(source): _rate(source, place) for source in self.sources}
-        rates = np.array([found[id(source)] for source in self.sources])
-        if self.later is not None:
-            later = memory(self.later)
-            rates = np.where(np.isnan(later), rates, later)
-        return rates
+        place, *kept = self._memory.arrays()
+        later = None if self.later is None else kept.pop()
+        numbers = iter(kept)
+        rates = np.array(
+            [_at(place, source, None if _is_foreign(source) else next(numbers)) for source in self.sources]
+        )
+        return rates if later is None else np.where(np.isnan(later), rates, later)
 
     def set(self, index: int, rate: float) -> None:
         """Change the rate of a group, and of no other."""

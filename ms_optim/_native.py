@@ -157,13 +157,20 @@ def _function(name):
 
 
 def power_of_arrays(base: np.ndarray, exponent: np.ndarray) -> np.ndarray:
-    """`power` of float64 arrays of one shape, at once."""
-    arrays = [np.ascontiguousarray(array, np.float64) for array in (base, exponent)]
-    arrays.append(np.empty_like(arrays[0]))
-    inputs = Inputs([array.shape for array in arrays], ["float64"] * 3)
-    inputs.places[:] = [array.ctypes.data for array in arrays]
-    _function("power")(*inputs.arguments)
-    return arrays[-1]
+    """`power` of float64 arrays, at once."""
+    if np.shape(base) != np.shape(exponent):
+        base, exponent = np.broadcast_arrays(base, exponent)
+    base, exponent = np.ascontiguousarray(base, np.float64), np.ascontiguousarray(exponent, np.float64)
+    result = np.empty(base.shape)
+    _powers()(base.size, base.ctypes.data, exponent.ctypes.data, result.ctypes.data)
+    return result
+
+
+@functools.cache
+def _powers():
+    function = ctypes.CDLL(str(library())).ms_optim_powers
+    function.argtypes, function.restype = (ctypes.c_int64, *[ctypes.c_void_p] * 3), None
+    return function
 
 
 @functools.cache

@@ -268,8 +268,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             self.kernel = kernel.primitive()
             self.layout = kernel.layout(owner, self.slot_table, self.flags)
             self.kernel_slots = tuple(state for states in self.slot_table for state in states if state is not None)
-            layout = self.layout.asnumpy().copy()
-            self.launch = _direct.Launch(kernel, self.check_state, layout, self.parameters, self.kernel_slots)
+            self.stepper = _direct.Stepper(self, kernel)
 
     def _is_ours(self, name):
         return getattr(type(self), name) is getattr(Optimizer, name)
@@ -394,10 +393,11 @@ class Optimizer(Declared, Freezing, _state.Stateful):
 
     def __call__(self, gradients):
         """Take one step: by the kernel on the tensors' own memory where that can be, or else compiled."""
-        gradients = self.checked(type(self).__name__, gradients)
-        self.follow_requires_grad()
-        if not self.why_compiled and _direct.step(self, gradients):
+        owner = type(self).__name__
+        if not self.why_compiled and self.stepper(self, owner, gradients):
             return self.present
+        gradients = self.checked(owner, gradients)
+        self.follow_requires_grad()
         return _compiled.step(self, gradients)
 
     @property

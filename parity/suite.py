@@ -54,9 +54,9 @@ class Outcome:
 
 
 def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
-    """Run the legs on a case; the arithmetic in each mode, once native and once composed where there is a kernel.
+    """Run the legs on a case: the mathematics, and the arithmetic in each mode on each path.
 
-    Native kernels are compared with torch's own where torch has fused ones.
+    Native kernels are compared with torch's own where torch has fused ones. Direct calls must have their bits.
     """
     problem = problem.fitting(case)
     double = torch_side.run(torch_side.factory(case), problem, "float64")
@@ -65,13 +65,16 @@ def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
     for path, fused in paths(case).items():
         single = torch_side.run(torch_side.factory(case, fused), problem, "float32")
         for mode in modes:
-            ours = mindspore_side.run(mindspore_side.factory(case, fused=fused), problem, mode)
+            build = mindspore_side.factory(case, fused=fused)
+            ours = mindspore_side.run(build, problem, mode, compiled=True)
             verdicts[f"{mode} {path}"] = compare(ours, single, double, noise=case.noise, initial=problem.initial)
+            if fused:
+                verdicts[f"{mode} direct"] = compare_bits(mindspore_side.run(build, problem, mode), ours)
     return Outcome(case, problem.name, exact, verdicts)
 
 
 def paths(case: Case) -> dict[str, bool]:
-    """The paths that a case can take here, and the argument `fused` of each."""
+    """What a compiled step of a case can run here, and the argument `fused` of each."""
     optimizer = getattr(ms_optim, (case.inner or case).optimizer)
     return {"composed": False} | ({} if obstacle(optimizer.__name__, optimizer.update) else {"native": True})
 
@@ -81,8 +84,9 @@ def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
 
     The legs "... from torch" are ours after torch's steps, "torch from ..." torch after ours: from weights and state
     dicts alone. The two go on side by side and are judged by torch in float64, which goes on from there too, and by the
-    error of torch in float32. The legs "... from .ckpt" are ours from a checkpoint of ours in a new optimizer, those
-    "... from .safetensors" in the one that has compiled and gone on: both must have the bits of the run that was not
+    error of torch in float32. Ours is compiled in GRAPH and called directly in PYNATIVE. The legs "... from .ckpt" are
+    ours from a checkpoint of ours in a new optimizer, those "... from .safetensors" in the one that has gone on: both
+    must have the bits of the run that was not
     stopped.
     """
     problem = problem.fitting(case)

@@ -170,7 +170,7 @@ class EMA(Stateful):
             kernel = _native.average_kernel("EMA", average_or_copy)
             self.kernel = kernel.primitive()
             self.layout = Tensor(np.array(self.copied, np.int32))
-            self.launch = _direct.Launch(kernel, self.check_averages, np.array(self.copied, np.int32), self.averages)
+            self.launch = _direct.average_launch(kernel, self.check_averages, self.averages, self.copied)
 
     def _set_averages(self, optimizer, buffers):
         """Keep an average for each parameter, in a tuple of Parameters, and for each buffer beside it."""
@@ -317,10 +317,10 @@ class EMA(Stateful):
             if kept.has_init:
                 kept.init_data()
         if isinstance(self.optimizer, Stateful):
-            gradients = self.optimizer.checked("EMA", gradients)
-            self.optimizer.follow_requires_grad()
             if not self.why_compiled and self._step_at_once(gradients):
                 return self.optimizer.present
+            gradients = self.optimizer.checked("EMA", gradients)
+            self.optimizer.follow_requires_grad()
             return _compiled.step(self, gradients)
         gradients = check_gradients("EMA", gradients, self.parameters)
         if any(grad is None for grad in gradients):
@@ -338,9 +338,9 @@ class EMA(Stateful):
     def _step_at_once(self, gradients):
         """Take a step without a graph, and say whether it was taken: all of it or nothing."""
         with self.launch.lock:
-            if not self.launch.find() or self.launch.readable(self.tracked) is None:
+            if not self.launch.find() or self.launch.read(self.tracked) is None:
                 return False
-            if not _direct.step(self.optimizer, gradients):
+            if not self.optimizer.stepper(self.optimizer, "EMA", gradients):
                 return False
             _direct.average(self.launch, self.tracked, self._weight)
             memory(self._step)[...] += 1

@@ -85,7 +85,7 @@ class ParameterEMA(nn.Cell):
             kernel = _native.average_kernel("ParameterEMA", average_or_copy)
             self.kernel = kernel.primitive()
             self.layout = Tensor(np.array(self.copied, np.int32))
-            self.launch = _direct.Launch(kernel, self.check_averages, np.array(self.copied, np.int32), self.target)
+            self.launch = _direct.average_launch(kernel, self.check_averages, self.target, self.copied)
 
     def __call__(self):
         """Take one update: by the kernel on the tensors' own memory where that can be, or else compiled."""
@@ -96,7 +96,7 @@ class ParameterEMA(nn.Cell):
 
     def _weight(self):
         """What the average takes of the source, and whether it does, on the host."""
-        return 1 - vector(memory(self._decay)).reshape(1), np.array([True])
+        return 1 - vector(memory(self._decay)), True
 
     def construct(self):
         """One soft update."""

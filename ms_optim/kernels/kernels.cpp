@@ -266,16 +266,20 @@ RULE(sgd)
 RULE_WITH_UNITS(momentum_agc)
 FUNCTION(average) { return step_average(INPUTS, BEST(Apply, apply, average)); }
 
-// One vector of float64 to the powers in another, into the output. MindSpore's own differs in the last bit between two
-// places of a vector, and from run to run.
+// The elements of one vector to the powers in another. MindSpore's own power differs in the last bit between two places
+// of a vector, and from run to run.
+EXPORTED void ms_optim_powers(int64_t count, const double *base, const double *exponent, double *result) {
+    DefaultFloats floats;
+    for (int64_t i = 0; i < count; ++i) result[i] = std::pow(base[i], exponent[i]);
+}
+
+// The same in a graph, of two vectors into the output.
 FUNCTION(power) {
     const Inputs inputs INPUTS;
     if (given != 3 || inputs.type(0) != Type::float64 || inputs.type(1) != Type::float64) return REFUSED;
     const int64_t size = inputs.size(0);
     if (inputs.size(1) != size || inputs.size(2) != size) return REFUSED;
-    DefaultFloats floats;
-    for (int64_t i = 0; i < size; ++i)
-        static_cast<double *>(data[2])[i] = std::pow(inputs.values<double>(0)[i], inputs.values<double>(1)[i]);
+    ms_optim_powers(size, inputs.values<double>(0), inputs.values<double>(1), static_cast<double *>(data[2]));
     return DONE;
 }
 

@@ -41,6 +41,7 @@ REGIMES = {
     if regime.__name__ not in ("_breaking", "_late")
 }
 REGIMES |= {"constant": _constant, "sparse": _sparse, "growing": _growing, "infinite": _infinite}
+PATHS = ("direct", "native", "composed")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -58,7 +59,7 @@ class Draw:
         seed: Of the weights and the gradients.
         dtype: What the parameters are stored in.
         mode: "graph" or "pynative".
-        path: "native", where there is a kernel, or "composed".
+        path: "direct" or "native", the kernel without and within a graph where there is one, or "composed".
         inner: The optimizer that this one wraps, which has the groups; "" is none.
         inner_kwargs: Its arguments.
     """
@@ -92,7 +93,7 @@ class Draw:
             ("optimizer", draw.optimizer, ENTRIES),
             ("dtype", draw.dtype, DTYPES),
             ("mode", draw.mode, ("graph", "pynative")),
-            ("path", draw.path, ("native", "composed")),
+            ("path", draw.path, PATHS),
             ("inner", draw.inner, CASES if ENTRIES[draw.optimizer].averages else ("",)),
         ]:
             if value not in known:

@@ -49,7 +49,7 @@ def compare_draw(draw: Draw) -> Judged:
     build = mindspore_side.factory(case, fused=False if draw.path == "composed" else None)
     wide = _cast(problem, np.float64)
     exact, exact_undecided = _judge_exactly(rules.run(build, wide), case, wide)
-    ours = mindspore_side.run(build, problem, draw.mode)
+    ours = mindspore_side.run(build, problem, draw.mode, compiled=draw.path != "direct")
     judge = _judge_exactly if draw.dtype == "float64" else partial(_judge, dtype=draw.dtype)
     verdict, undecided = judge(ours, case, problem)
     passed = exact.passed and verdict.passed

@@ -22,7 +22,7 @@ from rich.table import Table
 import ms_optim
 from parity.__main__ import parse_names
 from parity.cases import ENTRIES
-from parity.cases.draws import DTYPES, REGIMES, Draw
+from parity.cases.draws import DTYPES, PATHS, REGIMES, Draw
 from parity.hunt.drawn import Judged, compare_draw
 from parity.hunt.strategies import PATTERN, arguments_of, values
 from parity.report import failures
@@ -96,7 +96,7 @@ def _any_structure(name, rng):
     groups = tuple(rng.sample(list(shapes), rng.choice((0, 0, 1, 2)) if len(shapes) > 2 else 0))
     # A pattern must match a parameter of its own group, so no other group than the first has one.
     everywhere = {flag: choices for flag, choices in flags.items() if choices is not PATTERN}
-    path = rng.choice(("native", "composed"))
+    path = rng.choice(PATHS)
     return Structure(
         shapes,
         (some(flags), *(some(everywhere) for _ in groups)),
@@ -125,7 +125,7 @@ def _dtypes(name, path):
     """Those that a path takes: averages are float32, and MindSpore's operators have no bfloat16 on CPU."""
     if ENTRIES[name].averages:
         return ("float32",)
-    kernel = path == "native" and "native" in paths(ENTRIES[name].cases[0])
+    kernel = path != "composed" and "native" in paths(ENTRIES[name].cases[0])
     return ("float32", *(dtype for dtype in DTYPES if kernel or dtype != "bfloat16"))
 
 
@@ -365,7 +365,7 @@ def tally_table(tallies: list[Tally]) -> Table:
     """One row for each optimizer: how many draws, and the worst of those that were decided."""
     result = Table(title="draws, and the worst oracle ratio of those that were decided", title_justify="left")
     result.add_column("optimizer")
-    legs = ("maths", *(f"{mode} {path}" for mode in ("graph", "pynative") for path in ("native", "composed")))
+    legs = ("maths", *(f"{mode} {path}" for mode in ("graph", "pynative") for path in PATHS))
     for heading in ("draws", "undecided", "draws a minute", *legs, "verdict"):
         result.add_column(heading, justify="right", no_wrap=True)
     for tally in tallies:

@@ -170,12 +170,7 @@ def compare_exactly(
 
 
 def compare_bits(ours: Trace, reference: Trace) -> Verdict:
-    """Judge a run that must be another bit for bit: what differs is off by infinitely many ulps.
-
-    Only a number in float64, one of the state that a parameter has besides its tensors, may be off by its last bit:
-    MindSpore's power on CPU rounds an element by the lane of the processor that it falls into, which changes from one
-    run of one graph to the next.
-    """
+    """Judge a run that must be another bit for bit: what differs is off by infinitely many ulps."""
     problems = structure(ours, reference)
     if problems:
         return Verdict(problems=tuple(problems))
@@ -184,12 +179,11 @@ def compare_bits(ours: Trace, reference: Trace) -> Verdict:
 
 
 def _unless_equal(one, other):
-    """Infinity where the bits of two arrays differ, but not in the last bit of a number."""
+    """Infinity where the bits of two arrays differ."""
     a, b = (
         np.ascontiguousarray(array).view(f"i{array.dtype.itemsize}").reshape(np.shape(array)) for array in (one, other)
     )
-    last = one.dtype == np.float64 and one.ndim == 0
-    return np.where((a == b) | (last & (np.abs(a - b) <= 1)), 0.0, np.inf)
+    return np.where(a == b, 0.0, np.inf)
 
 
 def _judge(ours, reference, off, reference_off, budget, ratio):

@@ -1,7 +1,9 @@
 """Runs an optimizer of MindSpore on a problem."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import mindspore as ms
@@ -10,6 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 import ms_optim
 from ms_optim import lr_scheduler
+from ms_optim._direct import SWITCH
 from ms_optim._values import write
 from parity.cases import Case
 from parity.cases.losses import Loss
@@ -68,11 +71,24 @@ def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
     return twin
 
 
+@contextlib.contextmanager
+def direct_calls(compiled: bool) -> Iterator[None]:
+    """Let direct calls compile what a graph would run, or take the way that they take."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "0" if compiled else "1"
+    yield
+    if before is None:
+        del os.environ[SWITCH]
+    else:
+        os.environ[SWITCH] = before
+
+
 class Session:
     """An optimizer of MindSpore and its parameters, in one mode; a run can be stopped, and taken up elsewhere.
 
     `schedule` is the name and the arguments of a scheduler, which steps after each of its steps. `anew` compiles, even
-    if one like it has compiled before. `dtype` is that of the parameters, if not that of `initial`.
+    if one like it has compiled before. `dtype` is that of the parameters, if not that of `initial`. If `compiled`, the
+    steps are what a graph runs, else what direct calls do; by default as in `mode`.
     """
 
     def __init__(
@@ -83,7 +99,9 @@ class Session:
         schedule: tuple[str, dict] | None = None,
         anew: bool = False,
         dtype: str | None = None,
+        compiled: bool | None = None,
     ):
+        self.compiled = mode == "graph" if compiled is None else compiled
         self.mode, self.dtype = mode, dtype and getattr(ms, dtype)
         set_mode(mode)
         self.optimizer = build(_parameters(initial, self.dtype))
@@ -97,7 +115,8 @@ class Session:
         recorder = Recorder()
         for drawn in gradients:
             given = [drawn[param.name] for param in self.optimizer.parameters]
-            self.optimizer(tuple(_gradient(grad, self.dtype) for grad in given))
+            with direct_calls(self.compiled):
+                self.optimizer(tuple(_gradient(grad, self.dtype) for grad in given))
             if self.scheduler:
                 self.scheduler.step()
             recorder.add(self.values, _state(self.optimizer))
@@ -146,9 +165,12 @@ def _arrays(tree):
     return tree.asnumpy() if isinstance(tree, Tensor) else tree
 
 
-def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, mode: str) -> Trace:
-    """The trace of the optimizer that `build` makes of parameters, fed the problem's gradients in float32."""
-    return Session(build, problem.initial, mode, dtype=problem.dtype).steps(problem.gradients)
+def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, mode: str, compiled: bool = False) -> Trace:
+    """The trace of the optimizer that `build` makes of parameters, fed the problem's gradients in float32.
+
+    Its steps are what a graph runs if `compiled`, else direct calls, as a user makes them.
+    """
+    return Session(build, problem.initial, mode, dtype=problem.dtype, compiled=compiled).steps(problem.gradients)
 
 
 class _Loss(nn.Cell):

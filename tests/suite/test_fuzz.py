@@ -15,7 +15,7 @@ from ms_optim._native import obstacle
 from ms_optim.arguments import Number, machine_epsilon
 from parity.__main__ import main
 from parity.cases import CASES, ENTRIES, Mutant
-from parity.cases.draws import DTYPES, REGIMES, Draw
+from parity.cases.draws import DTYPES, PATHS, REGIMES, Draw
 from parity.hunt import fuzz, strategies
 from parity.hunt.drawn import compare_draw
 from parity.hunt.mutants import breed
@@ -116,7 +116,7 @@ def test_draws_reach_the_ends_of_ranges_and_every_structure(name):
 
     run()
     assert {draw.mode for draw in seen} == {"graph", "pynative"}
-    assert {draw.path for draw in seen} == {"native", "composed"}
+    assert {draw.path for draw in seen} == set(PATHS)
     assert {draw.dtype for draw in seen} == set(DTYPES) - (
         {"bfloat16"} if obstacle(name, getattr(ms_optim, name).update) else set()
     )
