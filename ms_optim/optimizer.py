@@ -20,7 +20,7 @@ from ms_optim.arguments import COMMON, Kind
 
 Params = Iterable[Parameter] | Iterable[dict]
 # No names of slots: the kinds of state of a trace and of an average, and what an optimizer has if it runs a kernel.
-TAKEN = ("ema", "parameter", "check_state", "kernel", "kernel_slots", "layout")
+TAKEN = ("ema", "parameter", "check_state", "kernel", "kernel_slots", "layout", "stepper")
 
 
 @dataclass(frozen=True)

@@ -89,10 +89,16 @@ class ParameterEMA(nn.Cell):
 
     def __call__(self):
         """Take one update: by the kernel on the tensors' own memory where that can be, or else compiled."""
-        at_once = self.fused and type(self).construct is ParameterEMA.construct and not _direct.obstacle()
-        if at_once and _direct.average(self.launch, self.source, self._weight):
+        if not self.why_compiled and _direct.average(self.launch, self.source, self._weight):
             return True
         return _compiled.call(self)
+
+    @property
+    def why_compiled(self) -> str | None:
+        """Why a call outside of a graph compiles; None if it does not, but runs the kernel at once."""
+        if type(self).construct is not ParameterEMA.construct:
+            return "the class has a 'construct' of its own"
+        return _native.absence("ParameterEMA", "average") or _direct.obstacle()
 
     def _weight(self):
         """What the average takes of the source, and whether it does, on the host."""

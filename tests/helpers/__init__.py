@@ -159,6 +159,11 @@ def assert_same(got, expected):
         np.testing.assert_array_equal(got[name], value, err_msg=name, strict=True)
 
 
+def assert_compiled(optimizer, times=1):
+    """So many graphs of an optimizer's own were compiled; none if its steps are direct ones."""
+    assert len(optimizer.compile_cache) == (times if optimizer.why_compiled else 0)
+
+
 @functools.cache
 def baseline(name, mode):
     """The outcome after each of six steps with loud arguments. `mode` is the one that is set."""

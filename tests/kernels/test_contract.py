@@ -62,8 +62,8 @@ OTHERS = {
     "without a table": ("int sgd() { return 0; }", "has no table of rules"),
     "without rules in it": ("extern const int ms_optim_table[] = {1, 0};", "has no table of rules"),
     "of another version": (
-        "extern const int ms_optim_table[] = {2, 0}; extern const int ms_optim_rules[] = {0};",
-        "has a table of rules of version 2 and not 1",
+        "extern const int ms_optim_table[] = {3, 0}; extern const int ms_optim_rules[] = {0};",
+        "has a table of rules of version 3 and not 2",
     ),
     "of no library": (None, "cannot be loaded: "),
 }

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import assert_compiled
 from helpers.schedules import (
     CASES,
     LRS,
@@ -38,7 +39,7 @@ def test_the_next_step_takes_the_learning_rate(mode):
                 value -= dtype(group["lr"])
             optimizer((Tensor(np.ones(2, dtype)),) * 2)
             scheduler.step()
-        assert len(optimizer.compile_cache) == 1
+        assert_compiled(optimizer)
         assert [group["lr"] for group in optimizer.param_groups] == [0.1 * 0.3 * 0.3 * 0.3 * 0.3, 0.77 * 0.3 * 0.3]
         for value, param in zip(expected, optimizer.parameters):
             np.testing.assert_array_equal(param.asnumpy(), value, strict=True)
@@ -73,7 +74,7 @@ def test_training_follows_torch(name, mode):
         theirs.step()
         for scheduler in schedulers:
             scheduler.step()
-    assert len(ours.compile_cache) == 1
+    assert_compiled(ours)
     for mine, param in zip(ours.parameters, params):
         np.testing.assert_allclose(mine.asnumpy(), param.numpy(), rtol=tolerance)
 
@@ -110,7 +111,7 @@ def test_the_graph_takes_the_table(mode):
             expected = dtypes[i % 2](lrs[i // 2][min(count, steps - 1)])
             assert param.asnumpy().tolist() == [-expected] * 2, (count, param.name)
             ops.assign(param, zeros[i])
-    assert len(optimizer.compile_cache) == 1
+    assert_compiled(optimizer)
 
 
 def test_groups_that_share_a_learning_rate():
