@@ -17,9 +17,6 @@ from ms_optim import _host, _native
 from ms_optim._freezing import FLAG
 from ms_optim._host import Vector
 
-# Set to 0 it lets direct calls compile, as steps in graphs do.
-SWITCH = "MS_OPTIM_DIRECT"
-
 # What stands for a gradient that is absent, which no kernel reads.
 _NOTHING = Tensor(0.0, ms.float32)
 _TENSORS = {Tensor, Parameter}
@@ -35,13 +32,6 @@ def _renew_locks():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
-
-
-def obstacle() -> str | None:
-    """Why direct calls compile although there is a kernel, or None."""
-    if os.environ.get(SWITCH) == "0":
-        return f"{SWITCH} is 0"
-    return None if _host.all_there else "this version of MindSpore does not tell where tensors lie"
 
 
 class Launch:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_optim._values import as_number, plain
+from ms_optim._values import as_number, plain, repeated
 from ms_optim.arguments import COMMON, FLOATS, Kind
 
 # The numbers that schedulers leave in a group, as torch's do.
@@ -47,8 +47,7 @@ class Groups(list):
         self.parameters = [param for group in self for param in group["params"]]
         if not self.parameters:
             raise ValueError(f"For '{owner}', 'params' must not be empty.")
-        names = [param.name for param in self.parameters]
-        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        twice = repeated(param.name for param in self.parameters)
         if twice:
             raise ValueError(
                 f"For '{owner}', 'params' must hold each parameter, and each name, once, but got {twice} more "

@@ -1,7 +1,9 @@
 """Numbers on the host: what Parameters hold, without a copy, and arrays on which `scalars` computes as in a graph."""
 
 import ctypes
+import functools
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -58,6 +60,25 @@ def _over(tensor):
     return np.frombuffer(buffer, _DTYPES[tensor.dtype]).reshape(tensor.shape)
 
 
+@functools.cache
+def _is_cpu():
+    """Whether this is the device, which is one and the same from the first tensor on."""
+    return ms.get_context("device_target") == "CPU"
+
+
+def copy(tensor: Tensor, value: Tensor) -> bool:
+    """Copy the memory of a tensor of the same dtype and shape, and say whether that can be done here."""
+    if obstacle() or not _is_cpu():
+        return False
+    wait()
+    if not (is_contiguous(tensor) and is_contiguous(value)) or nbytes_of(tensor) != nbytes_of(value):
+        return False
+    place, source = address(tensor), address(value)
+    if place and source:
+        ctypes.memmove(place, source, nbytes_of(tensor))
+    return bool(place and source)
+
+
 class Memory:
     """The memory of several tensors, as of one in `memory`."""
 
@@ -71,6 +92,17 @@ class Memory:
         if found != self._found:
             self._arrays, self._found = list(map(_over, self._tensors)), found
         return self._arrays
+
+
+# Set to 0 it keeps everything off the memory of tensors: direct calls compile, as steps in graphs do.
+SWITCH = "MS_OPTIM_DIRECT"
+
+
+def obstacle() -> str | None:
+    """Why memory is not touched although the device is the CPU, or None."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH} is 0"
+    return None if all_there else "this version of MindSpore does not tell where tensors lie"
 
 
 class Vector(np.ndarray):

@@ -2,11 +2,15 @@
 
 import math
 import reprlib
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
+
+from ms_optim import _host
 
 LIST = (list, tuple)
 
@@ -30,13 +34,13 @@ def as_array(value: Any, what: str = "A tensor", shape: tuple[int, ...] | None =
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{said}: {error}") from None
-    if array.dtype.name == "bfloat16":
+    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
         array = array.astype(np.float32)
     if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
         raise ValueError(f"{said}.")
     if shape is not None and array.shape != tuple(shape):
         raise ValueError(f"{what} must be of shape {tuple(shape)}, but got {array.shape}.")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def as_number(value: Any, what: str, whole: bool = False) -> float | int:
@@ -77,10 +81,17 @@ def write(param: Parameter, value: Tensor) -> None:
     if param.has_init or param.dtype == ms.qint4x2:
         param.set_data(value.copy())  # it would share the buffer of the value
         param.init_mode = None  # from which `clone` would draw anew
+    elif _host.copy(param, value):
+        pass  # an operator for each takes ten times as long
     elif param.dtype == ms.bfloat16:  # for which `assign` has no kernel on CPU
         param.copy_(value)
     else:
         ops.assign(param, value)
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Those that occur more than once, in order."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def float64_parameter(value: float | list | np.ndarray, name: str) -> Parameter:

@@ -12,9 +12,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 from mindspore.train.checkpoint_pb2 import Checkpoint
+from mindspore.train.serialization import tensor_to_ms_type
 
 from ms_optim._files import replacing
-from ms_optim._values import write
+from ms_optim._values import repeated, write
 
 FORMATS = (".ckpt", ".safetensors")
 # The entry of a file that says, as JSON in bytes, which class wrote the state of each optimizer; it goes by the name of
@@ -57,8 +58,7 @@ def save(cell: nn.Cell, file: str | os.PathLike) -> None:
     path = Path(file)
     if path.suffix not in FORMATS:
         raise ValueError(f"For 'save', 'file' must end in one of {FORMATS}, but got {str(file)!r}.")
-    names = [param.name for param in cell.get_parameters()]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = repeated(param.name for param in cell.get_parameters())
     if twice:
         raise ValueError(
             f"For 'save', the Parameters of 'cell' must have different names, but got {twice} more than once."
@@ -201,7 +201,9 @@ def read_checkpoint(owner: str, file: str | os.PathLike) -> dict:
         pass
     try:
         if path.suffix == ".ckpt":
-            _check_lengths(path.read_bytes())
+            tensors = _tensors(path.read_bytes())
+            if tensors is not None:
+                return tensors
         return ms.load_checkpoint(str(path), format=path.suffix[1:])
     except OSError:
         raise
@@ -209,8 +211,13 @@ def read_checkpoint(owner: str, file: str | os.PathLike) -> dict:
         raise damaged(owner, path, error) from error
 
 
-def _check_lengths(content):
-    """Raise if a tensor of a .ckpt has not the bytes that its shape and dtype say: MindSpore copies them unchecked."""
+def _tensors(content):
+    """The tensors of a .ckpt, if it has no other entries.
+
+    Raises:
+        ValueError: If one has not the bytes that its shape and dtype say: MindSpore copies them unchecked.
+    """
+    found = {}
     records = Checkpoint.FromString(content[:-17] if content[-17:-10] == b"crc_num" else content).value
     for name, parts in itertools.groupby(records, key=lambda record: record.tag):  # a large tensor is in parts
         parts = list(parts)
@@ -220,6 +227,13 @@ def _check_lengths(content):
         fits = (count == wanted and min(dims, default=0) >= 0) or tensor.tensor_type in ("", "str")
         if not fits or len({part.HasField("tensor") for part in parts}) > 1:
             raise ValueError(f"{count} bytes for '{name}', {tensor.tensor_type} of shape {tuple(dims)}")
+        dtype = tensor_to_ms_type.get(tensor.tensor_type, ms.string)
+        if found is not None and dtype != ms.string:
+            whole = b"".join(part.tensor.tensor_content for part in parts)
+            found[name] = Tensor(Tensor.convert_bytes_to_tensor(whole, tuple(dims), dtype))
+        else:
+            found = None
+    return found or None
 
 
 def damaged(owner: str, path: Path, error: Exception) -> ValueError:

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
-from ms_optim import _compiled, _composed, _direct, _native, _state
+from ms_optim import _compiled, _composed, _direct, _host, _native, _state
 from ms_optim._declaration import Declared
 from ms_optim._freezing import Freezing
 from ms_optim._gradients import check_gradients, fits, wanted
@@ -403,7 +403,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
     @property
     def why_compiled(self) -> str | None:
         """Why a direct call compiles; None if it does not, but runs the kernel at once."""
-        return self.no_launch or _direct.obstacle()
+        return self.no_launch or _host.obstacle()
 
     def checked(self, owner: str, gradients: Any) -> tuple[Any, ...]:
         """The gradients as a step takes them; what does not fit raises in the name of `owner`."""

@@ -14,7 +14,7 @@ from ms_optim import _compiled, _direct, _native
 from ms_optim._gradients import check_gradients
 from ms_optim._host import memory, vector
 from ms_optim._state import Change, State, Stateful
-from ms_optim._values import as_number, plain, write
+from ms_optim._values import as_number, plain, repeated, write
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
 from ms_optim.ema.schedules import SCHEDULES, ema_weight
 from ms_optim.ema.tensors import average, average_or_copy, check_parameters, float64_scalar, shadow
@@ -177,7 +177,7 @@ class EMA(Stateful):
         tracked = (*self.parameters, *buffers)
         averages = [shadow(param) for param in tracked]
         names = [param.name for param in (*optimizer.get_parameters(), *buffers, *averages)]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = repeated(names)
         if twice:
             raise ValueError(
                 "For 'EMA', parameters, buffers, state and averages must have different names, but got "

@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_optim import _compiled, _direct, _native
+from ms_optim import _compiled, _direct, _host, _native
 from ms_optim._host import memory, vector
 from ms_optim._values import write
 from ms_optim.arguments import COMMON, FLOATS
@@ -98,7 +98,7 @@ class ParameterEMA(nn.Cell):
         """Why a call outside of a graph compiles; None if it does not, but runs the kernel at once."""
         if type(self).construct is not ParameterEMA.construct:
             return "the class has a 'construct' of its own"
-        return _native.absence("ParameterEMA", "average") or _direct.obstacle()
+        return _native.absence("ParameterEMA", "average") or _host.obstacle()
 
     def _weight(self):
         """What the average takes of the source, and whether it does, on the host."""

@@ -12,7 +12,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 import ms_optim
 from ms_optim import lr_scheduler
-from ms_optim._direct import SWITCH
+from ms_optim._host import SWITCH
 from ms_optim._values import write
 from parity.cases import Case
 from parity.cases.losses import Loss

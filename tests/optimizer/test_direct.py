@@ -12,7 +12,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.nn.utils import no_init_parameters
 
 import ms_optim
-from ms_optim import EMA, SGD, AdamW, ParameterEMA, _direct, _host
+from ms_optim import EMA, SGD, AdamW, ParameterEMA, _host
 from ms_optim._native import kernels_for
 from parity.sides.mindspore import set_mode
 
@@ -34,7 +34,7 @@ def compiled(monkeypatch):
 
     def run(function, *args):
         with monkeypatch.context() as patched:
-            patched.setenv(_direct.SWITCH, "0")
+            patched.setenv(_host.SWITCH, "0")
             return function(*args)
 
     return run
@@ -364,7 +364,7 @@ def test_what_compiles_says_why(at_fault, graph, monkeypatch, compilations):
     """`describe` does too, and the step is a compiled one."""
     cls, kwargs = AdamW, {}
     if at_fault == "switch":
-        monkeypatch.setenv(_direct.SWITCH, "0")
+        monkeypatch.setenv(_host.SWITCH, "0")
     if at_fault == "rule":
         cls = ms_optim.Lion
     if at_fault == "construct":
