@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore as ms
@@ -31,12 +31,21 @@ def call(cell: nn.Cell, *args: Any) -> Any:
         return cell.compile_and_run(*args)
 
 
-def step(optimizer: nn.Optimizer, gradients: Sequence[Tensor | None]) -> Any:
-    """Take one compiled step; each pattern of absent gradients compiles once, for which are present is a constant."""
+def step(optimizer: nn.Optimizer, gradients: Sequence[Tensor | None], pieces: Callable | None = None) -> Any:
+    """Take one compiled step; each pattern of absent gradients compiles once, for which are present is a constant.
+
+    Args:
+        optimizer: Whose `construct` is a step.
+        gradients: One for each parameter, or None.
+        pieces: What takes the step instead, in several graphs.
+    """
     present = tuple(grad is not None for grad in gradients)
     absent = Tensor(0.0, ms.float32)
     gradients = tuple(grad if here else absent for grad, here in zip(gradients, present))
-    return call(optimizer, ms.mutable(gradients), present)
+    if pieces is None:
+        return call(optimizer, ms.mutable(gradients), present)
+    with _lock:
+        return pieces(gradients, present)
 
 
 @constexpr(check=False)

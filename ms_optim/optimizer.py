@@ -1,6 +1,7 @@
 """What every optimizer is built on: the declaration of its state and its arguments, and one step."""
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
-from ms_optim import _compiled, _composed, _direct, _host, _native, _state
+from ms_optim import _compiled, _composed, _direct, _host, _native, _pieces, _state
 from ms_optim._declaration import Declared
 from ms_optim._freezing import Freezing
 from ms_optim._gradients import check_gradients, fits, wanted
@@ -20,7 +21,7 @@ from ms_optim.arguments import COMMON, Kind
 
 Params = Iterable[Parameter] | Iterable[dict]
 # No names of slots: the kinds of state of a trace and of an average, and what an optimizer has if it runs a kernel.
-TAKEN = ("ema", "parameter", "check_state", "kernel", "kernel_slots", "layout", "stepper")
+TAKEN = ("ema", "parameter", "check_state", "kernel", "kernel_slots", "layout", "slots_before", "stepper")
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,9 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
         self._refuse_parameters(self.parameters, lambda param: id(param) not in kept or param is self.global_step)
+        self._hold("pieces", None)
+        if len(self.parameters) > _pieces.PIECE and not self._changed():
+            self._hold("pieces", _pieces.Steps(self))  # a child would have its parent as a child
         self.settled = {"fused", "loss_scale", *defaults, "weight_decay"}
 
     def _keep(self, key, param):
@@ -246,7 +250,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         if fused and obstacle is not None:
             raise ValueError(f"For '{owner}', 'fused' must be None or False here, because {obstacle}, but got True.")
         self.fused = obstacle is None
-        changed = [name for name in ("construct", "_apply", "_learning_rates") if not self._is_ours(name)]
+        changed = self._changed()
         if not self.fused:
             self.no_launch = obstacle or "fused is False"
         elif changed or not type(self).scalars.__module__.startswith(f"{__package__}."):
@@ -268,10 +272,14 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             self.kernel = kernel.primitive()
             self.layout = kernel.layout(owner, self.slot_table, self.flags)
             self.kernel_slots = tuple(state for states in self.slot_table for state in states if state is not None)
+            counts = [sum(state is not None for state in states) for states in self.slot_table]
+            self.slots_before = (0, *itertools.accumulate(counts))
             self.stepper = _direct.Stepper(self, kernel)
 
-    def _is_ours(self, name):
-        return getattr(type(self), name) is getattr(Optimizer, name)
+    def _changed(self):
+        """What a subclass does in another way, which no step but that of `construct` follows."""
+        parts = ("construct", "numbers_of_step", "apply_rule", "_learning_rates")
+        return [name for name in parts if getattr(type(self), name) is not getattr(Optimizer, name)]
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -398,7 +406,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             return self.present
         gradients = self.checked(owner, gradients)
         self.follow_requires_grad()
-        return _compiled.step(self, gradients)
+        return _compiled.step(self, gradients, self.pieces)
 
     @property
     def why_compiled(self) -> str | None:
@@ -415,6 +423,11 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             raise ValueError("For 'Optimizer', 'gradients' must hold one entry for each parameter.")
         if present is None:
             present = self.present
+        rows, moves = self.numbers_of_step(present)
+        return self.apply_rule(gradients, rows, moves, present, (0, len(self.parameters)))
+
+    def numbers_of_step(self, present):
+        """The numbers of a step, a row for each parameter, and which parameters move; those that are state are kept."""
         self.warn_unseen()
         moves = self.trainable.logical_and(Tensor(present))
         steps = self.step_counts + moves.double()
@@ -425,24 +438,40 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         for kept, new in zip(self.scalar_state, numbers):
             ops.assign(kept, new.where(moves, kept))
         numbers = numbers[len(self.scalar_state) :]
+        ops.assign(self.step_counts, steps)
+        ops.assign_add(self.global_step, self.global_step_increase_tensor)
         if self.fused:
-            self.check_state()
-            done = self.hyper_map(fits, self.parameters, tuple(gradients), present, self.wanted)
-            rows = ops.stack((*numbers, self.reciprocal), 1)
-            self.kernel(rows, moves, self.layout, *self.parameters, *gradients, *self.kernel_slots)
+            numbers = (*numbers, self.reciprocal)
         else:
             if self.need_scale:
                 numbers = (*numbers, self.reciprocal)
-            rows = ops.unbind(ops.stack((*numbers, moves.double()), 1))
-            done = self._apply(tuple(gradients), rows, present)
-        ops.assign(self.step_counts, steps)
-        ops.assign_add(self.global_step, self.global_step_increase_tensor)
-        return done
+            numbers = (*numbers, moves.double())
+        return ops.stack(numbers, 1), moves
 
-    def _apply(self, gradients, rows, present):
-        """The rule on each parameter, in MindSpore's operators."""
+    def apply_rule(self, gradients, rows, moves, present, part):
+        """The rule on the parameters from one place to another, with the numbers and the gradients of these."""
+        begin, end = part
+        gradients = tuple(gradients)
+        if self.fused:
+            self.check_state()
+            done = self.hyper_map(fits, self.parameters[begin:end], gradients, present, self.wanted[begin:end])
+            slots = self.kernel_slots[self.slots_before[begin] : self.slots_before[end]]
+            self.kernel(rows, moves, self.layout[begin:end], *self.parameters[begin:end], *gradients, *slots)
+            return done
+        return self._apply(gradients, ops.unbind(rows), present, part)
+
+    def _apply(self, gradients, rows, present, part):
+        """The rule on each parameter of a part, in MindSpore's operators."""
+        begin, end = part
         return self.hyper_map(
-            self.rule, self.parameters, gradients, rows, self.slot_table, self.flags, present, self.wanted
+            self.rule,
+            self.parameters[begin:end],
+            gradients,
+            rows,
+            self.slot_table[begin:end],
+            self.flags[begin:end],
+            present,
+            self.wanted[begin:end],
         )
 
     def _learning_rates(self):

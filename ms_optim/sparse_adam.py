@@ -248,10 +248,18 @@ class SparseAdam(Optimizer):
         self.rule = lift_rows(type(self).update, self.need_scale)
         self.widest = [0] * len(self.parameters)
 
-    def _apply(self, gradients, rows, present):
+    def _apply(self, gradients, rows, present, part):
         """Map the rule without tuples of slots, whose elements the compiler replaces by 0 beside a RowTensor."""
+        begin, end = part
         return self.hyper_map(
-            self.rule, self.parameters, gradients, rows, self.exp_avg, self.exp_avg_sq, self.flags, present
+            self.rule,
+            self.parameters[begin:end],
+            gradients,
+            rows,
+            self.exp_avg[begin:end],
+            self.exp_avg_sq[begin:end],
+            self.flags[begin:end],
+            present,
         )
 
     def checked(self, owner, gradients):

@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from ms_optim import _compiled, _direct, _native
+from ms_optim import _compiled, _direct, _native, _pieces
 from ms_optim._gradients import check_gradients
 from ms_optim._host import memory, vector
 from ms_optim._state import Change, State, Stateful
@@ -162,6 +162,8 @@ class EMA(Stateful):
         self.copied = (*[False for _ in self.parameters], *copied)
         self.swapped = False
         self.optimizer = optimizer
+        pieces = _pieces.Averages(self) if not self._changed() and getattr(optimizer, "pieces", None) else None
+        object.__setattr__(self, "pieces", pieces)
         self.fused = getattr(optimizer, "fused", True) and _native.absence("EMA", "average") is None
         if self.fused:
             self.check_averages = _native.checked_when_compiled(
@@ -321,7 +323,7 @@ class EMA(Stateful):
                 return self.optimizer.present
             gradients = self.optimizer.checked("EMA", gradients)
             self.optimizer.follow_requires_grad()
-            return _compiled.step(self, gradients)
+            return _compiled.step(self, gradients, self._step_in_pieces if self.pieces else None)
         gradients = check_gradients("EMA", gradients, self.parameters)
         if any(grad is None for grad in gradients):
             raise ValueError(f"For 'EMA' of '{type(self.optimizer).__name__}', no gradient must be None.")
@@ -330,10 +332,15 @@ class EMA(Stateful):
     @property
     def why_compiled(self) -> str | None:
         """Why a direct call compiles; None if it does not, but runs the kernels at once."""
-        changed = [name for name in ("construct", "ema_weight") if getattr(type(self), name) is not getattr(EMA, name)]
+        changed = self._changed()
         if changed:
             return f"the class has a {changed[0]!r} of its own"
         return getattr(self.optimizer, "why_compiled", f"it is around mindspore's {type(self.optimizer).__name__}")
+
+    def _changed(self):
+        """What a subclass does in another way, which no step but that of `construct` follows."""
+        parts = ("construct", "weight_of_step", "average_part", "ema_weight")
+        return [name for name in parts if getattr(type(self), name) is not getattr(EMA, name)]
 
     def _step_at_once(self, gradients):
         """Take a step without a graph, and say whether it was taken: all of it or nothing."""
@@ -354,18 +361,35 @@ class EMA(Stateful):
 
     def construct(self, gradients, present=None):
         """One step of the optimizer, then one of the average."""
-        if self.fused:
-            self.check_averages()
         done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
+        weight, due = self.weight_of_step()
+        self.average_part(weight, due, (0, len(self.averages)))
+        return done
+
+    def weight_of_step(self):
+        """What the averages take of the values at the step that comes, which is counted, and whether they do."""
         step = self._step + 1
         weight, due = self.ema_weight(
             step, self._decay, self.warmup, self.schedule, self.update_after_step, self.update_every
         )
-        if self.fused:
-            self.kernel(weight, due, self.layout, *self.averages, *self.tracked)
-        else:
-            self.hyper_map(ops.partial(average, weight, due), self.averages, self.tracked, self.copied)
         ops.assign(self._step, step)
+        return weight, due
+
+    def average_part(self, weight, due, part):
+        """One step of the averages from one place to another."""
+        begin, end = part
+        averages, tracked = self.averages[begin:end], self.tracked[begin:end]
+        if self.fused:
+            self.check_averages()
+            self.kernel(weight, due, self.layout[begin:end], *averages, *tracked)
+        else:
+            self.hyper_map(ops.partial(average, weight, due), averages, tracked, self.copied[begin:end])
+        return True
+
+    def _step_in_pieces(self, gradients, present):
+        """The same as `construct`, in several graphs."""
+        done = self.optimizer.pieces(gradients, present)
+        self.pieces()
         return done
 
     @contextlib.contextmanager
