@@ -67,7 +67,7 @@ class Kernel:
 
     def function(self) -> Callable[["Inputs"], None]:
         """What calls the function at once, on memory."""
-        call = _function(self.rule)
+        call = _function(library(), self.rule)
 
         def run(inputs):
             if call(*inputs.arguments):
@@ -150,8 +150,8 @@ class Inputs:
 
 
 @functools.cache
-def _function(name):
-    function = getattr(ctypes.CDLL(str(library())), name)
+def _function(path, name):
+    function = getattr(ctypes.CDLL(str(path)), name)
     function.argtypes, function.restype = (ctypes.c_int, *[ctypes.c_void_p] * 6), ctypes.c_int
     return function
 

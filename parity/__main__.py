@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Collection
 from pathlib import Path
+from shutil import which
 
 from rich.console import Console
 from rich.progress import Progress
@@ -121,12 +122,19 @@ def _verify(options, console):
 
 def _mutants(options, console):
     from parity import jobs, report, suite
+    from parity.hunt import kernels
 
     jobs.start()
     mutants = [mutant for mutant in MUTANTS if mutant.optimizer in options.names]
     with Progress(console=console) as progress:
         hunted = suite.hunt(mutants, synthetic(options.steps))
         fates = list(progress.track(hunted, total=len(mutants), description="mutants"))
+        if kernels.SOURCES.is_dir() and which(kernels.COMPILER[0]):
+            hunted = kernels.hunt(options.names, synthetic(options.steps))
+            total = sum(len(ENTRIES[name].kernel_mutants) for name in options.names)
+            fates += progress.track(hunted, total=total, description="mutants of kernels")
+        else:
+            console.print("Without a compiler and the sources of the kernels, no mutants of kernels are hunted.")
     console.print(report.mutant_table(fates))
     caught = sum(fate.caught for fate in fates)
     console.print(f"{caught} of {len(fates)} mutants caught")

@@ -53,7 +53,8 @@ class Mutant:
         mistake: What the edit gets wrong, in words.
         right: Text that occurs once in the module of the rule, or in the package of the optimizer.
         wrong: What takes its place.
-        leg: Who must catch it: "rule", which compiles nothing, or "graph" where only a compiled step can tell.
+        leg: Who must catch it: "rule", which compiles nothing, or "graph" where only a compiled step can tell. Of a
+            native kernel, "kernel", or "bits" where the numbers are no further off.
     """
 
     optimizer: str
@@ -82,6 +83,8 @@ class Entry:
         name: The name in `ms_optim`.
         cases: A grid in which every argument is once at a value where getting it wrong shows.
         mutants: Wrong versions of it, each of which some case must catch.
+        kernel_mutants: Wrong versions of its native kernel, if it has one of its own, by text that occurs once in the
+            functor, or in all of `ms_optim/kernels/rules.h`.
         memory: Arguments, and what the state then costs in multiples of a float32 matrix of 1000 x 1000 elements: each
             way to pay, the least and the most among them. Stated by hand, to disagree with what the class declares.
         network: The network in `parity.cases.networks` that it trains for real; "" is none.
@@ -105,6 +108,7 @@ class Entry:
     cases: tuple[Case, ...]
     mutants: tuple[Mutant, ...]
     memory: tuple[tuple[dict, float], ...]
+    kernel_mutants: tuple[Mutant, ...] = ()
     network: str = ""
     training: Case | None = None
     closure: bool = False
@@ -144,6 +148,11 @@ class Entry:
 def grid(optimizer: str, *kwargs: dict, reference: str = "", **options) -> tuple[Case, ...]:
     """A case for each set of arguments; the reference is the optimizer of torch with that name unless it is given."""
     return tuple(Case(optimizer, reference or f"torch.optim.{optimizer}", each, **options) for each in kwargs)
+
+
+def kernel_mutants(optimizer: str, *mistakes: tuple[str, ...]) -> tuple[Mutant, ...]:
+    """A mutant of the native kernel for each mistake, as in `mutants`; numbers must catch it unless it says "bits"."""
+    return tuple(Mutant(optimizer, *mistake[:3], *(mistake[3:] or ("kernel",))) for mistake in mistakes)
 
 
 def mutants(optimizer: str, *mistakes: tuple[str, ...]) -> tuple[Mutant, ...]:

@@ -24,7 +24,7 @@ def breed(mutant: Mutant, folder: Path) -> type[nn.Optimizer]:
     source, name = Path(sys.modules[home].__file__), "mutant_" + re.sub(r"\W+", "_", str(mutant))
     package = source.name == "__init__.py"
     texts = {path: path.read_text() for path in (source.parent.rglob("*.py") if package else [source])}
-    places = [(path, found) for path, text in texts.items() for found in re.findall(_spaced(mutant.right), text)]
+    places = [(path, found) for path, text in texts.items() for found in re.findall(spaced(mutant.right), text)]
     if len(places) != 1:
         raise ValueError(
             f"For '{mutant}', 'right' must occur once in the source, but got {len(places)} occurrences of "
@@ -63,7 +63,7 @@ def _imported(name, path):
     return module
 
 
-def _spaced(text):
+def spaced(text: str) -> str:
     """A pattern that finds code however its lines are broken; the indentation that it begins with is exact."""
     indent, line_end = text[: len(text) - len(text.lstrip())], "\n" if text[-1] == "\n" else ""
     code = re.sub(r"(?:\\ |\\?\n)+", r"\\s+", re.escape(text[len(indent) :].rstrip()))

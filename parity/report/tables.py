@@ -51,7 +51,9 @@ def paper(optimizer: type) -> str:
 def proof(entry: Entry) -> str:
     """How many cases equal torch, and how many wrong versions are caught."""
     problems = f" x {len(losses())} losses" if entry.closure else ""
-    return f"{len(entry.cases)} cases{problems} x 2 modes, {len(entry.mutants)} mutants caught"
+    return (
+        f"{len(entry.cases)} cases{problems} x 2 modes, {len(entry.mutants) + len(entry.kernel_mutants)} mutants caught"
+    )
 
 
 def fill(text: str) -> str:

@@ -178,7 +178,7 @@ def test_clipping_is_described():
     optimizer = MomentumAGC(
         [{"params": [stem, gain], "clipping": 0.25}, {"params": [head, bias], "exempt": is_bias}], clipping=0.5
     )
-    header, *rows = (re.split(r"\s{2,}", row) for row in optimizer.describe().splitlines())
+    header, *rows, _ = (re.split(r"\s{2,}", row) for row in optimizer.describe().splitlines())
     rows = [dict(zip(header, row, strict=True)) for row in rows]
     assert [(row["parameter"], row["clipping"], row["exempt"]) for row in rows] == [
         ("stem.weight", "0.25", "False"),

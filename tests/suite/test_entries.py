@@ -12,8 +12,10 @@ from mindspore import nn
 from mindspore.experimental import optim as experimental
 
 import ms_optim
+from ms_optim._native import kernels_for
 from parity import cases
 from parity.cases import ENTRIES, Case, Entry, networks, optimizers
+from parity.hunt.kernels import rule_of
 
 each = pytest.mark.parametrize("name", ENTRIES)
 
@@ -46,6 +48,12 @@ def test_an_entry_has_what_proves_it(name):
     for case in (*entry.cases, *filter(None, [entry.training])):
         assert inspect.isclass(place(case.reference)), case
     assert entry.state or getattr(ms_optim, name).slots
+
+
+@pytest.mark.parametrize("rule", sorted(kernels_for("the tests")))
+def test_every_kernel_has_a_mutant(rule):
+    """In the entry of the optimizer that it is the rule of."""
+    assert any(entry.kernel_mutants for name, entry in ENTRIES.items() if rule_of(name) == rule)
 
 
 @each

@@ -4,9 +4,11 @@ import inspect
 from pathlib import Path
 
 import pytest
+from helpers.native import needs_compiler
 
 from parity.cases import CASES, ENTRIES, Mutant
 from parity.cases.problems import Problem, synthetic
+from parity.hunt import kernels
 from parity.hunt.mutants import breed
 from parity.judge.compare import compare
 from parity.sides import mindspore as mindspore_side
@@ -49,6 +51,29 @@ def test_the_right_rules_pass_where_mutants_are_caught(optimizer):
         ours = rules.run(mindspore_side.factory(case), problem, "float32")
         verdict = compare(ours, single, double, noise=case.noise, initial=problem.initial)
         assert verdict.passed, f"{case}: {verdict}"
+
+
+@needs_compiler
+def test_every_mutant_of_a_kernel_is_caught():
+    """By direct calls on a library that is built of the edited source."""
+    names = [name for name, entry in ENTRIES.items() if entry.kernel_mutants]
+    fates = list(kernels.hunt(names, PROBLEM))
+    assert [str(fate.mutant) for fate in fates if not fate.caught] == []
+    assert len(fates) == sum(len(ENTRIES[name].kernel_mutants) for name in names)
+
+
+def test_the_right_kernels_pass_where_bits_are_judged():
+    """They have those of torch's fused kernels; their numbers are judged in the test of parity."""
+    judged = [mutant for entry in ENTRIES.values() for mutant in entry.kernel_mutants if mutant.leg == "bits"]
+    assert judged
+    for mutant in judged:
+        assert not kernels.judged(mutant, PROBLEM).caught, str(mutant)
+
+
+def test_an_edit_of_a_kernel_that_edits_nothing_is_an_error():
+    """As of a rule."""
+    with pytest.raises(ValueError, match="'right' must occur once in the rule 'adam', or in all of them, but got 0"):
+        kernels.edited((kernels.SOURCES / "rules.h").read_text(), Mutant("Adam", "gone", "no such text", "anything"))
 
 
 def test_a_rule_that_is_only_spelled_differently_lives():

@@ -1,6 +1,6 @@
 """Adadelta."""
 
-from parity.cases.case import Entry, grid, mutants
+from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import COUPLED_MISTAKES, DECAY
 
 _RATIO = "(acc_delta + eps).sqrt() / (square_avg + eps).sqrt()"
@@ -26,6 +26,15 @@ ENTRY = Entry(
         ("lr ignored, as in the paper", "param - lr * delta", "param - delta"),
         ("decay decoupled for coupled", DECAY, "param = param - lr * weight_decay * param"),
         *COUPLED_MISTAKES,
+    ),
+    kernel_mutants=kernel_mutants(
+        "Adadelta",
+        (
+            "acc_delta is of the gradient",
+            "mean_square(acc_delta, delta, rho, take)",
+            "mean_square(acc_delta, grad, rho, take)",
+        ),
+        ("it ascends", "fused(delta, -lr, param)", "fused(delta, lr, param)"),
     ),
     memory=(({}, 2),),
     network="nfnet",

@@ -1,6 +1,6 @@
 """Adagrad."""
 
-from parity.cases.case import Entry, grid, mutants
+from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import COUPLED_MISTAKES, DECAY
 
 _RATE = "lr / (1 + (step - 1) * lr_decay)"
@@ -29,6 +29,12 @@ ENTRY = Entry(
         ),
         ("decay decoupled for coupled", DECAY, "param = param - step_size * weight_decay * param"),
         *COUPLED_MISTAKES,
+    ),
+    kernel_mutants=kernel_mutants(
+        "Adagrad",
+        ("eps inside the root", "square_root(sum) + eps", "square_root(sum + eps)"),
+        ("the gradients are summed up", "fused(grad, grad, sum)", "fused(grad, T(1), sum)"),
+        ("the sum is not fused", "sum = fused(grad, grad, sum);", "sum = grad * grad + sum;", "bits"),
     ),
     memory=(({"initial_accumulator_value": 0.1}, 1),),
     network="transformer",

@@ -1,6 +1,6 @@
 """Adam."""
 
-from parity.cases.case import Entry, grid, mutants
+from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import ADAM_GRID, DECAY, DECAY_SIGNED, NO_MAXIMIZE
 
 _DENOMINATOR = "(largest.sqrt() / root + eps)"
@@ -43,6 +43,17 @@ ENTRY = Entry(
             "amsgrad divides by the last maximum",
             "largest = max_exp_avg_sq = max_exp_avg_sq.maximum(exp_avg_sq)",
             "largest, max_exp_avg_sq = max_exp_avg_sq, max_exp_avg_sq.maximum(exp_avg_sq)",
+        ),
+    ),
+    kernel_mutants=kernel_mutants(
+        "Adam",
+        ("amsgrad forgets", "largest = max_exp_avg_sq = larger(", "largest = larger("),
+        ("eps inside the root", "square_root(largest) / root + eps", "square_root(largest + eps) / root"),
+        (
+            "the second moment is not fused",
+            ": mean_square(exp_avg_sq, grad, beta2, take2);",
+            ": beta2 * exp_avg_sq + take2 * grad * grad;",
+            "bits",
         ),
     ),
     memory=(({}, 2), ({"amsgrad": True}, 3)),

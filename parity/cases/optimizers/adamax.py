@@ -1,6 +1,6 @@
 """Adamax."""
 
-from parity.cases.case import Entry, grid, mutants
+from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import ADAM_GRID, COUPLED_MISTAKES, DECAY
 
 _NORM = "exp_inf = maximum(beta2 * exp_inf, grad.abs() + eps)"
@@ -30,6 +30,11 @@ ENTRY = Entry(
         ("betas swapped", ", 1 - beta1, beta2, ", ", 1 - beta2, beta1, "),
         ("decay decoupled for coupled", DECAY, "param = param - step_size * weight_decay * param"),
         *COUPLED_MISTAKES,
+    ),
+    kernel_mutants=kernel_mutants(
+        "Adamax",
+        ("the norm does not fade", "larger(beta2 * exp_inf,", "larger(exp_inf,"),
+        ("no absolute value", "(grad < T(0) ? -grad : grad)", "grad"),
     ),
     memory=(({}, 2),),
     network="transformer",

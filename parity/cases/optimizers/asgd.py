@@ -1,6 +1,6 @@
 """ASGD."""
 
-from parity.cases.case import Entry, grid, mutants
+from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import COUPLED_MISTAKES, DECAY
 
 _NUMBERS = "return next_eta, next_mu, eta, mu, 1 - lambd * eta, "
@@ -34,6 +34,11 @@ ENTRY = Entry(
         ("lambd after the gradient", "param * keep - eta * grad", "(param - eta * grad) * keep"),
         ("decay decoupled for coupled", DECAY, "param = param - eta * weight_decay * param"),
         *COUPLED_MISTAKES,
+    ),
+    kernel_mutants=kernel_mutants(
+        "ASGD",
+        ("the average moves away", "(param - ax) * mu", "(ax - param) * mu"),
+        ("the parameter does not shrink", "param * keep)", "param)"),
     ),
     memory=(({}, 1),),
     network="transformer",

@@ -1,6 +1,6 @@
 """EMA, which wraps another optimizer and which torch has as a model."""
 
-from parity.cases.case import Entry, grid, mutants
+from parity.cases.case import Entry, grid, kernel_mutants, mutants
 
 _SGD = grid("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True})[0]
 _ADAMW = grid("AdamW", {"lr": 0.05, "betas": (0.8, 0.99), "weight_decay": 0.3})[0]
@@ -59,6 +59,11 @@ ENTRY = Entry(
         ("update_every ignored", "return weight, (step - 1) % update_every == 0", "return weight, step > 0"),
         ("one step too late after update_after_step", ".where(steps > 0, 1)", ".where(steps >= 0, 1)"),
         ("update_after_step ignored", "steps = step - update_after_step", "steps = step - 0 * update_after_step"),
+    ),
+    kernel_mutants=kernel_mutants(
+        "EMA",
+        ("the average and the value change places", "lerp(mean, value, weight)", "lerp(value, mean, weight)"),
+        ("the weight is taken twice", "lerp(mean, value, weight)", "lerp(mean, value, weight * weight)"),
     ),
     memory=(({}, 1),),
     network="nfnet",

@@ -1,6 +1,6 @@
 """MomentumAGC, which torch lacks."""
 
-from parity.cases.case import Entry, grid, mutants
+from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import mend_nesterov
 
 _REFERENCE = "parity.references.SGDAGC"
@@ -54,6 +54,15 @@ ENTRY = Entry(
         ("exempt ignored", "if not exempt:", "if exempt or not exempt:"),
         ("everything exempt", "if not exempt:", "if exempt and not exempt:"),
         ("gradient and weight swapped", "clip_adaptively(grad, param,", "clip_adaptively(param, grad,"),
+    ),
+    kernel_mutants=kernel_mutants(
+        "MomentumAGC",
+        (
+            "the norm of the parameter for that of the gradient",
+            "grad_norm = std::sqrt(squares.grad)",
+            "grad_norm = std::sqrt(squares.param)",
+        ),
+        ("one unit for the whole tensor", "return {size / shape[0], 1};", "return {size, 1};"),
     ),
     memory=(({"momentum": 0.0}, 0), ({"momentum": 0.9}, 1)),
     network="nfnet",

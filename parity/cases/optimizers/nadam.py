@@ -1,6 +1,6 @@
 """NAdam."""
 
-from parity.cases.case import Entry, grid, mutants
+from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import ADAM_GRID, FLAGGED_MISTAKES
 
 _DENOMINATOR = "(exp_avg_sq / correction2).sqrt() + eps"
@@ -33,6 +33,15 @@ ENTRY = Entry(
         ("eps before the bias correction", _DENOMINATOR, "(exp_avg_sq.sqrt() + eps) / correction2.sqrt()"),
         ("1 - beta2 in float32", ", 1 - beta2, ", ", 1 - beta2.float().double(), "),
         *FLAGGED_MISTAKES,
+    ),
+    kernel_mutants=kernel_mutants(
+        "NAdam",
+        (
+            "corrected outside of the root",
+            "square_root(exp_avg_sq / correction2)",
+            "square_root(exp_avg_sq) / correction2",
+        ),
+        ("the gradient for the momentum", "momentum_size * exp_avg", "momentum_size * grad"),
     ),
     memory=(({}, 2),),
     network="transformer",

@@ -1,6 +1,6 @@
 """RAdam."""
 
-from parity.cases.case import Entry, grid, mutants
+from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import ADAM_GRID, FLAGGED_MISTAKES
 
 _DENOMINATOR = "root / (exp_avg_sq.sqrt() + eps)"
@@ -29,6 +29,11 @@ ENTRY = Entry(
         ("eps after the bias correction", _DENOMINATOR, "1 / (exp_avg_sq.sqrt() / root + eps)"),
         ("1 - beta2 in float32", ", 1 - beta2, ", ", 1 - beta2.float().double(), "),
         *FLAGGED_MISTAKES,
+    ),
+    kernel_mutants=kernel_mutants(
+        "RAdam",
+        ("never rectified", "rectified > T(0) ?", "rectified > T(1) ?"),
+        ("the first moment is not corrected", "exp_avg / correction1", "exp_avg"),
     ),
     memory=(({}, 2),),
     network="transformer",

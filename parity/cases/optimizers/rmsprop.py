@@ -1,6 +1,6 @@
 """RMSprop, centered or not, with and without momentum."""
 
-from parity.cases.case import Entry, grid, mutants
+from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import COUPLED_MISTAKES, DECAY
 
 _VARIANCE = """        grad_avg = lerp(grad_avg, grad, take)
@@ -47,6 +47,15 @@ ENTRY = Entry(
         ("1 - alpha in float32", "lr, alpha, 1 - alpha, ", "lr, alpha, 1 - alpha.float().double(), "),
         ("decay decoupled for coupled", DECAY, "param = param - lr * weight_decay * param"),
         *COUPLED_MISTAKES,
+    ),
+    kernel_mutants=kernel_mutants(
+        "RMSprop",
+        ("the mean is not taken off", "fused(-grad_avg, grad_avg, square_avg)", "square_avg"),
+        (
+            "the momentum does not fade",
+            "momentum * momentum_buffer + grad / deviation",
+            "momentum_buffer + grad / deviation",
+        ),
     ),
     memory=(
         ({}, 1),

@@ -1,6 +1,6 @@
 """Rprop."""
 
-from parity.cases.case import Entry, grid, mutants
+from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import NO_MAXIMIZE
 
 _CLAMP = "step_size.maximum(step_size_min).minimum(step_size_max)"
@@ -38,6 +38,15 @@ ENTRY = Entry(
         ("prev is a sign", _STEP, "return param - grad.sign() * step_size, (grad.sign(), step_size)"),
         ("steps along the gradient", _STEP, "return param - grad * step_size, (grad, step_size)"),
         NO_MAXIMIZE,
+    ),
+    kernel_mutants=kernel_mutants(
+        "Rprop",
+        ("the step is taken back where the sign turns", "turn < T(0) ? T(0) : grad", "turn < T(0) ? -grad : grad"),
+        (
+            "the largest step is the smallest",
+            "step > step_size_max ? step_size_max : step",
+            "step > step_size_max ? step_size_min : step",
+        ),
     ),
     memory=(({}, 2),),
     network="nfnet",

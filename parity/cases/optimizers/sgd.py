@@ -1,6 +1,6 @@
 """SGD, with and without momentum."""
 
-from parity.cases.case import Entry, grid, mutants
+from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import DECAY, DECAY_TURNED, NO_DECAY, mend_nesterov
 
 _BUFFER = "momentum_buffer = momentum * momentum_buffer + take * grad"
@@ -39,6 +39,16 @@ ENTRY = Entry(
         ("decay after the momentum", _BODY, _BODY.partition("\n")[2] + " - lr * weight_decay * param"),
         NO_DECAY,
         DECAY_TURNED,
+    ),
+    kernel_mutants=kernel_mutants(
+        "SGD",
+        (
+            "momentum and take change places",
+            "lr, momentum, take, weight_decay, nesterov);",
+            "lr, take, momentum, weight_decay, nesterov);",
+        ),
+        ("nesterov ignored", "weight_decay, nesterov);", "weight_decay, false);"),
+        ("the update is not fused", "param = fused(grad, -lr, param);", "param = param - lr * grad;", "bits"),
     ),
     memory=(({}, 0), ({"momentum": 0.9}, 1)),
     network="nfnet",

@@ -1,0 +1,79 @@
+"""Compiled steps that are taken in several graphs have the bits of those in one, and their graphs are no more."""
+
+import pytest
+from helpers import DENSE, SPAN, assert_same, everything, loud, make_grads, make_params
+
+from ms_optim import EMA, Lion, _host, _pieces
+from parity.cases import CASES
+from parity.cases.problems import synthetic
+from parity.judge.compare import compare_bits
+from parity.sides import mindspore as mindspore_side
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A function that makes something, with at most three parameters in a graph."""
+
+    def make(function):
+        with monkeypatch.context() as patched:
+            patched.setattr(_pieces, "PIECE", 3)
+            return function()
+
+    return make
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("name", SPAN)
+def test_has_the_bits_of_one_graph(name, fused, averaged, graph, small, monkeypatch):
+    """With absent gradients, which are in one piece only, and where something is frozen."""
+    monkeypatch.setenv(_host.SWITCH, "0")
+
+    def make():
+        optimizer = DENSE[name](make_params(name), **{**loud(DENSE[name]), "fused": fused, "loss_scale": 4.0})
+        return EMA(optimizer, 0.9) if averaged else optimizer
+
+    whole, parted = make(), small(make)
+    assert whole.pieces is None and parted.pieces
+    for step, grads in enumerate(make_grads(name, 3)):
+        grads = [None if step == 1 and i == 4 else grad for i, grad in enumerate(grads)]
+        for optimizer in (whole, parted):
+            optimizer(tuple(grads))
+            if step == 1:
+                optimizer.freeze(optimizer.parameters[0].name)
+    assert_same(everything(parted), everything(whole))
+
+
+def test_sparse_gradients(graph, small):
+    """Each piece has its own."""
+    case = CASES["SparseAdam"][-1]
+    problem = synthetic().fitting(case)
+    build = mindspore_side.factory(case)
+    whole = mindspore_side.Session(build, problem.initial, "graph", anew=True)
+    parted = small(lambda: mindspore_side.Session(build, problem.initial, "graph", anew=True))
+    assert whole.optimizer.pieces is None and parted.optimizer.pieces
+    assert compare_bits(parted.steps(problem.gradients), whole.steps(problem.gradients)).passed
+
+
+def test_a_graph_is_compiled_for_what_has_changed(graph, small, compilations):
+    """Numbers once, and of a new pattern of absent gradients those of the pieces that it is in."""
+    optimizer = small(lambda: Lion(make_params("Lion")))
+    (grads,) = make_grads("Lion", 1)
+    optimizer(grads)
+    assert len(compilations) == 1 + 3
+    optimizer(grads)
+    assert len(compilations) == 1 + 3
+    optimizer((None, *grads[1:]))
+    assert len(compilations) == 2 + 3 + 1
+
+
+def test_a_step_of_its_own_is_one_graph(small):
+    """A subclass that changes `construct` is not taken apart."""
+
+    class Own(Lion):
+        def construct(self, gradients, present=None):
+            """Turn round."""
+            return super().construct(gradients, present)
+
+    assert small(lambda: Own(make_params("Lion"))).pieces is None
+    assert small(lambda: Lion(make_params("Lion"))).pieces
