@@ -1,12 +1,16 @@
 """What the tests share."""
 
+import copy
 import gc
 
+import mindspore as ms
 import pytest
 import torch
+from helpers import SPAN
 from mindspore._c_expression import GraphExecutor_, JitExecutor_
 
-from ms_optim import OPTIMIZERS, _native
+from ms_optim import OPTIMIZERS, _compiled, _native
+from ms_optim._values import write
 from parity.sides.mindspore import MODES, set_mode
 
 # The tests run in as many processes as there are cores.
@@ -64,9 +68,19 @@ def graph(monkeypatch):
     return _enter("graph", monkeypatch)
 
 
-def pytest_collection_modifyitems(items):
-    """Give the tests of one optimizer to one process, which compiles each of its graphs once."""
-    for item in items:
+def pytest_collection_modifyitems(config, items):
+    """Give the tests of one optimizer to one process, which compiles each of its graphs once.
+
+    What is marked as generic, which no rule could get wrong, runs without kernels on the optimizers of SPAN only: each
+    of these compiles for seconds.
+    """
+    for item in list(items):
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        composed = "composed" in (params.get("mode"), params.get("path"))
+        if composed and item.get_closest_marker("generic") and params["name"] not in SPAN:
+            items.remove(item)
+            config.hook.pytest_deselected(items=[item])
+            continue
         name = getattr(item, "callspec", None) and item.callspec.params.get("name")
         if name in OPTIMIZERS:
             item.add_marker(pytest.mark.xdist_group(name))
@@ -87,3 +101,53 @@ def compilations(monkeypatch):
     for executor in (GraphExecutor_, JitExecutor_):
         monkeypatch.setattr(executor, "compile", counting(executor.compile))
     return counted
+
+
+STEP = _compiled.step
+
+
+class Twins:
+    """Optimizers that have compiled, to take the steps of others that differ from them in numbers only.
+
+    A compilation takes longer than the steps of a test. What a graph holds besides Parameters is told by `constants`.
+    """
+
+    KEPT = 24
+
+    def __init__(self):
+        self._known = {}
+
+    def step(self, optimizer, gradients, pieces=None):
+        """Take a compiled step by the graph of a twin, if there is one; else the optimizer becomes one."""
+        constants = getattr(optimizer, "constants", None)
+        parameters = list(optimizer.get_parameters())
+        if constants is None or pieces is not None:
+            return STEP(optimizer, gradients, pieces)
+        described = tuple((param.name, param.shape, param.dtype) for param in parameters)
+        key = (ms.get_context("mode"), *constants, described)
+        twin = self._known.pop(key, None) or copy.deepcopy(optimizer)
+        self._known[key] = twin
+        if len(self._known) > self.KEPT:
+            del self._known[next(iter(self._known))]
+        pairs = list(zip(twin.get_parameters(), parameters, strict=True))
+        for of_twin, param in pairs:
+            write(of_twin, param)
+        done = STEP(twin, gradients)
+        for of_twin, param in pairs:
+            write(param, of_twin)
+        return done
+
+
+TWINS = Twins()
+
+
+@pytest.fixture
+def own_graph():
+    """Let each optimizer compile graphs of its own: for what is about that."""
+
+
+@pytest.fixture(autouse=True)
+def shared_graphs(request, monkeypatch):
+    """Compile a structure once for all tests of a process, but for those that are about compilation."""
+    if not {"compilations", "own_graph"} & {*request.fixturenames}:
+        monkeypatch.setattr(_compiled, "step", TWINS.step)

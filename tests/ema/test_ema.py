@@ -259,6 +259,7 @@ INNER = {
 }
 
 
+@pytest.mark.usefixtures("own_graph")
 @pytest.mark.parametrize("name", INNER)
 def test_around_any_optimizer(name, rng):
     """The inner optimizer does what it does alone, bit for bit, and the average reads the parameters after it."""
@@ -345,6 +346,7 @@ def test_copies_are_exact(rng):
             ema(make_gradients(rng, ema.parameters))
 
 
+@pytest.mark.usefixtures("own_graph")
 def test_decay_is_live(rng):
     """A new decay, learning rate or momentum works at the next step, and nothing is compiled again."""
     ema = EMA(MomentumAGC(make_parameters(rng), lr=0.1), 0.9)
@@ -750,6 +752,7 @@ def make_pair():
     return source, target
 
 
+@pytest.mark.usefixtures("own_graph")
 @pytest.mark.parametrize(("choice", "mean"), [("skip", 3.0), ("copy", 1.0), ("average", 2.5)])
 def test_parameter_ema(choice, mean, rng):
     """Soft updates by a live decay, hard updates; buffers by choice; one compilation."""

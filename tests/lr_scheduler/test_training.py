@@ -27,6 +27,7 @@ from parity.sides.mindspore import set_mode
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
+@pytest.mark.usefixtures("own_graph")
 def test_the_next_step_takes_the_learning_rate(mode):
     """The learning rate of each group, without compiling again; also one set by hand, and through an EMA."""
     for wrap, dtype in ((lambda optimizer: optimizer, np.float64), (EMA, np.float32)):
@@ -52,6 +53,7 @@ FOLLOWED = {
 }
 
 
+@pytest.mark.usefixtures("own_graph")
 @pytest.mark.parametrize(
     ("name", "mode"),
     [("SGD", "graph"), ("SGD", "composed"), ("Adam", "graph"), ("Adam", "pynative"), ("chain", "pynative")],
@@ -93,6 +95,7 @@ def test_a_table_holds_what_the_host_gives(name):
     np.testing.assert_array_equal(lrs, host_driven(TABLED[name], STEPS), strict=True)
 
 
+@pytest.mark.usefixtures("own_graph")
 def test_the_graph_takes_the_table(mode):
     """At each of its steps to the last bit of a double, or rounded once to float32; then the last one holds."""
     names, steps = ("one cycle without momentum", "warm-up, cosine"), 60

@@ -78,6 +78,7 @@ def test_frozen_parameters_and_their_state_stand_still(way, averaged, mode, comp
         assert counts[-1] == counts[0]
 
 
+@pytest.mark.usefixtures("own_graph")
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "NAdam", "Adafactor", "MomentumAGC", "Rprop"])
 def test_no_nan_comes_in(name, path):
     """A frozen parameter and its state are chosen, not multiplied by zero."""

@@ -147,6 +147,7 @@ def test_what_is_exempt_is_not_clipped(mode, exempt, clippings):
     assert steps_of(optimizer) == pytest.approx([5 * clipping or 10.0 for clipping in clippings], rel=1e-6)
 
 
+@pytest.mark.usefixtures("own_graph")
 def test_clipping_is_told_in_the_order_of_the_parameters(mode):
     """Groups, patterns and predicates in one optimizer, in the order of the gradients; a group may have it set."""
     stem, gain, head, bias = params = make_params()

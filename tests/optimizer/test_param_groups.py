@@ -32,6 +32,7 @@ def groups(*rates):
     ]
 
 
+@pytest.mark.usefixtures("own_graph")
 def test_one_rate_for_groups_that_were_not_made_with_their_own(either):
     """It is a Parameter, as `nn.Optimizer` has it; what a group is set to later changes neither it nor the graph."""
     optimizer = SGD(groups(None, None, None), lr=0.5)

@@ -314,6 +314,7 @@ def test_an_empty_gradient_is_a_step_and_none_is_not(mode):
     assert optimizer.step_counts.asnumpy().tolist() == [1, 2]
 
 
+@pytest.mark.usefixtures("own_graph")
 @both
 def test_sizes_compile_seldom_and_change_nothing(mode):
     """Each size that is larger than a power of two before it compiles once; what is filled up is not seen."""
@@ -362,6 +363,7 @@ def test_dtypes_are_kept(dtype, mode):
         assert_same(outcome(optimizer), expected)
 
 
+@pytest.mark.usefixtures("own_graph")
 @both
 def test_numbers_change_without_compiling_again(mode):
     """From then on it is one that was made with the new numbers."""

@@ -96,6 +96,7 @@ def direct(name, mode, rates=None, changed=False):
     return outcome(optimizer)
 
 
+@pytest.mark.generic
 @each
 def test_jit_around_value_and_grad_and_the_optimizer(name, mode, compilations):
     """One compiled step of the user's; numbers that are set between steps reach it, and nothing compiles again."""
@@ -117,6 +118,7 @@ def test_jit_around_value_and_grad_and_the_optimizer(name, mode, compilations):
     assert_same(outcome(optimizer), direct(name, mode, changed=True))
 
 
+@pytest.mark.generic
 @each
 def test_train_one_step_cell(name, mode, compilations):
     """Scaled up by `sens` and down by `loss_scale`, with numbers that are set between steps."""
@@ -131,6 +133,7 @@ def test_train_one_step_cell(name, mode, compilations):
     assert_same(outcome(optimizer), direct(name, mode, changed=True))
 
 
+@pytest.mark.generic
 @each
 @pytest.mark.parametrize("sink", [False, True])
 def test_model_train(name, mode, sink):
@@ -175,6 +178,7 @@ def test_groups_in_a_train_cell(name, mode):
     assert_same(outcome(cell_optimizer), outcome(optimizer))
 
 
+@pytest.mark.generic
 @each
 @pytest.mark.parametrize("rates", [None, tuple(RATES)], ids=["constant", "listed"])
 def test_restore_into_a_step_that_has_compiled(name, mode, rates):
