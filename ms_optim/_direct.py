@@ -63,19 +63,22 @@ class Launch:
         self._known: list = []
 
     def find(self) -> bool:
-        """Find where the written tensors lie; whether all of them have memory, contiguous and no other's.
+        """Find where the written tensors lie; whether all of them have memory that is no other's.
 
         Raises:
             TypeError, ValueError: If they are such as the kernel does not take.
         """
-        places, self.flags = _host.look(self._chunks[0], _host.address, FLAG)
-        places += _host.look(self._chunks[1], _host.address)[0]
-        if places == self._places:
+        places, contiguous, self.flags = _host.look(self._chunks[0], _host.address, _host.is_contiguous, FLAG)
+        rest = _host.look(self._chunks[1], _host.address, _host.is_contiguous)
+        places, contiguous = places + rest[0], contiguous + rest[1]
+        if places == self._places and all(contiguous):  # a view of a tensor may have taken its place
             return True
         self._places, self._known = [], []
         tensors = *self._first, *self._last
         for tensor in tensors:
             tensor.init_data()
+            if not _host.is_contiguous(tensor):  # what no operator of MindSpore's writes into either
+                tensor.set_data(tensor.contiguous())
         self._check()
         places = list(map(_host.address, tensors))
         starts = np.array(places, np.uint64)
@@ -83,7 +86,7 @@ class Launch:
         ends = starts + np.array(list(map(_host.nbytes_of, tensors)), np.uint64)
         self._starts, self._ends = starts[order], ends[order]
         overlap = (self._starts[1:] < self._ends[:-1]).any()
-        if overlap or not starts.all() or not all(map(_host.is_contiguous, tensors)):
+        if overlap or not starts.all():
             return False
         # Memory that is held is given to no other tensor: what lies at these places is what was checked here.
         self._held = [tensor.untyped_storage() for tensor in tensors]

@@ -311,6 +311,21 @@ def test_parameters_that_get_other_memory(either, tmp_path):
     steps_from(6)
 
 
+def test_a_parameter_that_becomes_a_view_of_itself(graph):
+    """It lies where it lay, but its elements do not; so may a slot."""
+    (param,), (expected,) = vectors((3, 3)), vectors((3, 3))
+    grads = [Tensor(np.arange(9).reshape(3, 3) * scale, ms.float32) for scale in (1, -2, 3)]
+    optimizer, other = (SGD([one], lr=0.5, momentum=0.5) for one in (param, expected))
+    for step, grad in enumerate(grads):
+        if step:
+            for one, its in ((param, optimizer), (expected, other)):
+                turned = its.momentum_buffer[0] if step == 1 else one
+                turned.set_data(turned.T if its is optimizer else Tensor(turned.asnumpy().T.copy()))
+        optimizer((grad,))
+        other((grad,))
+        np.testing.assert_array_equal(param.asnumpy(), expected.asnumpy())
+
+
 def test_a_parameter_that_gets_another_dtype(graph):
     """Without its state it does not fit, and is named; without state it trains on."""
     (param,) = vectors(3)

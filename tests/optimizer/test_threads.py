@@ -11,6 +11,7 @@ import pytest
 from mindspore import Parameter, Tensor
 
 from ms_optim import SGD, AdamW, _compiled
+from ms_optim._host import SWITCH
 
 STEPS = 30
 SHAPES = ((3, 4), (5,))
@@ -83,11 +84,60 @@ def one_optimizer():
     assert kept(run[0]) == kept(optimizer)
 
 
+def several_optimizers():
+    """Four threads that compile nothing, two of them with one optimizer, and another that computes gradients."""
+    shared = adamw()
+    runs, alone = (shared, shared, adamw(), make(SGD)), (adamw(), make(SGD))
+
+    class Busy:
+        """Something else for MindSpore to do."""
+
+        def __call__(self, gradients):
+            ms.ops.exp(gradients[0] * 0.5).asnumpy()
+
+    at_once(*runs, (Busy(), shared[1]))
+    for run, (optimizer, gradients) in zip(runs[2:], alone):
+        several(optimizer, gradients)
+        assert kept(run[0]) == kept(optimizer)
+    assert shared[0].step_counts.asnumpy().tolist() == [2 * STEPS] * 2
+
+
+def fork():
+    """A child that goes on by itself, whose parent holds the lock of the optimizer in another thread."""
+    run, (optimizer, gradients) = adamw(), adamw()
+    several(*run, 3)
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with run[0].stepper.launch.lock:
+            held.set()
+            release.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    several(optimizer, gradients, 6)
+    child = os.fork()
+    if child == 0:
+        several(*run, 3)
+        os._exit(kept(run[0]) != kept(optimizer))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    release.set()
+    thread.join()
+    several(*run, 3)
+    assert kept(run[0]) == kept(optimizer)
+
+
 @pytest.mark.parametrize("mode", ["GRAPH_MODE", "PYNATIVE_MODE"])
-@pytest.mark.parametrize("name", ["two_optimizers", "one_optimizer"])
-def test_threads(name, mode, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "direct"),
+    [("two_optimizers", "0"), ("two_optimizers", "1"), ("one_optimizer", "0"), ("one_optimizer", "1")]
+    + [("several_optimizers", "1"), ("fork", "1")],
+)
+def test_threads(name, direct, mode, tmp_path):
     """Neither hang nor crash, and the bits of steps that are taken one after another."""
-    subprocess.run([sys.executable, __file__, name, mode], cwd=tmp_path, check=True, timeout=120)
+    environment = {**os.environ, SWITCH: direct}
+    subprocess.run([sys.executable, __file__, name, mode], cwd=tmp_path, check=True, timeout=120, env=environment)
 
 
 def test_a_forked_child_has_a_lock_of_its_own():
