@@ -279,7 +279,7 @@ def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) ->
 
     def judge_steps(case, wrong, leg):
         build, fitting = mindspore_side.factory(case, wrong), problem.fitting(case)
-        ours = rules.run(build, fitting, "float32") if leg == "rule" else mindspore_side.run(build, fitting, leg)
+        ours = rules.run(build, fitting, "float32") if leg == "rule" else mindspore_side.run(build, fitting, leg, True)
         yield compare(ours, *references(case), noise=case.noise, initial=fitting.initial)
 
     def judge_minima(case, wrong, leg):

@@ -131,8 +131,14 @@ def fork():
 @pytest.mark.parametrize("mode", ["GRAPH_MODE", "PYNATIVE_MODE"])
 @pytest.mark.parametrize(
     ("name", "direct"),
-    [("two_optimizers", "0"), ("two_optimizers", "1"), ("one_optimizer", "0"), ("one_optimizer", "1")]
-    + [("several_optimizers", "1"), ("fork", "1")],
+    [
+        ("two_optimizers", "0"),
+        ("two_optimizers", "1"),
+        ("one_optimizer", "0"),
+        ("one_optimizer", "1"),
+        ("several_optimizers", "1"),
+        ("fork", "1"),
+    ],
 )
 def test_threads(name, direct, mode, tmp_path):
     """Neither hang nor crash, and the bits of steps that are taken one after another."""

@@ -62,7 +62,7 @@ def test_runs_and_reports(tmp_path, monkeypatch, capsys):
         for name, leg in outcome["legs"].items()
         if "graph" in name
     )
-    assert set(outcomes[0]["legs"]) == {"maths", "graph composed", "graph native"}
+    assert set(outcomes[0]["legs"]) == {"maths", "graph composed", "graph native", "graph direct"}
     assert set(outcomes[-3]["legs"]) == {
         "maths",
         "graph from torch",
