@@ -7,14 +7,8 @@ _ADAMW = grid("AdamW", {"lr": 0.05, "betas": (0.8, 0.99), "weight_decay": 0.3})[
 _REFERENCE = "parity.references.EMA"
 _STEP = """        done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
 """
-_AVERAGE = """        step = self._step + 1
-        weight, due = self.ema_weight(
-            step, self._decay, self.warmup, self.schedule, self.update_after_step, self.update_every
-        )
-        if self.fused:
-            self.kernel(weight, due, self.layout, *self.averages, *self.tracked)
-        else:
-            self.hyper_map(ops.partial(average, weight, due), self.averages, self.tracked, self.copied)
+_AVERAGE = """        weight, due = self.weight_of_step()
+        self.average_part(weight, due, (0, len(self.averages)))
 """
 
 ENTRY = Entry(
