@@ -68,8 +68,11 @@ def _is_cpu():
 
 def copy(tensor: Tensor, value: Tensor) -> bool:
     """Copy the memory of a tensor of the same dtype and shape, and say whether that can be done here."""
-    if obstacle() or not _is_cpu():
-        return False
+    return not obstacle() and _is_cpu() and copy_memory(tensor, value)
+
+
+def copy_memory(tensor: Tensor, value: Tensor) -> bool:
+    """The same on CPU, without asking whether it is wanted."""
     wait()
     if not (is_contiguous(tensor) and is_contiguous(value)) or nbytes_of(tensor) != nbytes_of(value):
         return False

@@ -14,7 +14,8 @@ from parity.judge.compare import compare_exactly
 from parity.sides import mindspore as mindspore_side
 from parity.sides import torch as torch_side
 
-PROBLEM = synthetic()
+# Each pattern of absent gradients compiles once more.
+PROBLEM, PRESENT = synthetic(), synthetic(absent=False)
 LOUDEST = [cases[-1] for cases in CASES.values()]
 
 
@@ -22,9 +23,16 @@ LOUDEST = [cases[-1] for cases in CASES.values()]
 def test_equals_torch(case):
     """The mathematics in float64, the arithmetic on each path: parameters and every slot at every step.
 
-    The last of a grid is loud and runs in both modes; `python -m parity` runs them all in both.
+    The last of a grid is loud and runs in both modes; `python -m parity` runs them all in both, with absent gradients.
     """
-    outcome = suite.verify(case, PROBLEM, ("graph", "pynative") if case in LOUDEST else ("graph",))
+    outcome = suite.verify(case, PRESENT, ("graph", "pynative") if case in LOUDEST else ("graph",))
+    assert outcome.passed, {leg: str(verdict) for leg, verdict in outcome.verdicts.items()}
+
+
+@pytest.mark.parametrize("case", LOUDEST, ids=str)
+def test_equals_torch_where_gradients_are_absent(case):
+    """A parameter, its state and its step stand still then."""
+    outcome = suite.verify(case, PROBLEM, ("graph",))
     assert outcome.passed, {leg: str(verdict) for leg, verdict in outcome.verdicts.items()}
 
 
