@@ -120,7 +120,7 @@ class Twins:
     def step(self, optimizer, gradients, pieces=None):
         """Take a compiled step by the graph of a twin, if there is one; else the optimizer becomes one."""
         constants = getattr(optimizer, "constants", None)
-        parameters = list(optimizer.get_parameters())
+        parameters = self._read(optimizer)
         if constants is None or pieces is not None:
             return STEP(optimizer, gradients, pieces)
         described = tuple((param.name, param.shape, param.dtype) for param in parameters)
@@ -129,13 +129,17 @@ class Twins:
         self._known[key] = twin
         if len(self._known) > self.KEPT:
             del self._known[next(iter(self._known))]
-        pairs = list(zip(twin.get_parameters(), parameters, strict=True))
+        pairs = list(zip(self._read(twin), parameters, strict=True))
         for of_twin, param in pairs:
             self._copy(of_twin, param)
         done = STEP(twin, gradients)
         for of_twin, param in pairs:
             self._copy(param, of_twin)
         return done
+
+    def _read(self, optimizer):
+        """All that a step reads and writes; buffers that are averaged belong to a network."""
+        return [*optimizer.get_parameters(), *getattr(optimizer, "tracked", ())]
 
     def _copy(self, param, value):
         """Write a Parameter, whatever the test has switched off."""
