@@ -155,9 +155,6 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
         self._refuse_parameters(self.parameters, lambda param: id(param) not in kept or param is self.global_step)
-        self._hold("pieces", None)
-        if len(self.parameters) > _pieces.PIECE and not self._changed():
-            self._hold("pieces", _pieces.Steps(self))  # a child would have its parent as a child
         self.settled = {"fused", "loss_scale", *defaults, "weight_decay"}
 
     def _keep(self, key, param):
@@ -275,6 +272,9 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             counts = [sum(state is not None for state in states) for states in self.slot_table]
             self.slots_before = (0, *itertools.accumulate(counts))
             self.stepper = _direct.Stepper(self, kernel)
+
+        parted = len(self.parameters) > _pieces.PIECE and not changed
+        self._hold("pieces", _pieces.Steps(self) if parted else None)  # a child would have its parent as a child
 
     def _changed(self):
         """What a subclass does in another way, which no step but that of `construct` follows."""
