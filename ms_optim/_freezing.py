@@ -1,5 +1,6 @@
 """Which parameters move: a Parameter that compiled steps read, and `requires_grad`, which the host is asked for."""
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
@@ -87,14 +88,16 @@ class Freezing:
 
     def warning_when_compiled(self) -> Callable[[], bool]:
         """A function that warns, whenever a graph that calls it is compiled, of what was set by hand and not seen."""
+        myself = weakref.ref(self)  # an optimizer that held itself would hold its state until garbage is collected
 
         def warn():
             """Name the parameters."""
-            pairs = zip(self.parameters, self.requires_grad_seen)
+            optimizer = myself()
+            pairs = zip(optimizer.parameters, optimizer.requires_grad_seen)
             changed = [param.name for param, seen in pairs if param.requires_grad != seen]
             if changed:
                 log.warning(
-                    f"For '{type(self).__name__}', 'requires_grad' of {changed} was set by hand, which no graph "
+                    f"For '{type(optimizer).__name__}', 'requires_grad' of {changed} was set by hand, which no graph "
                     "sees: call 'freeze' or 'unfreeze', or 'follow_requires_grad'."
                 )
             return True

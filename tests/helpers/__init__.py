@@ -161,7 +161,8 @@ def assert_same(got, expected):
 
 def assert_compiled(optimizer, times=1):
     """So many graphs of an optimizer's own were compiled; none if its steps are direct ones."""
-    assert len(optimizer.compile_cache) == (times if optimizer.why_compiled else 0)
+    count = len(optimizer.compile_cache)
+    assert count == (times if optimizer.why_compiled else 0)
 
 
 @functools.cache

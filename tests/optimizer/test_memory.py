@@ -1,16 +1,19 @@
 """What the state costs, in multiples of the parameters: what is stated, what is declared and what is allocated."""
 
+import gc
 import inspect
 import math
+import weakref
 from dataclasses import replace
 
 import mindspore as ms
 import numpy as np
 import pytest
+from helpers import DENSE, SPAN, loud, make_grads, make_params
 from mindspore import Parameter, Tensor
 
 import ms_optim
-from ms_optim import Adafactor, AdamW
+from ms_optim import EMA, Adafactor, AdamW
 from parity.cases import ENTRIES
 from parity.sides.mindspore import factory, set_mode
 
@@ -102,3 +105,19 @@ def test_only_the_group_that_asks_pays():
     """State is allocated for each parameter by the arguments of its group."""
     groups = [{"params": [parameter(name="a")]}, {"params": [parameter(name="b")], "amsgrad": True}]
     assert multiple(AdamW(groups)) == 2.5
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize("name", SPAN)
+def test_what_is_dropped_is_gone_at_once(name, averaged, path):
+    """With all of its state, before garbage is collected: nothing in an optimizer holds the optimizer."""
+    optimizer = DENSE[name](make_params(name), **loud(DENSE[name]))
+    optimizer = EMA(optimizer) if averaged else optimizer
+    optimizer(make_grads(name, 1)[0])
+    gone = weakref.ref(optimizer)
+    gc.disable()
+    try:
+        del optimizer
+        assert gone() is None
+    finally:
+        gc.enable()
