@@ -129,7 +129,8 @@ def test_train_one_step_cell(name, mode, compilations):
         change(optimizer, i)
         cell(*batch)
         compiled.append(len(compilations))
-    assert 0 < compiled[0] == compiled[-1]
+    compiles = mode != "pynative" or optimizer.why_compiled
+    assert compiled[0] == compiled[-1] and bool(compiled[0]) == bool(compiles)
     assert_same(outcome(optimizer), direct(name, mode, changed=True))
 
 
