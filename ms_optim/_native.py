@@ -227,6 +227,11 @@ def kernels_for(owner: str) -> dict[str, Kernel]:
 _power: ops.Custom | None = None
 
 
+@functools.cache
+def _power_of(path):
+    return ops.Custom(f"{path}:power", lambda base, _: base, lambda base, _: base, "aot")
+
+
 def prepare_power(owner: str) -> None:
     """Let graphs that are compiled from now on take powers by the library, if there is one here.
 
@@ -234,8 +239,8 @@ def prepare_power(owner: str) -> None:
         RuntimeError: As `kernels_for`.
     """
     global _power
-    if _power is None and kernels_for(owner):
-        _power = ops.Custom(f"{library()}:power", lambda base, _: base, lambda base, _: base, "aot")
+    if kernels_for(owner):
+        _power = _power_of(library())
 
 
 def power(base, exponent):
