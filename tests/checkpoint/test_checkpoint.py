@@ -16,7 +16,7 @@ from mindspore.train.checkpoint_pb2 import Checkpoint
 import ms_optim
 from ms_optim import EMA, Adam, AdamW, restore, save
 from ms_optim._files import replacing
-from ms_optim.checkpoint import _check_lengths
+from ms_optim.checkpoint import _tensors
 from ms_optim.convert import load
 
 
@@ -166,7 +166,7 @@ def test_a_tensor_that_is_none():
         value=[{"tag": "a", "tensor": tensor}, {"tag": "a", "maptensor": {}}, {"tag": "b", "tensor": tensor}]
     )
     with pytest.raises(ValueError, match="8 bytes for 'a'"):
-        _check_lengths(records.SerializeToString())
+        _tensors(records.SerializeToString())
 
 
 def test_what_mindspore_writes_has_its_lengths(tmp_path, monkeypatch):
