@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -116,7 +117,7 @@ class Launch:
             check()
             self._know(tensors, [absent, *known])
         if not all(contiguous):
-            tensors = [tensor.contiguous() for tensor in tensors]
+            tensors = [tensor.contiguous() for tensor in tensors if tensor is not None]
             places = list(map(_host.address, tensors))
         starts = np.array(places, np.uint64)
         if not starts.all():
@@ -176,7 +177,9 @@ def average(launch: Launch, values: Sequence[Tensor], weight: Callable[[], tuple
     return read is not None
 
 
-def average_launch(kernel: _native.Kernel, check: Callable, averages: Sequence[Parameter], copied) -> Launch:
+def average_launch(
+    kernel: _native.Kernel, check: Callable, averages: Sequence[Parameter], copied: Sequence[bool]
+) -> Launch:
     """That of an average, whose values are copied here and there."""
     return Launch(kernel, check, (np.zeros(1), np.zeros(1, bool), np.array(copied, np.int32)), averages)
 
@@ -189,7 +192,7 @@ class Stepper:
         kernel: Of its rule.
     """
 
-    def __init__(self, optimizer, kernel: _native.Kernel):
+    def __init__(self, optimizer: Any, kernel: _native.Kernel):
         count = len(optimizer.parameters)
         self._rows, self._moves = np.zeros((count, len(kernel.numbers) + 1)), np.zeros(count, bool)
         self._rows[:, -1] = 1 / optimizer.loss_scale
@@ -199,7 +202,7 @@ class Stepper:
         own = optimizer.trainable, optimizer.step_counts, optimizer.global_step
         self._memory = _host.Memory((*own, *optimizer.scalar_state, *optimizer.numbers))
 
-    def __call__(self, optimizer, owner: str, gradients: Sequence[Tensor | None]) -> bool:
+    def __call__(self, optimizer: Any, owner: str, gradients: Sequence[Tensor | None]) -> bool:
         """Take a step, and say whether it was taken; one that cannot be is not begun.
 
         Raises:

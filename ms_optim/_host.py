@@ -86,7 +86,9 @@ class Memory:
     """The memory of several tensors, as of one in `memory`."""
 
     def __init__(self, tensors: Sequence[Tensor]):
-        self._tensors, self._found, self._arrays = tensors, (), []
+        self._tensors = tensors
+        self._found: tuple[list, ...] = ()
+        self._arrays: list[np.ndarray] = []
 
     def arrays(self) -> list[np.ndarray]:
         """An array over each."""
@@ -142,6 +144,6 @@ class Vector(np.ndarray):
         return _native.power_of_arrays(base, self).view(Vector)
 
 
-def vector(values) -> Vector:
+def vector(values: Any) -> Vector:
     """A float64 copy."""
     return np.array(values, np.float64).view(Vector)

@@ -1,7 +1,7 @@
 """Learning rates of groups: numbers, tables and schedules, as float64 wherever they start as Python numbers."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -11,7 +11,7 @@ from ms_optim import _compiled
 from ms_optim._host import Memory
 from ms_optim._values import float64_parameter
 
-LearningRate = float | Iterable[float] | Tensor | LearningRateSchedule
+LearningRate: TypeAlias = float | Iterable[float] | Tensor | LearningRateSchedule
 
 
 class Table(LearningRateSchedule):
