@@ -20,7 +20,6 @@ from ms_optim._host import Vector
 
 # What stands for a gradient that is absent, which no kernel reads.
 _NOTHING = Tensor(0.0, ms.float32)
-_TENSORS = {Tensor, Parameter}
 
 _launches: "weakref.WeakSet[Launch]" = weakref.WeakSet()
 
@@ -35,6 +34,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
+def changed(cls: type, base: type, *names: str) -> str | None:
+    """What a class does in another way than the one that it derives from, as a reason not to go past it; or None."""
+    own = [name for name in names if getattr(cls, name) is not getattr(base, name)]
+    return f"the class has a {own[0]!r} of its own" if own else None
+
+
 class Launch:
     """Calls of one kernel on tensors, one at a time: `find`, then `read`, then the call itself.
 
@@ -44,6 +49,9 @@ class Launch:
         arrays: What it is given before the tensors, to be written into before a call.
         first: The tensors that it writes into and is given before those that it only reads.
         last: Those that it writes into and is given after them.
+
+    Attributes:
+        flags: The FLAG of each of the first, as `find` found them.
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class Launch:
         self._first, self._last = tuple(first), tuple(last)
         self._chunks = _host.chunks(self._first), _host.chunks(self._last)
         self._places: list[int] = []
+        self.flags: list[bool] = []
         self._known: list = []
 
     def find(self) -> bool:
@@ -109,7 +118,7 @@ class Launch:
         """
         if absent:
             tensors = [_NOTHING if tensor is None else tensor for tensor in tensors]
-        if not {*map(type, tensors)} <= _TENSORS:
+        if {*map(type, tensors)} != {Tensor}:  # what is none is not to be asked what it holds
             check()
         inquired = _host.is_contiguous, _host.address, _host.shape_of, _host.dtype_of
         contiguous, places, *known = _host.look(_host.chunks(tensors), *inquired)
@@ -117,7 +126,7 @@ class Launch:
             check()
             self._know(tensors, [absent, *known])
         if not all(contiguous):
-            tensors = [tensor.contiguous() for tensor in tensors if tensor is not None]
+            tensors = list(map(Tensor.contiguous, tensors))
             places = list(map(_host.address, tensors))
         starts = np.array(places, np.uint64)
         if not starts.all():
@@ -186,6 +195,8 @@ def average_launch(
 
 class Stepper:
     """Takes the direct steps of an `Optimizer` that has a kernel.
+
+    It does not keep the optimizer, which keeps it: each would hold the other until garbage is collected.
 
     Args:
         optimizer: Whose.

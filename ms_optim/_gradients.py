@@ -12,9 +12,7 @@ from ms_optim.arguments import FLOATS
 
 # What a gradient may be that has not all of the elements; a tuple is one of indices and values.
 SPARSE = (RowTensorInner, COOTensor, CSRTensor, tuple, list)
-# What `_all_fit` takes; another object that is equal to one of these dtypes is only looked at more closely.
-_TENSORS, _FLOAT_IDS = {Tensor, Parameter}, {id(dtype) for dtype in FLOATS}
-# The same as SPARSE, as a graph names them.
+# The same, as a graph names them.
 SPARSE_KINDS = ("RowTensor", "COOTensor", "CSRTensor", "Tuple", "List")
 
 
@@ -39,19 +37,8 @@ def check_gradients(
             f"For '{owner}', 'gradients' must hold {len(parameters)} entries, one for each parameter, but "
             f"got {len(gradients)}."
         )
-    if fit is None and _all_fit(gradients, parameters):
-        return tuple(gradients)
     fit = fit or _fit_dense
     return tuple(None if grad is None else fit(owner, grad, param) for grad, param in zip(gradients, parameters))
-
-
-def _all_fit(gradients, parameters):
-    """Whether no gradient is absent or odd: what is asked of each alone takes ten times as long."""
-    return (
-        {*map(type, gradients)} <= _TENSORS
-        and {id(grad.dtype) for grad in gradients} <= _FLOAT_IDS
-        and [grad.shape for grad in gradients] == [param.shape for param in parameters]
-    )
 
 
 def _fit_dense(owner, grad, param):

@@ -162,13 +162,13 @@ def power_of_arrays(base: np.ndarray, exponent: np.ndarray) -> np.ndarray:
         base, exponent = np.broadcast_arrays(base, exponent)
     base, exponent = np.ascontiguousarray(base, np.float64), np.ascontiguousarray(exponent, np.float64)
     result = np.empty(base.shape)
-    _powers()(base.size, base.ctypes.data, exponent.ctypes.data, result.ctypes.data)
+    _powers(library())(base.size, base.ctypes.data, exponent.ctypes.data, result.ctypes.data)
     return result
 
 
 @functools.cache
-def _powers():
-    function = ctypes.CDLL(str(library())).ms_optim_powers
+def _powers(path):
+    function = ctypes.CDLL(str(path)).ms_optim_powers
     function.argtypes, function.restype = (ctypes.c_int64, *[ctypes.c_void_p] * 3), None
     return function
 

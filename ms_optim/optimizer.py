@@ -247,13 +247,15 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         if fused and obstacle is not None:
             raise ValueError(f"For '{owner}', 'fused' must be None or False here, because {obstacle}, but got True.")
         self.fused = obstacle is None
-        changed = self._changed()
+        changed = _direct.changed(
+            type(self), Optimizer, "construct", "numbers_of_step", "apply_rule", "_learning_rates"
+        )
         if not self.fused:
             self.no_launch = obstacle or "fused is False"
-        elif changed or not type(self).scalars.__module__.startswith(f"{__package__}."):
-            self.no_launch = f"the class has a {(changed or ['scalars'])[0]!r} of its own"
+        elif not changed and not type(self).scalars.__module__.startswith(f"{__package__}."):
+            self.no_launch = "the class has a 'scalars' of its own"
         else:
-            self.no_launch = None
+            self.no_launch = changed
         halves = [param.name for param in self.parameters if param.dtype == ms.bfloat16]
         if not self.fused and halves and ms.get_context("device_target") == "CPU":
             raise TypeError(
@@ -275,11 +277,6 @@ class Optimizer(Declared, Freezing, _state.Stateful):
 
         parted = len(self.parameters) > _pieces.PIECE and not changed
         self._hold("pieces", _pieces.Steps(self) if parted else None)  # a child would have its parent as a child
-
-    def _changed(self):
-        """What a subclass does in another way, which no step but that of `construct` follows."""
-        parts = ("construct", "numbers_of_step", "apply_rule", "_learning_rates")
-        return [name for name in parts if getattr(type(self), name) is not getattr(Optimizer, name)]
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:

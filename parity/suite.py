@@ -86,8 +86,7 @@ def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
     dicts alone. The two go on side by side and are judged by torch in float64, which goes on from there too, and by the
     error of torch in float32. Ours is compiled in GRAPH and called directly in PYNATIVE. The legs "... from .ckpt" are
     ours from a checkpoint of ours in a new optimizer, those "... from .safetensors" in the one that has gone on: both
-    must have the bits of the run that was not
-    stopped.
+    must have the bits of the run that was not stopped.
     """
     problem = problem.fitting(case)
     if not case.inner:

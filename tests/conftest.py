@@ -3,7 +3,6 @@
 import copy
 import gc
 
-import mindspore as ms
 import pytest
 import torch
 from helpers import SPAN
@@ -11,7 +10,7 @@ from mindspore._c_expression import GraphExecutor_, JitExecutor_
 
 from ms_optim import OPTIMIZERS, _compiled, _host, _native
 from ms_optim._values import write
-from parity.sides.mindspore import MODES, set_mode
+from parity.sides.mindspore import MODES, set_mode, structure
 
 # The tests run in as many processes as there are cores.
 torch.set_num_threads(1)
@@ -81,9 +80,8 @@ def pytest_collection_modifyitems(config, items):
             items.remove(item)
             config.hook.pytest_deselected(items=[item])
             continue
-        name = getattr(item, "callspec", None) and item.callspec.params.get("name")
-        if name in OPTIMIZERS:
-            item.add_marker(pytest.mark.xdist_group(name))
+        if params.get("name") in OPTIMIZERS:
+            item.add_marker(pytest.mark.xdist_group(params["name"]))
 
 
 @pytest.fixture
@@ -118,18 +116,16 @@ class Twins:
         self._known = {}
 
     def step(self, optimizer, gradients, pieces=None):
-        """Take a compiled step by the graph of a twin, if there is one; else the optimizer becomes one."""
-        constants = getattr(optimizer, "constants", None)
-        parameters = self._read(optimizer)
-        if constants is None or pieces is not None:
+        """Take a compiled step by the graph of a twin; if there is none, a copy of the optimizer becomes it."""
+        key = structure(optimizer)
+        if key is None or pieces is not None:
             return STEP(optimizer, gradients, pieces)
-        described = tuple((param.name, param.shape, param.dtype) for param in parameters)
-        key = (ms.get_context("mode"), *constants, described)
+        key += tuple((param.shape, param.dtype) for param in self._buffers(optimizer))
         twin = self._known.pop(key, None) or copy.deepcopy(optimizer)
         self._known[key] = twin
         if len(self._known) > self.KEPT:
             del self._known[next(iter(self._known))]
-        pairs = list(zip(self._read(twin), parameters, strict=True))
+        pairs = list(zip(self._read(twin), self._read(optimizer), strict=True))
         for of_twin, param in pairs:
             self._copy(of_twin, param)
         done = STEP(twin, gradients)
@@ -138,8 +134,12 @@ class Twins:
         return done
 
     def _read(self, optimizer):
-        """All that a step reads and writes; buffers that are averaged belong to a network."""
-        return [*optimizer.get_parameters(), *getattr(optimizer, "tracked", ())]
+        """All that a step reads and writes."""
+        return [*optimizer.get_parameters(), *self._buffers(optimizer)]
+
+    def _buffers(self, optimizer):
+        """What is averaged besides: it belongs to a network."""
+        return getattr(optimizer, "tracked", ())
 
     def _copy(self, param, value):
         """Write a Parameter, whatever the test has switched off."""

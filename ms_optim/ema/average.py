@@ -332,15 +332,12 @@ class EMA(Stateful):
     @property
     def why_compiled(self) -> str | None:
         """Why a direct call compiles; None if it does not, but runs the kernels at once."""
-        changed = self._changed()
-        if changed:
-            return f"the class has a {changed[0]!r} of its own"
-        return getattr(self.optimizer, "why_compiled", f"it is around mindspore's {type(self.optimizer).__name__}")
+        inner = getattr(self.optimizer, "why_compiled", f"it is around mindspore's {type(self.optimizer).__name__}")
+        return self._changed() or inner
 
     def _changed(self):
         """What a subclass does in another way, which no step but that of `construct` follows."""
-        parts = ("construct", "weight_of_step", "average_part", "ema_weight")
-        return [name for name in parts if getattr(type(self), name) is not getattr(EMA, name)]
+        return _direct.changed(type(self), EMA, "construct", "weight_of_step", "average_part", "ema_weight")
 
     def _step_at_once(self, gradients):
         """Take a step without a graph, and say whether it was taken: all of it or nothing."""

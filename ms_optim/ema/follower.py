@@ -96,9 +96,8 @@ class ParameterEMA(nn.Cell):
     @property
     def why_compiled(self) -> str | None:
         """Why a call outside of a graph compiles; None if it does not, but runs the kernel at once."""
-        if type(self).construct is not ParameterEMA.construct:
-            return "the class has a 'construct' of its own"
-        return _native.absence("ParameterEMA", "average") or _host.obstacle()
+        changed = _direct.changed(type(self), ParameterEMA, "construct")
+        return changed or _native.absence("ParameterEMA", "average") or _host.obstacle()
 
     def _weight(self):
         """What the average takes of the source, and whether it does, on the host."""

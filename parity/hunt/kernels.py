@@ -86,8 +86,9 @@ def judged(mutant: Mutant, problem: Problem) -> Fate:
     cases = ENTRIES[mutant.optimizer].cases
     for case in cases[:1] if mutant.leg == "bits" else cases[::-1]:
         build, fitting = torch_side.factory(case, True), problem.fitting(case)
-        wrong = mindspore_side.factory(case, fused=True)
-        session = mindspore_side.Session(wrong, fitting.initial, "graph", anew=True, compiled=False)
+        # Anew, because an optimizer that was made before has the kernel of another library.
+        ours = mindspore_side.factory(case, fused=True)
+        session = mindspore_side.Session(ours, fitting.initial, "graph", anew=True, compiled=False)
         ours = session.steps(fitting.gradients)
         single = torch_side.run(build, fitting, "float32")
         if mutant.leg == "bits":

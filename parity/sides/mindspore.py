@@ -3,8 +3,9 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from unittest import mock
 
 import mindspore as ms
 import numpy as np
@@ -48,19 +49,25 @@ def set_mode(mode: str):
     ms.set_context(mode=MODES[mode], jit_syntax_level=ms.STRICT)
 
 
+def structure(optimizer: nn.Optimizer) -> tuple | None:
+    """What two optimizers share that differ in numbers only, so that one graph serves both; None if it is not known."""
+    constants = getattr(optimizer, "constants", None)
+    described = tuple((param.name, param.shape, param.dtype) for param in optimizer.get_parameters())
+    return constants and (ms.get_context("mode"), *constants, described)
+
+
 _compiled: dict[tuple, nn.Optimizer] = {}
 KEPT = 16  # a compiled graph takes megabytes
 
 
-def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
+def compiled_before(optimizer: nn.Optimizer) -> nn.Optimizer:
     """One that differs from the optimizer in numbers only and has compiled, given its numbers; or the optimizer itself.
 
     A compilation takes longer than the steps of a case.
     """
-    constants = getattr(optimizer, "constants", None)
-    if constants is None:
+    key = structure(optimizer)
+    if key is None:
         return optimizer
-    key = (mode, *constants, tuple((param.name, param.shape, param.dtype) for param in optimizer.get_parameters()))
     twin = _compiled.pop(key, optimizer)
     _compiled[key] = twin
     if len(_compiled) > KEPT:
@@ -71,16 +78,9 @@ def compiled_before(optimizer: nn.Optimizer, mode: str) -> nn.Optimizer:
     return twin
 
 
-@contextlib.contextmanager
-def direct_calls(compiled: bool) -> Iterator[None]:
-    """Let direct calls compile what a graph would run, or take the way that they take."""
-    before = os.environ.get(SWITCH)
-    os.environ[SWITCH] = "0" if compiled else "1"
-    yield
-    if before is None:
-        del os.environ[SWITCH]
-    else:
-        os.environ[SWITCH] = before
+def direct_calls(compiled: bool) -> contextlib.AbstractContextManager:
+    """A block in which direct calls compile what a graph would run, or take the way that they take."""
+    return mock.patch.dict(os.environ, {SWITCH: "0" if compiled else "1"})
 
 
 class Session:
@@ -106,7 +106,7 @@ class Session:
         set_mode(mode)
         self.optimizer = build(_parameters(initial, self.dtype))
         if not anew:
-            self.optimizer = compiled_before(self.optimizer, mode)
+            self.optimizer = compiled_before(self.optimizer)
         self.scheduler = schedule and getattr(lr_scheduler, schedule[0])(self.optimizer, **schedule[1])
 
     def steps(self, gradients: Iterable[dict[str, Gradient]]) -> Trace:

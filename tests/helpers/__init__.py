@@ -161,8 +161,7 @@ def assert_same(got, expected):
 
 def assert_compiled(optimizer, times=1):
     """So many graphs of an optimizer's own were compiled; none if its steps are direct ones."""
-    count = len(optimizer.compile_cache)
-    assert count == (times if optimizer.why_compiled else 0)
+    assert len(optimizer.compile_cache) == (times if optimizer.why_compiled else 0)
 
 
 @functools.cache
