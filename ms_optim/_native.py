@@ -4,6 +4,7 @@ The library exports a table of the numbers, flags and slots that each of its fun
 with the rule in Python before the rule's kernel is used, so that a library of other sources is refused and not obeyed.
 """
 
+import contextlib
 import ctypes
 import functools
 import inspect
@@ -233,14 +234,14 @@ def _power_of(path):
 
 
 def prepare_power(owner: str) -> None:
-    """Let graphs that are compiled from now on take powers by the library, if there is one here.
+    """Let graphs that are compiled from now on take powers by the library, if there is one here that can be used.
 
-    Raises:
-        RuntimeError: As `kernels_for`.
+    One that cannot be is refused where kernels are wanted.
     """
     global _power
-    if kernels_for(owner):
-        _power = _power_of(library())
+    with contextlib.suppress(RuntimeError):
+        if kernels_for(owner):
+            _power = _power_of(library())
 
 
 def power(base, exponent):

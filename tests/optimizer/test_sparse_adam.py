@@ -148,7 +148,7 @@ def parameters(dtype=ms.float32, names=tuple(TABLES)):
 def run_ours(kwargs, groups=(), mode="graph", dtype="float32", names=tuple(TABLES), cls=SparseAdam):
     """The trace of ours."""
     set_mode(mode)
-    optimizer = compiled_before(cls(grouped(parameters(FLOATS[dtype], names), groups), **kwargs), mode)
+    optimizer = compiled_before(cls(grouped(parameters(FLOATS[dtype], names), groups), **kwargs))
     recorder = Recorder()
     for step, gradients in enumerate(problem(names)):
         follow(optimizer, step)
