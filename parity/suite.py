@@ -53,8 +53,8 @@ class Outcome:
         return replace(self, maths=self.maths.brief, modes={mode: leg.brief for mode, leg in self.modes.items()})
 
 
-def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
-    """Run the legs on a case: the mathematics, and the arithmetic in each mode on each path.
+def verify(case: Case, problem: Problem, modes: Iterable[str], on: Iterable[str] = ("composed", "native")) -> Outcome:
+    """Run the legs on a case: the mathematics, and the arithmetic in each mode on those of the paths that there are.
 
     Native kernels are compared with torch's own where torch has fused ones. Direct calls must have their bits.
     """
@@ -63,6 +63,8 @@ def verify(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
     exact = compare_exactly(rules.run(mindspore_side.factory(case), problem), double, case.noise, problem.initial)
     verdicts = {}
     for path, fused in paths(case).items():
+        if path not in on:
+            continue
         single = torch_side.run(torch_side.factory(case, fused), problem, "float32")
         for mode in modes:
             build = mindspore_side.factory(case, fused=fused)

@@ -1,7 +1,7 @@
 """What optimizers are compared on: initial weights and a gradient for each parameter at each step, in numpy."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,18 +33,24 @@ class Problem:
     gradients: list[dict[str, Gradient]]
     dtype: str | None = None
 
+    def part(self, names: Iterable[str]) -> "Problem":
+        """The same of some of the parameters."""
+        names = list(names)
+        gradients = [{name: drawn[name] for name in names} for drawn in self.gradients]
+        return replace(self, initial={name: self.initial[name] for name in names}, gradients=gradients)
+
     def fitting(self, case: Case) -> "Problem":
         """The part of the problem that the optimizer of a case takes: parameters of its rank, rows if it is sparse."""
-        names = [
+        fits = self.part(
             name
             for name, value in self.initial.items()
             if case.rank in (None, value.ndim) and (value.ndim or not case.sparse)
-        ]
-        gradients = [{name: drawn[name] for name in names} for drawn in self.gradients]
-        if case.sparse:
-            rng = np.random.default_rng(0)
-            gradients = [{name: _rows(rng, grad) for name, grad in drawn.items()} for drawn in gradients]
-        return Problem(self.name, {name: self.initial[name] for name in names}, gradients, self.dtype)
+        )
+        if not case.sparse:
+            return fits
+        rng = np.random.default_rng(0)
+        rows = [{name: _rows(rng, grad) for name, grad in drawn.items()} for drawn in fits.gradients]
+        return replace(fits, gradients=rows)
 
 
 def _rows(rng, grad):

@@ -17,6 +17,10 @@ DENSE = {name: cls for name, cls in OPTIMIZERS.items() if name in CASES and not 
 # Five that span the kinds: no step count and a slot that may be missing, flags, a number for each parameter, patterns,
 # and tensors of other shapes without a kernel. What no rule could get wrong is tested on these.
 SPAN = ("SGD", "AdamW", "NAdam", "MomentumAGC", "Adafactor")
+# Two of them that have kernels, on which that is tested without: few slots and many, a number that is state and none.
+COMPOSED = ("SGD", "AdamW")
+# A part of the synthetic problem: matrices, a vector, and what patterns are about.
+PART = ("fc.weight", "twin.weight", "ema.gain", "flip.beta")
 # Equal shapes, all ranks that clipping tells apart, and parts of names that look like those of norms and averages.
 SHAPES = {
     "a.weight": (3, 4),

@@ -1,5 +1,7 @@
 """State dicts: torch's layout, torch's runs that go on here and the other way round, and what does not fit."""
 
+from dataclasses import replace
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -10,22 +12,22 @@ from mindspore import Parameter, Tensor
 from ms_optim import EMA, SGD, Adagrad, Adam, AdamW
 from parity import suite
 from parity.cases import CASES
-from parity.cases.problems import Problem, synthetic
+from parity.cases.problems import synthetic
 from parity.sides import mindspore as mindspore_side
 from parity.sides import torch as torch_side
 from parity.sides.mindspore import MODES
 
 PROBLEM = synthetic()
 # Two parameters, and one that has its first gradient late.
-NAMES = ("fc.weight", "temperature", "late.bias")
-SMALL = Problem(
-    "small",
-    {name: PROBLEM.initial[name] for name in NAMES},
-    [
-        {name: None if name == "late.bias" and step < 8 else gradients[name] for name in NAMES}
-        for step, gradients in enumerate(PROBLEM.gradients[:18])
+SMALL = PROBLEM.part(["fc.weight", "temperature", "late.bias"])
+SMALL = replace(
+    SMALL,
+    gradients=[
+        {**gradients, "late.bias": None if step < 8 else gradients["late.bias"]}
+        for step, gradients in enumerate(SMALL.gradients[:18])
     ],
 )
+MATRICES = PROBLEM.part(["fc.weight", "zero.weight"])
 modes = pytest.mark.parametrize("mode", MODES)
 TORCH = [name for name in DENSE if name != "MomentumAGC"]
 
@@ -45,7 +47,7 @@ def grids(names=TORCH):
 
 def problem_of(case):
     """What the case is run on."""
-    return (SMALL if case.rank is None else PROBLEM).fitting(case)
+    return (SMALL if case.rank is None else MATRICES).fitting(case)
 
 
 def in_torch(case, values):

@@ -4,10 +4,11 @@ import inspect
 from pathlib import Path
 
 import pytest
+from helpers import PART
 from helpers.native import needs_compiler
 
 from parity.cases import CASES, ENTRIES, Mutant
-from parity.cases.problems import Problem, synthetic
+from parity.cases.problems import synthetic
 from parity.hunt import kernels
 from parity.hunt.mutants import breed
 from parity.judge.compare import compare
@@ -18,13 +19,8 @@ from parity.suite import hunt
 
 # One pattern of gradients, and so one compilation.
 PROBLEM = synthetic(absent=False)
-# A part of it, because each parameter costs as much to compile: matrices, a vector, and what patterns are about.
-KEPT = ("fc.weight", "twin.weight", "ema.gain", "flip.beta")
-SMALL = Problem(
-    "a part of it",
-    {name: PROBLEM.initial[name] for name in KEPT},
-    [{name: gradients[name] for name in KEPT} for gradients in PROBLEM.gradients],
-)
+# Each parameter costs as much to compile.
+SMALL = PROBLEM.part(PART)
 
 
 @pytest.mark.parametrize("optimizer", ENTRIES)

@@ -4,6 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from helpers import PART
 from mindspore import nn
 
 from parity import suite
@@ -14,26 +15,37 @@ from parity.judge.compare import compare_exactly
 from parity.sides import mindspore as mindspore_side
 from parity.sides import torch as torch_side
 
-# Each pattern of absent gradients compiles once more.
+# A rule takes as much time for each parameter to compile, and for each pattern of absent gradients.
 PROBLEM, PRESENT = synthetic(), synthetic(absent=False)
+SMALL = PROBLEM.part(PART)
 LOUDEST = [cases[-1] for cases in CASES.values()]
+EACH = pytest.mark.parametrize("case", [case for cases in CASES.values() for case in cases], ids=str)
 
 
-@pytest.mark.parametrize("case", [case for cases in CASES.values() for case in cases], ids=str)
-def test_equals_torch(case):
-    """The mathematics in float64, the arithmetic on each path: parameters and every slot at every step.
-
-    The last of a grid is loud and runs in both modes; `python -m parity` runs them all in both, with absent gradients.
-    """
-    outcome = suite.verify(case, PRESENT, ("graph", "pynative") if case in LOUDEST else ("graph",))
+def assert_passed(outcome):
+    """Every leg, or what each has found."""
     assert outcome.passed, {leg: str(verdict) for leg, verdict in outcome.verdicts.items()}
+
+
+@EACH
+def test_equals_torch_by_the_kernel(case):
+    """The mathematics in float64 and the kernel's arithmetic: parameters and every slot at every step.
+
+    Where gradients are absent, the last of a grid is, which is the loudest.
+    """
+    assert_passed(suite.verify(case, PROBLEM if case in LOUDEST else PRESENT, ("graph",), ("native",)))
+
+
+@EACH
+def test_equals_torch_by_the_rule(case):
+    """As MindSpore compiles it. `python -m parity` runs each case whole, in both modes and on both paths."""
+    assert_passed(suite.verify(case, SMALL, ("graph",), ("composed",)))
 
 
 @pytest.mark.parametrize("case", LOUDEST, ids=str)
-def test_equals_torch_where_gradients_are_absent(case):
-    """A parameter, its state and its step stand still then."""
-    outcome = suite.verify(case, PROBLEM, ("graph",))
-    assert outcome.passed, {leg: str(verdict) for leg, verdict in outcome.verdicts.items()}
+def test_equals_torch_in_pynative(case):
+    """On gradients of all kinds and on each path."""
+    assert_passed(suite.verify(case, PRESENT, ("pynative",)))
 
 
 @pytest.mark.parametrize("loss", losses(), ids=lambda loss: loss.name)
@@ -50,7 +62,7 @@ def test_minimizes_as_torch_does(case, loss):
 def test_float64_parameters_equal_torch_in_float64(name, mode):
     """No number of a step passes through float32 on its way to a float64 parameter."""
     case = CASES[name][-1]
-    problem = PROBLEM.fitting(case)
+    problem = PRESENT.fitting(case)
     wide = Problem(
         "float64",
         {key: value.astype(np.float64) for key, value in problem.initial.items()},
