@@ -81,6 +81,7 @@ def test_loss_scale_divides_the_gradients(name, path):
     assert_same(outcome(stepped(optimizer, scaled(make_grads(name), 1024.0))), baseline(name, path)[-1])
 
 
+@pytest.mark.generic
 @pytest.mark.parametrize("name", [name for name, cls in DENSE.items() if "maximize" in arguments_of(cls)])
 def test_maximize_negates_the_gradients(name, path):
     """And nothing else."""
@@ -122,8 +123,9 @@ def test_dtypes_are_kept(name, path):
     if "exempt" in kwargs:
         kwargs["exempt"] = lambda param: param.name.endswith("scale")
     dtypes = (ms.float16, ms.float32, ms.float64)
-    mixed = cls([param for dtype in dtypes for param in make_params(name, dtype, f"{dtype}.")], **kwargs)
-    mixed(make_grads(name)[1] * 3)
+    three = slice(2, None, 2)
+    mixed = cls([param for dtype in dtypes for param in make_params(name, dtype, f"{dtype}.")[three]], **kwargs)
+    mixed(make_grads(name)[1][three] * 3)
     got = outcome(mixed)
     for param in mixed.parameters:
         assert all(
@@ -131,8 +133,8 @@ def test_dtypes_are_kept(name, path):
             for slot, kept in mixed.state[param.name].items()
         )
         assert param.name.startswith(str(param.dtype))
-    single = cls(make_params(name, prefix="Float32."), **kwargs)
-    single(make_grads(name)[1])
+    single = cls(make_params(name, prefix="Float32.")[three], **kwargs)
+    single(make_grads(name)[1][three])
     for key, value in outcome(single).items():
         np.testing.assert_array_equal(got[key], value, err_msg=key, strict=True)
         if key.split(" of ")[0] not in mixed.state.vectors:

@@ -96,11 +96,8 @@ def direct(name, mode, rates=None, changed=False):
     return outcome(optimizer)
 
 
-@pytest.mark.generic
-@each
-def test_jit_around_value_and_grad_and_the_optimizer(name, mode, compilations):
-    """One compiled step of the user's; numbers that are set between steps reach it, and nothing compiles again."""
-    net, loss, optimizer = make(name)
+def jitted(net, loss, optimizer):
+    """One compiled step of the user's."""
     gradient = gradient_of(net, loss, optimizer)
 
     @ms.jit
@@ -109,17 +106,62 @@ def test_jit_around_value_and_grad_and_the_optimizer(name, mode, compilations):
         optimizer(grads)
         return value
 
-    compiled = []
+    return step
+
+
+def spoil(optimizer):
+    """Change every Parameter of an optimizer."""
+    for param in optimizer.get_parameters():
+        ops.assign(param, param.logical_not() if param.dtype == ms.bool_ else param + 7)
+
+
+@pytest.mark.generic
+@each
+def test_jit_around_value_and_grad_and_the_optimizer(name, mode, compilations):
+    """Numbers that are set between steps reach it, what is restored does, and nothing compiles again.
+
+    `load_param_into_net` would not reach the step; every Parameter, whatever it is now, goes on from the saved.
+    """
+    net, loss, optimizer = make(name)
+    step, compiled = jitted(net, loss, optimizer), []
     for i, batch in enumerate(batches()):
+        if i == 2:
+            before = everything(optimizer)
         change(optimizer, i)
         step(*batch)
         compiled.append(len(compilations))
     assert 0 < compiled[0] == compiled[-1]
     assert_same(outcome(optimizer), direct(name, mode, changed=True))
+    spoil(optimizer)
+    assert all(np.all(value != before[key]) for key, value in everything(optimizer).items())
+    assert restore(optimizer, {key: Tensor(value) for key, value in before.items()}) == []
+    assert_same(everything(optimizer), before)
+    compilations.clear()
+    for i, batch in list(enumerate(batches()))[2:]:
+        change(optimizer, i)
+        step(*batch)
+    assert compilations == []
+    assert_same(outcome(optimizer), direct(name, mode, changed=True))
+
+
+@span
+def test_restore_a_list_of_learning_rates(name, either):
+    """It goes on at its place in a step that has compiled."""
+    net, loss, optimizer = make(name, lr=RATES)
+    step = jitted(net, loss, optimizer)
+    for i, batch in enumerate(batches()):
+        if i == 2:
+            before = everything(optimizer)
+        step(*batch)
+    spoil(optimizer)
+    assert restore(optimizer, {key: Tensor(value) for key, value in before.items()}) == []
+    for batch in batches()[2:]:
+        step(*batch)
+    assert_same(outcome(optimizer), direct(name, either, tuple(RATES)))
 
 
 @pytest.mark.generic
-@each
+@span
 def test_train_one_step_cell(name, mode, compilations):
     """Scaled up by `sens` and down by `loss_scale`, with numbers that are set between steps."""
     net, loss, optimizer = make(name, loss_scale=1024.0)
@@ -134,16 +176,26 @@ def test_train_one_step_cell(name, mode, compilations):
     assert_same(outcome(optimizer), direct(name, mode, changed=True))
 
 
-@pytest.mark.generic
-@each
-@pytest.mark.parametrize("sink", [False, True])
-def test_model_train(name, mode, sink):
-    """Both ways of feeding, under a loss scale that the manager leaves to the optimizer."""
+def model_train(name, mode, sink):
+    """Train by a Model under a loss scale that the manager leaves to the optimizer, and compare with direct calls."""
     net, loss, optimizer = make(name, loss_scale=1024.0)
     manager = FixedLossScaleManager(1024.0, drop_overflow_update=False)
     model = Model(net, loss, optimizer, loss_scale_manager=manager)
     model.train(1, dataset(), dataset_sink_mode=sink)
     assert_same(outcome(optimizer), direct(name, mode))
+
+
+@pytest.mark.generic
+@each
+def test_model_train(name, mode):
+    """Fed batch by batch."""
+    model_train(name, mode, False)
+
+
+@span
+def test_model_train_that_sinks_its_data(name, either):
+    """Fed by a queue."""
+    model_train(name, either, True)
 
 
 @span
@@ -156,6 +208,7 @@ def test_learning_rate_scheduler_of_mindspore(name, either):
     assert_same(outcome(optimizer), direct(name, either, rates))
 
 
+@pytest.mark.generic
 @pytest.mark.parametrize(
     "name",
     [name for name, cls in DENSE.items() if "weight_decay" in arguments_of(cls) and CASES[name][0].rank is None],
@@ -177,34 +230,6 @@ def test_groups_in_a_train_cell(name, mode):
         optimizer(gradient(*batch)[1])
         cell(*batch)
     assert_same(outcome(cell_optimizer), outcome(optimizer))
-
-
-@pytest.mark.generic
-@each
-@pytest.mark.parametrize("rates", [None, tuple(RATES)], ids=["constant", "listed"])
-def test_restore_into_a_step_that_has_compiled(name, mode, rates):
-    """`load_param_into_net` would not reach the step; every Parameter, whatever it is now, goes on from the saved."""
-    net, loss, optimizer = make(name, **({"lr": list(rates)} if rates else {}))
-    gradient = gradient_of(net, loss, optimizer)
-
-    @ms.jit
-    def step(inputs, labels):
-        value, grads = gradient(inputs, labels)
-        optimizer(grads)
-        return value
-
-    for i, batch in enumerate(batches()):
-        if i == 2:
-            before = everything(optimizer)
-        step(*batch)
-    for param in optimizer.get_parameters():
-        ops.assign(param, param.logical_not() if param.dtype == ms.bool_ else param + 1)
-    assert all(np.all(value != before[key]) for key, value in everything(optimizer).items())
-    assert restore(optimizer, {key: Tensor(value) for key, value in before.items()}) == []
-    assert_same(everything(optimizer), before)
-    for batch in batches()[2:]:
-        step(*batch)
-    assert_same(outcome(optimizer), direct(name, mode, rates))
 
 
 @span
