@@ -167,10 +167,10 @@ LIMITS = (
 
 @each_search
 @pytest.mark.parametrize("limits", LIMITS, ids=str)
-def test_it_stops_where_torch_does(limits, search, mode):
+def test_it_stops_where_torch_does(limits, search, graph):
     """Each limit ends a step; the next one goes on from there."""
     kwargs = {**SEARCHES[search], **limits}
-    got = run(*ours("rosenbrock", mode, **kwargs), 3)
+    got = run(*ours("rosenbrock", graph, **kwargs), 3)
     assert_in_budget(got, *(reference("rosenbrock", dtype, 3, **kwargs) for dtype in (torch.float32, torch.float64)))
     assert counts(got) != counts(reference("rosenbrock", torch.float32, 3, **SEARCHES[search]))
 
@@ -179,7 +179,7 @@ PUBLISHED = next(info for info in optim_db if info.optim_cls is torch.optim.LBFG
 
 
 @pytest.mark.parametrize("published", PUBLISHED.optim_inputs_func("cpu", torch.float32), ids=lambda given: given.desc)
-def test_published_configurations(published, mode):
+def test_published_configurations(published, graph):
     """Those of torch's own tests, where it is itself when it rounds."""
     kwargs = {
         name: value.item() if isinstance(value, torch.Tensor) else value for name, value in published.kwargs.items()
@@ -188,7 +188,7 @@ def test_published_configurations(published, mode):
         name: Tensor(value.numpy()) if isinstance(value, torch.Tensor) else value
         for name, value in published.kwargs.items()
     }
-    got = run(*ours("logistic", mode, max_iter=4, **kept), 3)
+    got = run(*ours("logistic", graph, max_iter=4, **kept), 3)
     assert_in_budget(
         got, *(reference("logistic", dtype, 3, max_iter=4, **kwargs) for dtype in (torch.float32, torch.float64))
     )
@@ -328,11 +328,11 @@ def drawn(seed):
     return function, rng.normal(size=6) * 10 ** rng.uniform(-1, 1), kwargs
 
 
-def test_any_arguments(mode):
+def test_any_arguments(graph):
     """Random ones, in float64."""
     for seed in range(40):
         function, start, kwargs = drawn(seed)
-        got, expected = both(lambda x, calls, function=function: function(x), start, mode, **kwargs)
+        got, expected = both(lambda x, calls, function=function: function(x), start, graph, **kwargs)
         assert_same_way(got, expected)
 
 
@@ -361,11 +361,11 @@ def dictated(seed, search):
 
 
 @each_search
-def test_limits_that_are_met_exactly(search, mode):
+def test_limits_that_are_met_exactly(search, graph):
     """Each comparison of the step and of the search, where both sides are equal."""
     for seed in range(200):
         function, kwargs = dictated(seed, search)
-        got, expected = both(function, np.zeros(6), mode, 2, **kwargs)
+        got, expected = both(function, np.zeros(6), graph, 2, **kwargs)
         assert_same_way(got, expected)
 
 
@@ -383,24 +383,24 @@ BROKEN = {
 
 @each_search
 @pytest.mark.parametrize("what", BROKEN)
-def test_what_is_not_finite(what, search, mode):
+def test_what_is_not_finite(what, search, graph):
     """From the first call on, from the fourth, or at the fourth alone: NaN spreads, and steps end, as in torch."""
     for first, last in ((1, 1000), (4, 1000), (4, 4)):
 
         def function(x, calls, first=first, last=last):
             return BROKEN[what](*valley(x)) if first <= calls <= last else valley(x)
 
-        got, expected = both(function, START, mode, 2, **SEARCHES[search], max_iter=6)
+        got, expected = both(function, START, graph, 2, **SEARCHES[search], max_iter=6)
         assert_same_way(got, expected)
 
 
-def test_products_are_computed_in_float64(mode):
+def test_products_are_computed_in_float64(graph):
     """What float32 rounds off is all that is left of their sum."""
     product = dot(Tensor(np.float32([1 + 2**-12, 1])), Tensor(np.float32([1 + 2**-12, -1 - 2**-11])))
     assert (product.dtype, product.item()) == (ms.float32, 2**-24)
 
 
-def test_a_loss_that_is_nan_where_it_is_flat(mode):
+def test_a_loss_that_is_nan_where_it_is_flat(graph):
     """Torch's search fails there, on its own list; ours ends."""
 
     def function(x, calls):
@@ -408,11 +408,11 @@ def test_a_loss_that_is_nan_where_it_is_flat(mode):
         return (nan, slope) if calls > 1 else (loss, slope)
 
     with pytest.raises(IndexError, match="list index out of range"):
-        both(function, START, mode, 1, line_search_fn="strong_wolfe")
-    assert np.isnan(parts(mode, DOUBLE).state["p0"]["prev_loss"])
+        both(function, START, graph, 1, line_search_fn="strong_wolfe")
+    assert np.isnan(parts(graph, DOUBLE).state["p0"]["prev_loss"])
 
 
-def test_a_learning_rate_of_zero(mode):
+def test_a_learning_rate_of_zero(graph):
     """Torch's search divides by zero in its second step; ours stays, as in the first, and goes on with another rate."""
 
     def before(optimizer, step):
@@ -422,8 +422,8 @@ def test_a_learning_rate_of_zero(mode):
         return wells(x)
 
     with pytest.raises(ZeroDivisionError):
-        both(function, START, mode, 2, lr=0.0, line_search_fn="strong_wolfe")
-    optimizer = parts(mode, DOUBLE)
+        both(function, START, graph, 2, lr=0.0, line_search_fn="strong_wolfe")
+    optimizer = parts(graph, DOUBLE)
     optimizer.load_state_dict(LBFGS(optimizer.parameters, line_search_fn="strong_wolfe").state_dict())
     *still, last = run(optimizer, Host(optimizer, function), 3, before)
     assert counts(still) == [(4, 1), (8, 2)]
@@ -441,12 +441,12 @@ def test_an_absent_gradient_is_zero(search, mode):
 
 
 @each_search
-def test_dtypes_may_be_mixed(search, mode):
+def test_dtypes_may_be_mixed(search, graph):
     """All is computed in float64 then; each parameter keeps its own."""
     dtypes = (ms.float32, ms.float64, ms.float32)
-    got, expected = both(lambda x, calls: wells(x), START, mode, dtypes=dtypes, **SEARCHES[search], max_iter=3)
+    got, expected = both(lambda x, calls: wells(x), START, graph, dtypes=dtypes, **SEARCHES[search], max_iter=3)
     assert_same_way(got, expected)
-    optimizer = parts(mode, dtypes)
+    optimizer = parts(graph, dtypes)
     assert tuple(param.dtype for param in optimizer.parameters) == dtypes
     assert state_of(optimizer)["d"].dtype == ms.float64
 
@@ -495,15 +495,15 @@ def test_every_argument_is_live(mode):
 
 
 @pytest.mark.parametrize("size", [1, 5])
-def test_the_history_may_change_its_length(size, mode):
+def test_the_history_may_change_its_length(size, graph):
     """Shorter or longer, where torch fails."""
 
     def before(optimizer, step):
         optimizer.param_groups[0]["history_size"] = size if step else 3
 
     with pytest.raises(IndexError):
-        both(lambda x, calls: exponential(x), START, mode, 2, before=before, lr=0.1, max_iter=6)
-    assert len(state_of(parts(mode, DOUBLE))["ro"]) == size
+        both(lambda x, calls: exponential(x), START, graph, 2, before=before, lr=0.1, max_iter=6)
+    assert len(state_of(parts(graph, DOUBLE))["ro"]) == size
 
 
 def translated(value, tensor):
@@ -537,11 +537,11 @@ def assert_alike(got, expected):
 
 
 @each_search
-def test_the_state_is_torchs(search, mode):
+def test_the_state_is_torchs(search, graph):
     """Before any step, after the first iteration, and when the history is full; its layout and what is in it."""
     for steps, max_iter in ((0, 5), (1, 1), (3, 5)):
         kwargs = {**SEARCHES[search], "max_iter": max_iter, "history_size": 3}
-        optimizer, closure = ours("rosenbrock", mode, ms.float64, **kwargs)
+        optimizer, closure = ours("rosenbrock", graph, ms.float64, **kwargs)
         reference, torch_closure = torchs("rosenbrock", torch.float64, **kwargs)
         for _ in range(steps):
             optimizer.step(closure)
@@ -554,7 +554,7 @@ def test_the_state_is_torchs(search, mode):
 
 @pytest.mark.parametrize("kind", [np.asarray, Tensor])
 @each_search
-def test_a_run_of_torch_continues(search, kind, mode):
+def test_a_run_of_torch_continues(search, kind, graph):
     """As torch itself does from its state, in float32; a key that torch computes in is no state."""
     kwargs = {**SEARCHES[search], "max_iter": 4}
     start, closure = torchs("logistic", **kwargs)
@@ -567,10 +567,10 @@ def test_a_run_of_torch_continues(search, kind, mode):
         for param, value in zip(reference.param_groups[0]["params"], values):
             param.data.copy_(value)
         expected.append(run(reference, torch_closure, 3))
-    double, _ = ours("logistic", mode, ms.float64)
+    double, _ = ours("logistic", graph, ms.float64)
     double.load_state_dict(translated(reference.state_dict(), kind))
     assert_alike(double.state_dict(), reference.state_dict())
-    optimizer, ours_closure = ours("logistic", mode)
+    optimizer, ours_closure = ours("logistic", graph)
     for param, value in zip(optimizer.parameters, values):
         ops.assign(param, Tensor(value.numpy()))
     assert "al" in saved["state"][0]
@@ -580,10 +580,10 @@ def test_a_run_of_torch_continues(search, kind, mode):
 
 
 @each_search
-def test_a_run_continues_in_torch(search, mode):
+def test_a_run_continues_in_torch(search, graph):
     """In float64: the state is all that torch needs."""
     kwargs = {**SEARCHES[search], "max_iter": 4}
-    optimizer, closure = ours("logistic", mode, ms.float64, **kwargs)
+    optimizer, closure = ours("logistic", graph, ms.float64, **kwargs)
     run(optimizer, closure, 2)
     reference, torch_closure = torchs("logistic", torch.float64)
     reference.load_state_dict(translated(optimizer.state_dict(), torch.tensor))
@@ -658,7 +658,7 @@ def test_a_loss_of_any_kind_of_number():
         assert optimizer.state["p"]["prev_loss"] == 2.0
 
 
-def test_many_parameters(mode):
+def test_many_parameters(graph):
     """As many as a large network has, in the order that is asked for."""
     params = [Parameter(Tensor(np.full((2, 3), i), ms.float64), name=f"p{i}") for i in range(200)]
     optimizer = LBFGS([{"params": params}, {"order_params": params[::-1]}], max_iter=3)
