@@ -21,7 +21,7 @@ from helpers.published import (
 
 import ms_optim
 from parity.cases import CASES, Case
-from parity.cases.problems import STEPS, Problem, synthetic
+from parity.cases.problems import STEPS, synthetic
 from parity.judge.compare import compare
 from parity.sides import mindspore as mindspore_side
 from parity.sides import rules
@@ -105,13 +105,7 @@ def configurations(name):
 
 def problem(rank, steps):
     """The loudest parameters of the synthetic problem that have this rank."""
-    whole = synthetic(steps, absent=False)
-    chosen = Problem(
-        "published",
-        {name: whole.initial[name] for name in NAMES},
-        [{name: gradients[name] for name in NAMES} for gradients in whole.gradients],
-    )
-    return chosen.fitting(Case("", "", {}, rank=rank))
+    return synthetic(steps).part(NAMES).fitting(Case("", "", {}, rank=rank))
 
 
 @pytest.mark.parametrize("name", COMMON)

@@ -46,6 +46,7 @@ def test_report_must_be_a_folder(tmp_path, capsys):
 def test_runs_and_reports(tmp_path, monkeypatch, capsys):
     """The table names the case, the JSON holds the scores, and each mode has a plot."""
     monkeypatch.setattr("parity.__main__.FREE_STEPS", 40)
+    monkeypatch.setitem(CASES, "SGD", CASES["SGD"][-2:])
     folder = tmp_path / "new" / "report"
     assert main(["SGD", "--mode", "graph", "--steps", "3", "--workers", "2", "--report", str(folder)]) == 0
     count = len(CASES["SGD"]) + 3
