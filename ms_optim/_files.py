@@ -1,8 +1,9 @@
-"""Files that are replaced whole or not at all."""
+"""Files: whose a checkpoint is, and how one is replaced whole or not at all."""
 
 import contextlib
 import glob
 import os
+import pickle
 import shutil
 import stat
 import tempfile
@@ -13,6 +14,32 @@ try:
     import fcntl
 except ImportError:  # on Windows, where files are not locked and folders not opened
     fcntl = None  # type: ignore[assignment]
+
+
+# How files of torch begin: since 1.6 as a zip, and before that as a pickle of this number.
+TORCH = (b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
+
+
+def kind_of(owner: str, file: str | os.PathLike) -> str:
+    """Whose a checkpoint is, by its first bytes: "torch", "MindSpore", or "safetensors", which are of both.
+
+    Raises:
+        ValueError: If it is none of these.
+        OSError: If it cannot be read.
+    """
+    path = Path(file)
+    with path.open("rb") as opened:
+        begins = opened.read(64)
+    if begins.startswith(TORCH):
+        return "torch"
+    if begins[8:9] == b"{" and int.from_bytes(begins[:8], "little") <= path.stat().st_size - 8:
+        return "safetensors"
+    if begins.startswith(b"\n"):  # the first field of a protobuf, an entry
+        return "MindSpore"
+    raise ValueError(
+        f"For '{owner}', '{path}' must be a whole checkpoint of torch, of MindSpore or of safetensors, but it begins "
+        f"with {begins[:8]!r}."
+    )
 
 
 @contextlib.contextmanager

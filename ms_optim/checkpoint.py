@@ -13,8 +13,9 @@ import numpy as np
 from mindspore import Tensor, nn
 from mindspore.train.checkpoint_pb2 import Checkpoint
 from mindspore.train.serialization import tensor_to_ms_type
+from safetensors import safe_open
 
-from ms_optim._files import replacing
+from ms_optim._files import kind_of, replacing
 from ms_optim._values import repeated, write
 
 FORMATS = (".ckpt", ".safetensors")
@@ -133,9 +134,6 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
     if not isinstance(cell, nn.Cell):
         raise TypeError(f"For 'restore', 'cell' must be a Cell, but got {type(cell).__name__}.")
     if isinstance(parameters, (str, os.PathLike)):
-        suffix = Path(parameters).suffix
-        if suffix not in FORMATS:
-            raise ValueError(f"For 'restore', a file must end in one of {FORMATS}, but got {str(parameters)!r}.")
         parameters = read_checkpoint("restore", parameters)
     if not isinstance(parameters, Mapping):
         raise TypeError(
@@ -197,18 +195,24 @@ def _methods(cell, name):
 def read_checkpoint(owner: str, file: str | os.PathLike) -> dict:
     """What a checkpoint of MindSpore holds, by name; if it is damaged, a ValueError that names it."""
     path = Path(file)
-    with path.open("rb"):
-        pass
+    kind = kind_of(owner, path)
+    if kind == "torch":
+        raise ValueError(f"For '{owner}', '{path}' must be a checkpoint of MindSpore, but it is of torch.")
     try:
-        if path.suffix == ".ckpt":
-            tensors = _tensors(path.read_bytes())
-            if tensors is not None:
-                return tensors
-        return ms.load_checkpoint(str(path), format=path.suffix[1:])
+        if kind == "safetensors":
+            with safe_open(path, framework="np") as opened:
+                return {name: _tensor(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+        tensors = _tensors(path.read_bytes())
+        return ms.load_checkpoint(str(path)) if tensors is None else tensors
     except OSError:
         raise
     except Exception as error:
         raise damaged(owner, path, error) from error
+
+
+def _tensor(array):
+    """A Tensor of an array, which may be one of bfloat16."""
+    return Tensor(array.astype(np.float32), ms.bfloat16) if array.dtype.kind == "V" else Tensor.from_numpy(array)
 
 
 def _tensors(content):

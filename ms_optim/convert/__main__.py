@@ -8,8 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ms_optim._files import kind_of
 from ms_optim.convert.files import FORMATS, read_tensors, write_tensors
 from ms_optim.convert.names import COUNTER, NORM, ParameterMap, Row, in_torch_words, parameter_map, shapes_of
+from ms_optim.convert.pickles import Unread
 from ms_optim.convert.transfer import to_mindspore
 
 
@@ -17,8 +19,8 @@ def main(argv: Iterable[str] | None = None) -> int:
     """Convert a file; print what went where."""
     parser = argparse.ArgumentParser(
         prog="convert",
-        description="Convert the weights in a file of torch (.pt, .pth) to one of MindSpore (.ckpt), "
-        "or back; .safetensors is of whichever the other is not. What it cannot map is an error.",
+        description="Convert the weights in a file of torch to one of MindSpore (.ckpt), or back (.pt, .pth, .bin); "
+        "one of safetensors is of whichever the other is not. What it cannot map is an error.",
     )
     parser.add_argument("source")
     parser.add_argument("target")
@@ -32,28 +34,30 @@ def main(argv: Iterable[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     try:
-        print_map(_convert(options))
+        rows, left = _convert(options)
+        print_map(rows)
+        if left:
+            print("left out:", ", ".join(f"{name} ({_kind(entry)})" for name, entry in left.items()))
     except (ValueError, TypeError, OSError, ImportError, AttributeError) as error:
         print(f"convert: error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
+def _kind(entry):
+    """What an entry is, in a word."""
+    return entry.name if isinstance(entry, Unread) else type(entry).__name__
+
+
 def _convert(options):
-    source, target = Path(options.source).suffix, Path(options.target).suffix
-    sides = FORMATS.get(source), FORMATS.get(target)
-    if None in sides or sides[0] == sides[1]:
+    target = Path(options.target).suffix
+    sides = kind_of("convert", options.source), FORMATS.get(target)
+    if sides[1] is None or sides[0] == sides[1]:
         raise ValueError(
-            "SOURCE and TARGET must be one file of torch (.pt, .pth) and one of MindSpore (.ckpt), or one "
-            f"of either and a .safetensors, but got {source!r} and {target!r}."
+            "SOURCE and TARGET must be one file of torch and one of MindSpore, or one of either and one of "
+            f"safetensors, TARGET ending in one of {(*FORMATS,)}, but got one of {sides[0]} and {target!r}."
         )
-    values = read_tensors(options.source)
-    if options.key is not None:
-        if not isinstance(values.get(options.key), Mapping):
-            raise ValueError(
-                f"'--key' must be an entry of SOURCE that is a mapping, but got {options.key!r} of {list(values)[:10]}."
-            )
-        values = values[options.key]
+    values, left = _weights(read_tensors(options.source), options.key)
     given = json.loads(Path(options.map).read_text(encoding="utf-8")) if options.map else {}
     if not isinstance(given, dict):
         raise ValueError(f"'--map' must be a JSON object, but got {type(given).__name__}.")
@@ -71,7 +75,31 @@ def _convert(options):
         rows = _by_rules(values, False, given)
         written = {row.parameter: values[row.torch] for row in rows if row.parameter is not None}
     write_tensors(written, options.target)
-    return rows
+    return rows, left
+
+
+def _weights(found, key):
+    """The tensors by name in a file, or in the one entry that has such, or in that of a key; and what else there is."""
+    entries = {name: entry for name, entry in found.items() if isinstance(entry, Mapping) and _tensors(entry)}
+    if key is None and not _tensors(found) and len(entries) == 1:
+        (key,) = entries
+    if key not in entries and (key is not None or not _tensors(found)):
+        got = "it is not given" if key is None else f"got {key!r}"
+        raise ValueError(
+            f"'--key' must be an entry of SOURCE that has tensors by name, one of {[*entries]}, but {got}."
+        )
+    chosen = found if key is None else entries[key]
+    tensors = _tensors(chosen)
+    odd = {name: entry.name for name, entry in chosen.items() if isinstance(entry, Unread) and entry.is_tensor}
+    if odd:
+        raise ValueError(f"SOURCE must have dense tensors of numbers, but got {odd}.")
+    beside = {} if key is None else {name: entry for name, entry in found.items() if name != key}
+    return tensors, {**beside, **{name: entry for name, entry in chosen.items() if name not in tensors}}
+
+
+def _tensors(entries):
+    """Those of the entries that are tensors."""
+    return {name: value for name, value in entries.items() if isinstance(name, str) and hasattr(value, "dtype")}
 
 
 def _by_cell(values, cell, given):

@@ -1,8 +1,8 @@
 """Checkpoint files of torch and MindSpore, and the same numbers as tensors of either."""
 
+import errno
 import importlib
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,21 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from ms_optim._files import replacing
+from ms_optim._files import kind_of, replacing
 from ms_optim._values import as_array
 from ms_optim.checkpoint import damaged, read_checkpoint
+from ms_optim.convert import pickles
 
-# Whose a file is, by how it ends.
-FORMATS = {".pt": "torch", ".pth": "torch", ".ckpt": "MindSpore", ".safetensors": "either"}
+# Whose a file is that is written, by how its name ends.
+FORMATS = {".pt": "torch", ".pth": "torch", ".bin": "torch", ".ckpt": "MindSpore", ".safetensors": "safetensors"}
 
 
 def torch_package() -> Any:
-    """The package, which only files and tensors of torch need."""
+    """The package, which only what is made for torch needs."""
     try:
         return importlib.import_module("torch")
     except ImportError as error:
-        raise ImportError(f"For 'convert', files and tensors of torch need the package torch, but {error}.") from error
+        raise ImportError(f"For 'convert', what is made for torch needs the package torch, but {error}.") from error
 
 
 def array(value: Any, name: str = "a value") -> np.ndarray:
@@ -70,62 +71,57 @@ def torch_tensor(values: np.ndarray, dtype: str, exactly: bool = True) -> Any:
 def load(file: str | os.PathLike) -> dict:
     """Read a checkpoint as numpy arrays and plain dicts, lists and numbers; bfloat16 as float32, which is exact.
 
-    Nothing that a file contains is run. A ".ckpt" does not say how many tensors it has: one that is cut off between two
+    Whose it is shows in its first bytes, whatever its name ends in. No torch is needed, and nothing that a file
+    contains is run: an `argparse.Namespace` and the like are dicts of what they hold, a pickled module is its state
+    dict, and an object of any other class is an `Unread`, with the `name` of its class and, in `given`, what it was
+    made of. A file of `mindspore.save_checkpoint` does not say how many tensors it has: one that is cut off between two
     of them has fewer, which `restore` and `to_mindspore` then miss.
 
     Args:
-        file (Union[str, PathLike]): Ends in ".pt" or ".pth" (torch.save), ".ckpt" (mindspore.save_checkpoint) or
-            ".safetensors".
+        file (Union[str, PathLike]): Of `torch.save` (".pt", ".pth", ".bin", or Lightning's ".ckpt"), of
+            `mindspore.save_checkpoint`, or of safetensors.
 
     Returns:
         dict, what the file holds, by name.
 
     Raises:
-        ValueError: If the file ends otherwise, holds code or anything but tensors, numbers and containers, is damaged,
-            or is no mapping.
+        ValueError: If the file is none of these, is damaged, or is no mapping.
         OSError: If it cannot be read.
-        ImportError: If it is torch's and there is no torch.
     """
     found = read_tensors(file)
     try:
-        return _as_arrays(found)
-    except (ValueError, RecursionError) as error:
+        return _as_arrays(found, {})
+    except ValueError as error:
         raise ValueError(
             f"For 'load', '{file}' must hold only dense tensors, numbers and containers, but got: {error}"
         ) from error
 
 
-def _as_arrays(value, name=""):
-    if isinstance(value, Mapping):
-        return {key: _as_arrays(item, f"{name}.{key}".lstrip(".")) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        items = [_as_arrays(item, f"{name}[{i}]") for i, item in enumerate(value)]
-        return items if isinstance(value, list) else tuple(items)
-    return array(value, name) if hasattr(value, "dtype") else value
+def _as_arrays(value, made, name=""):
+    """The same with arrays for Tensors; what occurs twice is made once, and is by its id in `made`."""
+    if isinstance(value, Tensor):
+        return array(value, name)
+    if not isinstance(value, (Mapping, list, tuple)):
+        return value
+    if id(value) not in made:
+        if isinstance(value, Mapping):
+            items = {key: _as_arrays(item, made, f"{name}.{key}".lstrip(".")) for key, item in value.items()}
+        else:
+            items = type(value)(_as_arrays(item, made, f"{name}[{i}]") for i, item in enumerate(value))
+        made[id(value)] = items
+    return made[id(value)]
 
 
 def read_tensors(file: str | os.PathLike) -> Mapping:
-    """What `load` reads, as the tensors of whoever reads it, which have its dtypes."""
+    """What `load` reads, with the dtypes of the file: a bfloat16 is a Tensor."""
     path = Path(file)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"For 'load', 'file' must end in one of {(*FORMATS,)}, but got {str(path)!r}.")
-    if FORMATS[path.suffix] != "torch":
+    if kind_of("load", path) != "torch":
         return read_checkpoint("load", path)
-    load_torch = torch_package().load
     try:
-        found = load_torch(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "WeightsUnpickler error" in line),
-            "no checkpoint of torch",
-        )
-        raise ValueError(
-            f"For 'load', '{path}' must hold only tensors, numbers and containers, and nothing else in it "
-            f"was run, but got: {reason}"
-        ) from None
-    except OSError:
-        raise
+        found = pickles.read(path)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place in the file that is none
+            raise
         raise damaged("load", path, error) from error
     if not isinstance(found, Mapping):
         raise ValueError(f"For 'load', '{path}' must hold a mapping by name, but got {type(found).__name__}.")
