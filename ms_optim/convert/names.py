@@ -32,7 +32,7 @@ LAYERS = (
 IDLE, NEUTRAL = "idle", {"gamma": 1, "beta": 0}
 COUNTER = "num_batches_tracked"
 # What DistributedDataParallel and AveragedModel, and torch.compile, put before each name.
-WRAPPERS = ({"module"}, {"_orig_mod"})
+WRAPPERS = {"module", "_orig_mod"}
 
 
 @dataclass(frozen=True)
@@ -69,17 +69,19 @@ def parameter_map(
     """Find which Parameter of a cell each tensor of a torch module is.
 
     A Parameter is found by its place in the cell, if that is the name in torch, "gamma" of a norm being "weight" and so
-    on; else by structure: if no other layer on either side has the same names and shapes. "module." and "_orig_mod."
-    before all names do not count. `mindspore.nn.Conv1d` has an axis of size 1 in its weight that torch's has not; the
-    table shows both shapes. "num_batches_tracked" goes nowhere unless the layer has it, as those of `mint.nn`; ones and
-    zeros of a norm without `affine`, which torch's has not, stay.
+    on; else by structure: if no other layer on either side has the same names and shapes. What stands before all names
+    of one side and is in none of the other, such as "model.", does not count, nor do "module." and "_orig_mod.".
+    `mindspore.nn.Conv1d` has an axis of size 1 in its weight that torch's has not; the table shows both shapes.
+    "num_batches_tracked" goes nowhere unless the layer has it, as those of `mint.nn`; ones and zeros of a norm without
+    `affine`, which torch's has not, stay.
 
     Args:
         cell (Cell): The network.
         names_and_shapes (Mapping): torch's `state_dict`, or shapes by name.
         given (Mapping[str, Union[str, None]]): Where names of torch go, before all else: to the name of a Parameter, or
-            its place in the cell, or nowhere (None). The name of a module stands for all in it. Tied weights are two
-            names for one Parameter. Default: ``None`` .
+            its place in the cell, or nowhere (None). The name of a module stands for all in it. The place "" is the
+            cell itself: what is in the module, as in ``{"module.encoder_q": ""}`` , is all that is asked for of the
+            file. Tied weights are two names for one Parameter. Default: ``None`` .
 
     Returns:
         ParameterMap, a tuple of rows (torch, parameter, torch_shape, shape, how).
@@ -103,8 +105,9 @@ def parameter_map(
         raise TypeError(f"For 'parameter_map', 'cell' must be a Cell, but got {type(cell).__name__}.")
     shapes, (ours, aliases) = shapes_of(names_and_shapes), in_torch_words(cell)
     chosen, problems = _given(shapes, aliases, given or {})
-    keys = {short: key for key, short in bare(ours).items()}
-    found = {name: (keys[short], "name") for name, short in bare(shapes).items() if short in keys} | chosen
+    theirs = bare((name for name in shapes if name not in chosen), ours)
+    keys = {short: key for key, short in bare(ours, theirs.values()).items()}
+    found = {name: (keys[short], "name") for name, short in theirs.items() if short in keys} | chosen
     used = {key for key, _ in found.values()}
     found |= {
         name: (key, "structure")
@@ -144,11 +147,18 @@ def sides(theirs: Iterable[str], ours: Iterable[str]) -> str:
     return f"torch: {', '.join(theirs) or 'nothing'}\nMindSpore: {', '.join(ours) or 'nothing'}"
 
 
-def bare(names: Iterable[str]) -> dict[str, str]:
-    """Each name, and what it is without the wrappers that all of them are in, and a compiled module's inside."""
+def bare(names: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]:
+    """Each name, and what it is without what all of them begin with, if that is a wrapper or in none of the others.
+
+    A wrapper that is inside, as a compiled part of a module has it, does not count either.
+    """
     names = list(names)
     short = [name.replace("._orig_mod.", ".") for name in names]
-    while {name.partition(".")[0] for name in short} in WRAPPERS:
+    kept = {part for name in others for part in name.split(".")}
+    while all("." in name for name in short):
+        heads = {name.partition(".")[0] for name in short}
+        if len(heads) != 1 or not (heads <= WRAPPERS or (kept and not heads & kept)):
+            break
         short = [name.partition(".")[2] for name in short]
     return dict(zip(names, short))
 
@@ -204,13 +214,18 @@ def _given(shapes, aliases, given):
     goals, found, problems = {}, {}, []
     for head in sorted(given, key=len):  # what is said of a part of a module counts more
         inside = [name for name in shapes if f"{name}.".startswith(f"{head}.")]
-        goals |= {name: None if given[head] is None else given[head] + name[len(head) :] for name in inside}
+        goals |= {
+            name: None if given[head] is None else (given[head] + name[len(head) :]).removeprefix(".")
+            for name in inside
+        }
         problems += [] if inside else [f"given, but not in torch: {head}"]
     for name, goal in goals.items():
         if goal is None or goal in aliases:
             found[name] = aliases.get(goal), "given"
         elif name.rpartition(".")[2] != COUNTER:
             problems.append(f"given, but not in MindSpore: {goal} (for {name})")
+    if "" in given.values():  # a part of the file was asked for
+        found |= {name: (None, "not asked for") for name in shapes if name not in goals}
     return found, problems
 
 

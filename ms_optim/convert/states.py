@@ -84,7 +84,8 @@ def _matched(rows, params, optimizer, given, names, owner):
         )
     known, short = {row.torch: row.parameter for row in rows}, {name: name for name in names}
     if not known.keys() >= short.keys():  # the module was in a wrapper on one side only
-        known, short = {key: known[name] for name, key in bare(known).items()}, bare(names)
+        short = bare(names, known)
+        known = {key: known[name] for name, key in bare(known, short.values()).items()}
     rest = iter(names)
     named = [[name for _, name in zip(group["params"], rest)] for group in groups]
     theirs = [

@@ -142,8 +142,8 @@ def _averages_by_name(rows, params, ema, given, step, values):
         )
     count = given.get("n_averaged")
     given = {name: value for name, value in given.items() if name != "n_averaged"}
-    given = {short: given[name] for name, short in bare(shapes_of(given)).items()}
     wanted = bare(row.torch for row in rows)
+    given = {short: given[name] for name, short in bare(shapes_of(given), wanted).items()}
     if step is None:
         if count is None or (ema.update_after_step, ema.update_every) != (0, 1):
             raise ValueError(

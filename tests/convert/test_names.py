@@ -255,3 +255,42 @@ def test_what_is_given_goes_first():
     }
     to_mindspore(net, state, optimizer, reference, names=["1.weight", "1.bias", "0.weight", "0.bias"])
     assert [optimizer.state[f"{name}.bias"]["momentum_buffer"].asnumpy()[0] for name in "01"] == [3, 1]
+
+
+def encoder(prefix=""):
+    """A network, and the names and shapes that torch has of it behind a prefix."""
+    net = nn.SequentialCell(nn.Conv2d(3, 4, 3, has_bias=True), nn.BatchNorm2d(4), nn.Dense(4, 4), nn.Dense(4, 4))
+    shapes = {"0.weight": (4, 3, 3, 3), "0.bias": (4,)}
+    shapes |= {f"1.{leaf}": (4,) for leaf in ("weight", "bias", "running_mean", "running_var")}
+    shapes |= {"1.num_batches_tracked": ()}
+    shapes |= {f"{i}.{leaf}": shape for i in (2, 3) for leaf, shape in (("weight", (4, 4)), ("bias", (4,)))}
+    return net, {f"{prefix}{name}": shape for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "backbone.", "_orig_mod.", "module.model.", "model.module.", "teacher.backbone._orig_mod."]
+)
+def test_what_stands_before_all_names_does_not_count(prefix):
+    """On either side."""
+    net, shapes = encoder(prefix)
+    assert {row.how for row in parameter_map(net, shapes)} == {"name", "no counterpart"}
+    outer = nn.SequentialCell(OrderedDict(net=net))
+    _, bare = encoder()
+    for names in (shapes, bare):
+        assert {row.how for row in parameter_map(outer, names)} == {"name", "no counterpart"}
+
+
+def test_a_part_of_a_file_is_asked_for():
+    """Of several networks in a file, as those of contrastive learning, one; the place "" is the cell."""
+    net, _ = encoder()
+    shapes = {name: shape for part in ("q", "k") for name, shape in encoder(f"module.encoder_{part}.")[1].items()}
+    shapes["module.queue"] = (4, 16)
+    rows = parameter_map(net, shapes, {"module.encoder_q": ""})
+    taken = {row.torch: row.parameter for row in rows if row.how == "given" and row.parameter}
+    assert taken["module.encoder_q.2.weight"] == "2.weight" and len(taken) == 10
+    assert {row.how for row in rows if "encoder_k" in row.torch or "queue" in row.torch} == {"not asked for"}
+    with pytest.raises(ValueError, match=r"given, but not in torch: module\.encoder_x"):
+        parameter_map(net, shapes, {"module.encoder_x": ""})
+    outer = nn.SequentialCell(OrderedDict(left=net, right=encoder()[0]))
+    rows = parameter_map(outer, shapes, {"module.encoder_q": "left", "module.encoder_k": "right", "module.queue": None})
+    assert {row.how for row in rows} == {"given", "no counterpart"}
