@@ -231,3 +231,10 @@ def test_a_predicate_answers_with_a_bool(answer, in_group):
     group = {"params": make_params(), **({"exempt": exempt} if in_group else {})}
     with pytest.raises(TypeError, match=r"'exempt'.* must return a bool, but got .* for 'stem.weight'"):
         MomentumAGC([group], exempt=() if in_group else exempt)
+
+
+def test_what_follows_momentum_goes_by_its_name():
+    """Where SGD of torch has dampening and weight decay, Momentum of MindSpore has weight decay and a loss scale."""
+    with pytest.raises(TypeError, match="positional argument"):
+        MomentumAGC(make_params(), 0.1, 0.9, 1e-4, 1024.0)
+    assert MomentumAGC(make_params(), 0.1, 0.9).param_groups[0]["momentum"] == 0.9
