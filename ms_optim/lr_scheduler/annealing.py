@@ -136,6 +136,8 @@ class SWALR(LRScheduler):
     anneal_epochs: int
     arguments = {"swa_lr": PerGroup(NONNEGATIVE), "anneal_epochs": Whole(0), **common("anneal_strategy")}
     attributes = {"_anneal_strategy": COMMON["anneal_strategy"]}
+    later = frozenset({"_anneal_strategy"})
+    earlier = frozenset({"anneal_func"})
 
     def __init__(
         self,

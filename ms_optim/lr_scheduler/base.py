@@ -82,6 +82,7 @@ class LRScheduler(Stateful):
         "base_lrs": Each(NONNEGATIVE, same_length=False),  # it keeps its length when a group is added
         "last_epoch": Real("[-1, inf)"),  # a float after `step` with one
     }
+    later = frozenset({"_last_lr"})
     _notes: tuple[str, ...] = ("initial_lr",)
     _closed: Callable | None = None
 

@@ -14,6 +14,7 @@ class MomentumCycle(LRScheduler):
     cycle_momentum: bool
     arguments = common("base_momentum", "cycle_momentum", "max_lr", "max_momentum")
     attributes = {"use_beta1": Flag()}
+    later = frozenset({"use_beta1"})
 
     def _start_momentum(self, cycle_momentum, base_momentum, max_momentum, last_epoch):
         """Set momentum to its maximum; give the minima and the maxima, one for each group."""
@@ -96,6 +97,8 @@ class CyclicLR(MomentumCycle):
         "step_ratio": Real("[0, 1]"),
         "total_size": Real("(0, inf)"),
     }
+    later = frozenset({"_scale_fn_custom"})
+    earlier = frozenset({"_scale_fn_ref", "scale_fn"})
 
     def __init__(
         self,
@@ -143,7 +146,7 @@ class CyclicLR(MomentumCycle):
 
     def _check_state(self, state_dict, kinds=None):
         checked = super()._check_state(state_dict, kinds)
-        if checked["_scale_fn_custom"] is not None and self._scale_fn_custom is None:
+        if checked.get("_scale_fn_custom") is not None and self._scale_fn_custom is None:
             raise ValueError(
                 f"For '{type(self).__name__}', 'scale_fn' must be given where the one of 'state_dict' was an object."
             )

@@ -77,6 +77,8 @@ class OneCycleLR(MomentumCycle):
         **common("anneal_strategy"),
     }
     attributes = {"_anneal_func_type": COMMON["anneal_strategy"], "_schedule_phases": Phases()}
+    later = frozenset({"_anneal_func_type", "_schedule_phases"})
+    earlier = frozenset({"anneal_func", "step_size_down", "step_size_up"})
 
     def __init__(
         self,

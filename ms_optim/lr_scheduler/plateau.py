@@ -59,6 +59,7 @@ class ReduceLROnPlateau(LRScheduler):
         "default_min_lr": OrNone(NONNEGATIVE),
         "min_lrs": Each(NONNEGATIVE, same_length=False),
     }
+    later = frozenset({"default_min_lr"})
 
     def __init__(
         self,

@@ -9,19 +9,22 @@ from typing import Any, ClassVar
 from ms_optim.arguments import Kind
 from ms_optim.lr_scheduler.kinds import Each, Real, declared
 
-# What torch's states hold and no step reads: two flags that are False between steps, and one of older versions.
-UNREAD = {"_get_lr_called_within_step", "_is_initial", "verbose"}
+# What torch's states hold and no step reads: two flags that are False between steps.
+UNREAD = {"_get_lr_called_within_step", "_is_initial"}
 
 
 class Stateful:
     """An object whose attributes, but for `optimizer`, are its state, as those of torch's schedulers are.
 
     A class says as `arguments` and `attributes` of which kind its own are; an attribute that no class of it declares
-    is not checked.
+    is not checked. As `later` it names those that torch's has not had since 1.1, which stay as they were made where
+    a state lacks them, and as `earlier` what torch's had before and has no meaning here.
     """
 
     arguments: ClassVar[Mapping[str, Kind]] = {}
     attributes: ClassVar[Mapping[str, Kind]] = {}
+    later: ClassVar[frozenset[str]] = frozenset()
+    earlier: ClassVar[frozenset[str]] = frozenset({"verbose"})
 
     def state_dict(self) -> dict:
         """Give torch's keys and numbers, which a scheduler of torch loads; of functions nothing is kept."""
@@ -50,7 +53,9 @@ class Stateful:
         owner, own = type(self).__name__, self._own()
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"For '{owner}', 'state_dict' must be a mapping, but got {type(state_dict).__name__}.")
-        different = (own.keys() ^ state_dict.keys()) - UNREAD
+        later, earlier = (_named(type(self), what) for what in ("later", "earlier"))
+        different = (own.keys() - state_dict.keys() - later) | (state_dict.keys() - own.keys() - earlier)
+        different -= UNREAD
         if different:
             raise ValueError(
                 f"For '{owner}', 'state_dict' must have the keys {sorted(own.keys() - UNREAD)}, but got "
@@ -61,12 +66,17 @@ class Stateful:
         return {
             key: _check_value(owner, key, own[key], value, kinds.get(key))
             for key, value in state_dict.items()
-            if key not in UNREAD
+            if key in own.keys() - UNREAD
         }
 
     def _restore(self, checked):
         """Set the attributes to what `_check_state` gave."""
         vars(self).update({key: _restored(vars(self)[key], value) for key, value in checked.items()})
+
+
+def _named(cls, what):
+    """What the classes name that a class is made of."""
+    return {name for base in cls.__mro__ for name in vars(base).get(what, ())}
 
 
 def _has_parts(value):
@@ -100,6 +110,8 @@ def _check_value(owner, name, own, given, kind):
     if kind is None:
         return deepcopy(given)
     if isinstance(own, Counter):
+        if isinstance(given, (list, tuple)):  # as the first versions had them
+            given = Counter(given)
         if not isinstance(given, Mapping):
             raise TypeError(f"{what} map epochs to counts, but got {given!r}.")
         epochs = [int(key) if isinstance(key, str) and key.isdecimal() else key for key in given]  # JSON has text
