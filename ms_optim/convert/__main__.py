@@ -11,6 +11,7 @@ from pathlib import Path
 from ms_optim._files import kind_of
 from ms_optim.convert.files import FORMATS, read_tensors, write_tensors
 from ms_optim.convert.names import COUNTER, NORM, ParameterMap, Row, in_torch_words, parameter_map, shapes_of
+from ms_optim.convert.parts import weights_of
 from ms_optim.convert.pickles import Unread
 from ms_optim.convert.transfer import to_mindspore
 
@@ -31,6 +32,9 @@ def main(argv: Iterable[str] | None = None) -> int:
         metavar="PACKAGE.MODULE:FACTORY",
         help="a function that makes the network, whose "
         "Parameters then decide; without it names and ranks do, and an unclear one is an error",
+    )
+    parser.add_argument(
+        "--ema", action="store_true", help="write the averages of a checkpoint of MindSpore in the place of its weights"
     )
     options = parser.parse_args(argv)
     try:
@@ -58,13 +62,19 @@ def _convert(options):
             f"safetensors, TARGET ending in one of {(*FORMATS,)}, but got one of {sides[0]} and {target!r}."
         )
     values, left = _weights(read_tensors(options.source), options.key)
+    back = sides[1] == "torch" or sides[0] == "MindSpore"
+    if back:
+        values, state = weights_of(values, options.ema)
+        left |= state
+    elif options.ema:
+        raise ValueError("'--ema' must be given for a checkpoint of MindSpore, but SOURCE is of torch.")
     given = json.loads(Path(options.map).read_text(encoding="utf-8")) if options.map else {}
     if not isinstance(given, dict):
         raise ValueError(f"'--map' must be a JSON object, but got {type(given).__name__}.")
     if options.cell:
         module, _, factory = options.cell.partition(":")
         cell = getattr(importlib.import_module(module), factory)()
-    if sides[1] == "torch" or sides[0] == "MindSpore":
+    if back:
         given = {name: goal for name, goal in given.items() if goal is not None}
         rows = _by_cell(values, cell, given) if options.cell else _by_rules(values, True, given)
         written = {row.torch: values[row.parameter].reshape(row.torch_shape) for row in rows}

@@ -5,15 +5,17 @@ import json
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 
 import mindspore as ms
+import numpy as np
 import pytest
 import torch
 from helpers.modules import Module, assert_equal, spread, trained
-from mindspore import nn
+from mindspore import Tensor, nn
 from safetensors.torch import load_file
 
-from ms_optim import save
+from ms_optim import EMA, AdamW, save
 from ms_optim.convert import load, parameter_map
 from ms_optim.convert.__main__ import main, print_map
 
@@ -204,3 +206,48 @@ def test_command_line_as_a_module(tmp_path, monkeypatch, capsys):
     assert "what is made for torch needs the package torch" in capsys.readouterr().err
     assert sorted(load(files[2])) == ["norm.bias", "norm.weight"]
     assert sorted(os.listdir(tmp_path)) == ["a.pt", "b.ckpt", "c.safetensors"]
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_weights_alone_go_to_torch(suffix, tmp_path, capsys):
+    """Of a checkpoint of a training: its state is left out by name; with --ema the averages are the weights."""
+    net = nn.SequentialCell(nn.Conv2d(3, 4, 3, has_bias=True), nn.BatchNorm2d(4))
+    optimizer = EMA(AdamW(net.trainable_params(), amsgrad=True), 0.5)
+    optimizer(tuple(Tensor(np.ones(param.shape, np.float32)) for param in optimizer.parameters))
+    cell = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), optimizer)
+    source, target = str(tmp_path / f"run{suffix}"), str(tmp_path / "run.pt")
+    save(cell, source)
+    assert main([source, target]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("exp_avg.0.weight", "ema.1.gamma", "learning_rate", "optimizer.beta1"))
+    found = torch.load(target)
+    assert sorted(found) == sorted(f"{i}.{leaf}" for i, leaves in LEAVES.items() for leaf in leaves)
+    np.testing.assert_array_equal(found["0.weight"].numpy(), net[0].weight.asnumpy())
+    assert main([source, target, "--ema"]) == 0
+    averages = {param.name: average for param, average in zip(optimizer.tracked, optimizer.averages)}
+    found = torch.load(target)
+    np.testing.assert_array_equal(found["0.weight"].numpy(), averages["0.weight"].asnumpy())
+    np.testing.assert_array_equal(found["1.weight"].numpy(), averages["1.gamma"].asnumpy())
+    assert not np.array_equal(averages["0.weight"].asnumpy(), net[0].weight.asnumpy())
+
+
+LEAVES = {0: ("weight", "bias"), 1: ("weight", "bias", "running_mean", "running_var")}
+
+
+def test_averages_that_are_not_there(tmp_path, capsys):
+    """Nor in a file of torch."""
+    save(nn.Dense(2, 3), tmp_path / "a.ckpt")
+    torch.save({"norm.weight": torch.ones(2), "norm.bias": torch.zeros(2)}, tmp_path / "b.pt")
+    for source, target, said in (("a.ckpt", "c.pt", "it has none"), ("b.pt", "c.ckpt", "SOURCE is of torch")):
+        assert main([str(tmp_path / source), str(tmp_path / target), "--ema"]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_stock_optimizers_state_is_left_out(tmp_path, capsys):
+    """As trainers of MindSpore save it; a layer that is called as a kind of state is a layer."""
+    net = nn.SequentialCell(OrderedDict(moments=nn.Dense(2, 3), fc=nn.Dense(3, 3)))
+    for optimizer in (nn.Momentum(net.trainable_params(), 0.1, 0.9), nn.AdamWeightDecay(net.trainable_params())):
+        ms.save_checkpoint(nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), optimizer), str(tmp_path / "a.ckpt"))
+        assert main([str(tmp_path / "a.ckpt"), str(tmp_path / "a.pt")]) == 0
+        names = ["fc.bias", "fc.weight", "moments.bias", "moments.weight"]
+        assert sorted(torch.load(tmp_path / "a.pt")) == names

@@ -89,9 +89,8 @@ def test_torch_is_asked_for_by_one_function():
         and getattr(call.func, "attr", "") in ("import_module", "__import__")
     }
     assert asking == {("ms_optim.convert.files", "torch_package")}
-    assert {name for name in LIBRARY if "ms_optim.convert.files" in imports(name)} == {
-        name for name in LIBRARY if name.startswith("ms_optim.convert") and not name.endswith(".files")
-    }
+    using = {name for name in LIBRARY if "ms_optim.convert.files" in imports(name)}
+    assert using and all(name.startswith("ms_optim.convert") for name in using)
     assert not [name for name in LIBRARY if "ms_optim.convert" in imports(name)]
     subprocess.run(
         [sys.executable, "-c", "import sys, ms_optim.convert; assert 'torch' not in sys.modules"], check=True, cwd=ROOT
