@@ -4,6 +4,7 @@ import contextlib
 import glob
 import os
 import pickle
+import re
 import shutil
 import stat
 import tempfile
@@ -44,14 +45,30 @@ def kind_of(owner: str, file: str | os.PathLike) -> str:
 
 @contextlib.contextmanager
 def replacing(file: str | os.PathLike) -> Iterator[Path]:
-    """Where to write what then, whole and on the disk, takes the place of a file; unless an exception was raised."""
-    path = Path(os.path.realpath(file))
+    """Where to write what then, whole and on the disk, takes the place of a file; unless an exception was raised.
+
+    Raises:
+        OSError: If it cannot be written, which names the file.
+    """
+    try:
+        with _replacing(Path(os.path.realpath(file)), Path(file).name) as written:
+            yield written
+    except Exception as error:
+        said = re.search(r"\(os error (\d+)\)", str(error))  # safetensors has an error of its own
+        number = error.errno if isinstance(error, OSError) else said and int(said[1])
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), os.fspath(file)) from error
+
+
+@contextlib.contextmanager
+def _replacing(path, name):
     prefix = f".{path.name}-saving-"
     for left in path.parent.glob(f"{glob.escape(prefix)}*"):
         with contextlib.suppress(OSError), _lock(left, wait=False):
             shutil.rmtree(left)
     with _own_folder(path.parent, prefix) as folder:
-        written = Path(folder, Path(file).name)
+        written = Path(folder, name)
         yield written
         if not fcntl:  # MindSpore leaves it read-only, and Windows syncs and replaces no such file
             written.chmod(stat.S_IRUSR | stat.S_IWUSR)

@@ -1,5 +1,6 @@
 """Checkpoints: whole whenever the process is killed, and continued from bit for bit."""
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -331,3 +332,27 @@ def test_the_state_of_another_class(tmp_path, suffix):
             restore(adam, found | {"ms_optim.writers": damaged})
     save(nn.Dense(2, 3), file)
     assert ms.load_checkpoint(str(file), format=suffix).keys() == {"weight", "bias"}
+
+
+FULL = """
+import resource, signal, sys
+from mindspore import nn
+from ms_optim import save
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+try:
+    save(nn.Dense(500, 500), sys.argv[1])
+except OSError as error:
+    print(type(error).__name__, error.errno, error.filename)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_a_disk_that_is_full_is_an_oserror(suffix, tmp_path):
+    """That names the file; what was there before is there."""
+    file = tmp_path / f"a{suffix}"
+    file.write_text("before")
+    ran = subprocess.run([sys.executable, "-c", FULL, file], check=True, stdout=subprocess.PIPE, text=True)
+    assert ran.stdout.split() == ["OSError", str(errno.EFBIG), str(file)]
+    assert file.read_text() == "before" and os.listdir(tmp_path) == [file.name]
