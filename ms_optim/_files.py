@@ -38,8 +38,8 @@ def kind_of(owner: str, file: str | os.PathLike) -> str:
     if begins.startswith(b"\n"):  # the first field of a protobuf, an entry
         return "MindSpore"
     raise ValueError(
-        f"For '{owner}', '{path}' must be a whole checkpoint of torch, of MindSpore or of safetensors, but it begins "
-        f"with {begins[:8]!r}."
+        f"For '{owner}', '{path}' must be a whole checkpoint, but it is none of torch, MindSpore or safetensors: it "
+        f"begins with {begins[:8]!r}."
     )
 
 

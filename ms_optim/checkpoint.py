@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,8 @@ FORMATS = (".ckpt", ".safetensors")
 # The entry of a file that says, as JSON in bytes, which class wrote the state of each optimizer; it goes by the name of
 # its global step.
 WRITERS = "ms_optim.writers"
+# The entry that has, as JSON in bytes, the CRC-32 of the bytes of each other one by its name.
+CHECKSUMS = "ms_optim.checksums"
 
 
 def save(cell: nn.Cell, file: str | os.PathLike) -> None:
@@ -29,7 +32,8 @@ def save(cell: nn.Cell, file: str | os.PathLike) -> None:
 
     The file is the whole new checkpoint or, whenever the process or the machine stops, the one that was there before.
     What is written until then is in a hidden folder beside it; the next `save` removes what a killed process has left.
-    A file with the state of an optimizer says which class wrote it, in an entry of its own, "ms_optim.writers".
+    A file has two entries more: "ms_optim.writers" says which class wrote the state of an optimizer, and
+    "ms_optim.checksums" has a checksum of each tensor, which `restore` compares. ".safetensors" is the faster format.
 
     Args:
         cell (Cell): What is saved, by the names of its Parameters.
@@ -50,8 +54,8 @@ def save(cell: nn.Cell, file: str | os.PathLike) -> None:
         >>> net = nn.Dense(2, 3)
         >>> optimizer = ms_optim.Adam(net.trainable_params())
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     ms_optim.save(optimizer, folder + "/step-100.ckpt")
-        ...     ms_optim.restore(optimizer, folder + "/step-100.ckpt")
+        ...     ms_optim.save(optimizer, folder + "/step-100.safetensors")
+        ...     ms_optim.restore(optimizer, folder + "/step-100.safetensors")
         []
     """
     if not isinstance(cell, nn.Cell):
@@ -70,12 +74,22 @@ def save(cell: nn.Cell, file: str | os.PathLike) -> None:
     entries = {param.name: param for param in cell.get_parameters()}
     writers = _writers(cell)
     if writers:
-        entries[WRITERS] = Tensor(np.frombuffer(json.dumps(writers).encode(), np.uint8))
+        entries[WRITERS] = _as_json(writers)
+    entries[CHECKSUMS] = _as_json({name: _checksum(value) for name, value in entries.items()})
     with replacing(path) as written:
         # A list, because a Cell is saved with what its own `state_dict` gives.
         ms.save_checkpoint(
             [{"name": name, "data": data} for name, data in entries.items()], str(written), format=path.suffix[1:]
         )
+
+
+def _as_json(what):
+    return Tensor(np.frombuffer(json.dumps(what).encode(), np.uint8))
+
+
+def _checksum(value):
+    """The CRC-32 of the bytes of a tensor."""
+    return zlib.crc32(np.ascontiguousarray(value.asnumpy()).reshape(-1).view(np.uint8))
 
 
 def _writers(cell):
@@ -142,7 +156,8 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
     _refuse_swapped("restore", cell)
     _refuse_another_writer(cell, parameters.get(WRITERS))
     wanted = {param.name: param for param in cell.get_parameters()}
-    values = _completed(cell, {name: value for name, value in parameters.items() if name != WRITERS}, wanted)
+    saved = {name: value for name, value in parameters.items() if name not in (WRITERS, CHECKSUMS)}
+    values = _completed(cell, saved, wanted)
     for name, param in wanted.items():
         value = values[name]
         if not isinstance(value, Tensor):
@@ -156,7 +171,7 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
         write(param, values[name])
     for part, restored in _methods(cell, "restored"):
         restored(part)
-    return [name for name in parameters if name not in wanted and name != WRITERS]
+    return [name for name in saved if name not in wanted]
 
 
 def _refuse_another_writer(cell, entry):
@@ -201,13 +216,29 @@ def read_checkpoint(owner: str, file: str | os.PathLike) -> dict:
     try:
         if kind == "safetensors":
             with safe_open(path, framework="np") as opened:
-                return {name: _tensor(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
-        tensors = _tensors(path.read_bytes())
-        return ms.load_checkpoint(str(path)) if tensors is None else tensors
+                tensors = {name: _tensor(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
+        else:
+            tensors = _tensors(path.read_bytes()) or ms.load_checkpoint(str(path))
+        _compare_checksums(tensors)
     except OSError:
         raise
     except Exception as error:
         raise damaged(owner, path, error) from error
+    return tensors
+
+
+def _compare_checksums(tensors):
+    """Take the entry of checksums out, if there is one, and raise a ValueError where a tensor has another."""
+    entry = tensors.pop(CHECKSUMS, None)
+    if entry is None:
+        return
+    expected = json.loads(entry.asnumpy().tobytes())
+    lost = sorted(expected.keys() - tensors.keys())
+    if lost:
+        raise ValueError(f"no {lost}, which were saved")
+    for name, checksum in expected.items():
+        if _checksum(tensors[name]) != checksum:
+            raise ValueError(f"other bytes for '{name}' than were saved")
 
 
 def _tensor(array):

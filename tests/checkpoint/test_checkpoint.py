@@ -230,10 +230,11 @@ def test_save_refuses(arguments, error, message):
         save(*arguments)
 
 
-def test_restore_refuses_another_file():
-    """By its name."""
-    with pytest.raises(ValueError, match="For 'restore', a file must end in one of"):
-        ms_optim.restore(nn.Dense(2, 2), "state.pt")
+def test_restore_refuses_another_file(tmp_path):
+    """By what is in it."""
+    (tmp_path / "state.ckpt").write_text("no checkpoint")
+    with pytest.raises(ValueError, match="it is none of torch, MindSpore or safetensors: it begins with b'no check'"):
+        ms_optim.restore(nn.Dense(2, 2), tmp_path / "state.ckpt")
 
 
 def test_restores_bfloat16(tmp_path):
@@ -322,7 +323,8 @@ def test_the_state_of_another_class(tmp_path, suffix):
     found = ms.load_checkpoint(str(file), format=suffix)
     assert restore(adamw, file) == restore(adamw, found) == []
     assert {*restore(nn.Dense(2, 3), file)} == adamw.parameters_dict().keys() - {"weight", "bias"}
-    assert ms.load_param_into_net(adamw, found) == ([], ["ms_optim.writers"])
+    kept, left = ms.load_param_into_net(adamw, found)
+    assert (kept, sorted(left)) == ([], ["ms_optim.checksums", "ms_optim.writers"])
     writers = found.pop("ms_optim.writers")
     assert bytes(writers.asnumpy()) == b'{"global_step": "AdamW"}'
     assert restore(adam, found) == []
@@ -331,7 +333,7 @@ def test_the_state_of_another_class(tmp_path, suffix):
         with pytest.raises(ValueError, match=r"^For 'restore', '.*writers' must be an entry that 'save' wrote"):
             restore(adam, found | {"ms_optim.writers": damaged})
     save(nn.Dense(2, 3), file)
-    assert ms.load_checkpoint(str(file), format=suffix).keys() == {"weight", "bias"}
+    assert ms.load_checkpoint(str(file), format=suffix).keys() == {"weight", "bias", "ms_optim.checksums"}
 
 
 FULL = """
@@ -356,3 +358,40 @@ def test_a_disk_that_is_full_is_an_oserror(suffix, tmp_path):
     ran = subprocess.run([sys.executable, "-c", FULL, file], check=True, stdout=subprocess.PIPE, text=True)
     assert ran.stdout.split() == ["OSError", str(errno.EFBIG), str(file)]
     assert file.read_text() == "before" and os.listdir(tmp_path) == [file.name]
+
+
+def test_damage_is_noticed(suffix, tmp_path):
+    """A single bit anywhere in the numbers, or in anything else that matters; of what is refused nothing is written."""
+    optimizer = Adam(nn.Dense(4, 5).trainable_params())
+    optimizer(tuple(Tensor(np.ones(param.shape, np.float32)) for param in optimizer.parameters))
+    file = tmp_path / f"a.{suffix}"
+    save(optimizer, file)
+    whole, before = file.read_bytes(), {param.name: param.asnumpy().copy() for param in optimizer.get_parameters()}
+    numbers = whole.index(before["weight"].tobytes())
+    rng, refused = np.random.default_rng(0), 0
+    places = [*range(numbers, numbers + before["weight"].nbytes), *rng.integers(0, len(whole), 150)]
+    for i, place in enumerate(places):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
+        try:
+            restore(optimizer, file)
+        except ValueError as error:
+            assert "restore" in str(error) and (
+                i >= before["weight"].nbytes or "other bytes for 'weight'" in str(error)
+            )
+            refused += 1
+        for param in optimizer.get_parameters():
+            np.testing.assert_array_equal(param.asnumpy(), before[param.name], err_msg=f"{place} of {len(whole)}")
+    assert refused > before["weight"].nbytes + 100
+
+
+def test_values_that_are_changed_on_purpose_restore(suffix, tmp_path):
+    """A mapping is what the caller says, though a file has checksums; and a file without them restores."""
+    net, file = nn.Dense(2, 3), str(tmp_path / f"a.{suffix}")
+    save(net, file)
+    found = ms.load_checkpoint(file, format=suffix)
+    found["bias"] = Tensor(np.full(3, 7, np.float32))
+    assert restore(net, found) == [] and net.bias.asnumpy().tolist() == [7, 7, 7]
+    ms.save_checkpoint(net, file, format=suffix)
+    assert restore(net, file) == []

@@ -260,10 +260,10 @@ def test_loads_each_kind_of_file_whatever_its_name_ends_in(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK", "must be a whole checkpoint of torch, of MindSpore or of safetensors, but it begins with b'PK'"),
-        (b"", "but it begins with b''"),
+        (b"PK", "must be a whole checkpoint, but it is none of torch, MindSpore or safetensors: it begins with b'PK'"),
+        (b"", "it begins with b''"),
         (b"\x0a\xff", "must be a whole checkpoint, but got"),
-        (b"12345678x", "but it begins with b'12345678'"),
+        (b"12345678x", "it begins with b'12345678'"),
     ],
 )
 def test_what_is_no_checkpoint(content, message, tmp_path):
