@@ -101,15 +101,16 @@ def _as_arrays(value, made, name=""):
     """The same with arrays for Tensors; what occurs twice is made once, and is by its id in `made`."""
     if isinstance(value, Tensor):
         return array(value, name)
-    if not isinstance(value, (Mapping, list, tuple)):
-        return value
-    if id(value) not in made:
-        if isinstance(value, Mapping):
-            items = {key: _as_arrays(item, made, f"{name}.{key}".lstrip(".")) for key, item in value.items()}
-        else:
-            items = type(value)(_as_arrays(item, made, f"{name}[{i}]") for i, item in enumerate(value))
-        made[id(value)] = items
-    return made[id(value)]
+    if id(value) in made or not isinstance(value, (Mapping, list, tuple)):
+        return made.get(id(value), value)
+    if isinstance(value, tuple):
+        return tuple(_as_arrays(item, made, f"{name}[{i}]") for i, item in enumerate(value))
+    items = made[id(value)] = {} if isinstance(value, Mapping) else []  # one that may hold itself
+    if isinstance(value, Mapping):
+        items.update({key: _as_arrays(item, made, f"{name}.{key}".lstrip(".")) for key, item in value.items()})
+    else:
+        items.extend(_as_arrays(item, made, f"{name}[{i}]") for i, item in enumerate(value))
+    return items
 
 
 def read_tensors(file: str | os.PathLike) -> Mapping:

@@ -112,16 +112,23 @@ class _Items(dict):
 
 
 class _Dtype:
-    """A dtype of NumPy of numbers, strings or times."""
+    """A dtype of NumPy."""
 
     def __init__(self, text, *_):
-        self.dtype = np.dtype(text)
-        if self.dtype.kind not in "biufcSUMm":
-            raise pickle.UnpicklingError(f"an array of {text}")
+        self.text, self.order = str(text), "="
 
     def __setstate__(self, state):
-        if state[1] in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(state[1])
+        self.order = state[1]
+
+    def read(self, raw):
+        """The numbers, strings or times in bytes, in one axis; None if it is something else."""
+        try:
+            dtype = np.dtype(self.text)
+        except TypeError:
+            return None
+        if dtype.kind not in "biufcSUMm" or not isinstance(raw, (bytes, bytearray)):
+            return None
+        return np.frombuffer(raw, dtype.newbyteorder(self.order) if self.order in ("<", ">") else dtype)
 
 
 class _Array:
@@ -136,9 +143,8 @@ class _Array:
 
     def fill(self, raw, dtype, shape, order):
         """Take the numbers."""
-        if not isinstance(dtype, _Dtype) or not isinstance(raw, (bytes, bytearray)):
-            raise pickle.UnpicklingError("an array of objects")
-        self.value = np.frombuffer(raw, dtype.dtype).reshape(shape, order=order)
+        found = dtype.read(raw) if isinstance(dtype, _Dtype) else None
+        self.value = unread("numpy.ndarray")(raw) if found is None else found.reshape(shape, order=order)
         return self
 
 
@@ -157,9 +163,7 @@ class _Storage:
 class _Tensor:
     """A tensor: a part of a storage."""
 
-    def __init__(self, storage, offset, shape, strides, *_):
-        if not isinstance(storage, _Storage):
-            raise pickle.UnpicklingError("a tensor of no storage")
+    def __init__(self, storage, offset, shape, strides):
         self.storage, self.kind, self.offset = storage, storage.kind, offset
         self.shape, self.strides = tuple(shape), tuple(strides)
 
@@ -185,6 +189,12 @@ class _Tensor:
         return Tensor(wide.view(np.float32), ms.bfloat16)
 
 
+def _tensor(storage, offset, shape, strides, *_):
+    if isinstance(storage, Unread):
+        return unread(f"{_OF}{storage.name}")()
+    return _Tensor(storage, offset, shape, strides)
+
+
 def _tensor_of_dtype(storage, offset, shape, strides, _, __, dtype, *___):
     """A tensor of a dtype that came after the storages that are called by theirs."""
     kind = dtype.name.removeprefix("torch.")
@@ -196,7 +206,8 @@ def _tensor_of_dtype(storage, offset, shape, strides, _, __, dtype, *___):
 
 
 def _number(dtype, raw):
-    return np.frombuffer(raw, dtype.dtype)[0]
+    found = dtype.read(raw) if isinstance(dtype, _Dtype) else None
+    return unread("numpy.generic")(raw) if found is None else found[0]
 
 
 def _encoded(text, encoding):
@@ -215,8 +226,8 @@ def _first(value, *_):
 
 # What names stand for.
 _KNOWN: dict[tuple[str, str], Callable] = {
-    ("torch._utils", "_rebuild_tensor"): _Tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_of_dtype,
     ("torch._utils", "_rebuild_parameter"): _first,
     ("torch._utils", "_rebuild_parameter_with_state"): _first,
@@ -263,8 +274,10 @@ class _Unpickler(pickle.Unpickler):
             return pid[1]
         what, dtype, key, _, count, *view = pid
         kind = dtype.name.rpartition(".")[2].removesuffix("Storage")
-        if what != "storage" or any(view) or kind not in DTYPES:
+        if what != "storage" or any(view):
             raise pickle.UnpicklingError(f"a {what} of {dtype.name}{' in another' if any(view) else ''}")
+        if kind not in DTYPES:
+            return dtype()
         return self.storages.setdefault(str(key), _Storage(kind, count))
 
 
@@ -311,6 +324,8 @@ def _from_pickles(file):
     root = unpickler.load()
     order = "<" if machine.get("little_endian", True) else ">"
     for key in _Unpickler(file).load():
+        if key not in unpickler.storages:
+            raise pickle.UnpicklingError("tensors of a kind whose size is not known")
         storage = unpickler.storages[key]
         count = int(np.frombuffer(file.read(8), f"{order}i8")[0])
         if count != storage.count:
@@ -320,57 +335,63 @@ def _from_pickles(file):
 
 
 class _Plain:
-    """Makes plain data of what a pickle has made; what occurs twice is made once."""
+    """Makes plain data of what a pickle has made; what occurs twice, or in itself, is made once."""
 
     def __init__(self, order):
         self.order, self._made = order, {}
 
     def of(self, value):
-        """The plain data of a value.
-
-        Raises:
-            ValueError: If a container holds itself.
-        """
+        """The plain data of a value."""
         if isinstance(value, (str, int, float, bytes, type(None))):
             return value
         if id(value) not in self._made:
-            self._made[id(value)] = (value, None)
+            self._made[id(value)] = (value, value)  # the first keeps the id its own
             self._made[id(value)] = (value, self._of(value))
-        _, made = self._made[id(value)]
-        if made is None:
-            raise ValueError(f"a {type(value).__name__.strip('_').lower()} that holds itself")
-        return made
+        return self._made[id(value)][1]
 
     def _of(self, value):
         if isinstance(value, _Tensor):
             return value.value(self.order)
         if isinstance(value, _Array):
             return value.value
-        if isinstance(value, np.generic) and value.dtype.kind in "biuf":
-            return value.item()
-        if isinstance(value, dict):
-            return {self._key(key): self.of(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(map(self.of, value))
+        if isinstance(value, np.generic):
+            return value.item() if value.dtype.kind in "biuf" else value
         if isinstance(value, type):  # a class or a function itself
             return value()
+        if isinstance(value, dict):
+            return self._fill(value, {}, lambda made: made.update({key: self.of(item) for key, item in value.items()}))
+        if isinstance(value, list):
+            return self._fill(value, [], lambda made: made.extend(map(self.of, value)))
+        if isinstance(value, tuple):
+            return tuple(map(self.of, value))
         if isinstance(value, Unread):
-            state = value.given[-1] if value.given else None
-            if isinstance(state, dict) and {"_parameters", "_buffers", "_modules"} <= state.keys():
-                return self.of(dict(_state_dict(state)))
+            if _is_module(value):
+                return self.of(_state_dict(value))
+            value.given = [self.of(given) for given in value.given]
         return value
 
-    def _key(self, key):
-        """Keys stay as they are, but for numbers of NumPy."""
-        return key.item() if isinstance(key, np.generic) else key
+    def _fill(self, value, made, fill):
+        """Make a container that may hold itself."""
+        self._made[id(value)] = (value, made)
+        fill(made)
+        return made
 
 
-def _state_dict(module):
+def _is_module(value):
+    """Whether it is a module of torch, by its attributes."""
+    state = value.given[-1] if isinstance(value, Unread) and value.given else None
+    return isinstance(state, dict) and {"_parameters", "_buffers", "_modules"} <= state.keys()
+
+
+def _state_dict(module, prefix="", around=()):
     """The names and tensors of a module, from its attributes."""
-    kept = module["_buffers"].keys() - set(module.get("_non_persistent_buffers_set", ()))
-    for name, value in [*module["_parameters"].items(), *module["_buffers"].items()]:
-        if value is not None and (name in kept or name in module["_parameters"]):
-            yield name, value
-    for name, inner in module["_modules"].items():
-        if isinstance(inner, Unread) and inner.given and isinstance(inner.given[-1], dict):
-            yield from ((f"{name}.{leaf}", value) for leaf, value in _state_dict(inner.given[-1]))
+    state, found = module.given[-1], {}
+    unsaved = state.get("_non_persistent_buffers_set", ())
+    for kind in ("_parameters", "_buffers"):
+        for name, value in state[kind].items():
+            if value is not None and (kind == "_parameters" or name not in unsaved):
+                found[prefix + name] = value
+    for name, inner in state["_modules"].items():
+        if _is_module(inner) and inner not in around:
+            found |= _state_dict(inner, f"{prefix}{name}.", (*around, module))
+    return found

@@ -302,17 +302,35 @@ def test_files_of_torch_that_are_none_or_damaged(tmp_path):
         load(tmp_path / "script.pt")
 
 
-def holding_itself():
-    """A dict that has no end."""
-    state = {"model": {}}
+def test_containers_and_objects_that_hold_themselves(tmp_path):
+    """As a module that its parts know; they do so here."""
+    state, config = {"model": {"w": torch.ones(2)}}, argparse.Namespace()
     state["model"]["again"] = state
-    return state
+    config.itself = [config]
+    module = torch.nn.Linear(2, 1)
+    module.inner = torch.nn.Linear(1, 1)
+    module.inner.outer = module
+    found = load(written({**state, "config": config, "odd": Odd(), "net": module}, tmp_path / "a.pt"))
+    assert found["model"]["again"]["model"] is found["model"] and found["model"]["w"].tolist() == [1, 1]
+    assert found["config"]["itself"][0] is found["config"]
+    assert found["odd"].given[-1]["itself"] is found["odd"]
+    assert list(found["net"]) == ["weight", "bias", "inner.weight", "inner.bias"]
 
 
-def test_a_container_without_an_end(tmp_path):
-    """Is told."""
-    with pytest.raises(ValueError, match=r"a.pt' must be a whole checkpoint, but got ValueError: a dict that holds it"):
-        load(written(holding_itself(), tmp_path / "a.pt"))
+class Odd:
+    """An object of a class of one's own that knows itself."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_arrays_of_objects_are_not_read(tmp_path):
+    """Nor numbers with names; what else there is, is."""
+    odd = np.array([Hostile(os.system, "false"), 1], object)
+    named = np.zeros(2, [("a", "f4"), ("b", "i4")])
+    found = load(written({"a": torch.ones(2), "odd": odd, "named": named, "one": named[0]}, tmp_path / "a.pt"))
+    assert found["a"].tolist() == [1, 1]
+    assert [found[name].name for name in ("odd", "named", "one")] == ["numpy.ndarray", "numpy.ndarray", "numpy.generic"]
 
 
 @pytest.mark.parametrize(
@@ -321,6 +339,7 @@ def test_a_container_without_an_end(tmp_path):
         (torch.eye(2).to_sparse(), "torch._utils._rebuild_sparse_tensor"),
         (torch.ones(2).to(torch.float8_e4m3fn), "torch.Tensor of torch.float8_e4m3fn"),
         (torch.ones(2, device="meta"), "torch._utils._rebuild_meta_tensor_no_storage"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "torch._utils._rebuild_qtensor"),
     ],
 )
 def test_tensors_that_are_no_arrays_are_not_read(tensor, name, tmp_path):
