@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import COMPOSED
+from helpers import COMPOSED, SPAN
 from mindspore._c_expression import GraphExecutor_, JitExecutor_
 from mindspore.graph import api
 
@@ -73,17 +73,18 @@ def graph(monkeypatch):
 def pytest_collection_modifyitems(config, items):
     """Give the tests of one optimizer to one process, which compiles each of its graphs once.
 
-    What runs without kernels compiles for seconds, so that it is left out where there is no kernel anyway, and runs on
-    those of COMPOSED only where it is marked as generic: no rule could get it wrong.
+    What runs without kernels compiles for seconds, so that it is left out where there is no kernel anyway. Where it is
+    marked as generic, which no rule could get wrong, it runs on those of COMPOSED only, and in PYNATIVE on those of
+    SPAN.
     """
     for item in list(items):
         params = getattr(getattr(item, "callspec", None), "params", {})
         name = params.get("name")
         if name not in OPTIMIZERS:
             continue
-        if "composed" in (params.get("mode"), params.get("path")) and (
-            _native.obstacle(name, OPTIMIZERS[name].update)
-            or (item.get_closest_marker("generic") and name not in COMPOSED)
+        how, generic = params.get("mode") or params.get("path"), item.get_closest_marker("generic")
+        if (how == "composed" and _native.obstacle(name, OPTIMIZERS[name].update)) or (
+            generic and name not in {"composed": COMPOSED, "pynative": SPAN}.get(how, OPTIMIZERS)
         ):
             items.remove(item)
             config.hook.pytest_deselected(items=[item])

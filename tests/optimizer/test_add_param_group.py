@@ -146,7 +146,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused_late_changes_nothing(case, mode, compilations):
+def test_what_is_refused_late_changes_nothing(case, either, compilations):
     """The state stays, and the steps that come are those of an optimizer that was not asked, without compiling."""
     cls, kwargs, group, message = REFUSED[case]
     grads = (SPARSE if cls is SparseAdam else Tensor(np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)),)

@@ -107,6 +107,7 @@ def test_only_the_group_that_asks_pays():
     assert multiple(AdamW(groups)) == 2.5
 
 
+@pytest.mark.generic
 @pytest.mark.parametrize("averaged", [False, True])
 @pytest.mark.parametrize("name", SPAN)
 def test_what_is_dropped_is_gone_at_once(name, averaged, path):

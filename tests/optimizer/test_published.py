@@ -109,7 +109,7 @@ def problem(rank, steps):
 
 
 @pytest.mark.parametrize("name", COMMON)
-def test_published_configurations(name, mode):
+def test_published_configurations(name, path):
     """Parameters and every slot at every step are no further from the truth than three times torch in float32."""
     failed = {}
     for kwargs in configurations(name):
@@ -120,7 +120,7 @@ def test_published_configurations(name, mode):
         single, double = (torch_side.run(reference, given, dtype) for dtype in ("float32", "float64"))
         ours = mindspore_side.factory(replace(case, kwargs=translated_arguments(kwargs)))
         # What the rule gives in operators is asked of it alone: compiled it is compared in the test of parity.
-        trace = rules.run(ours, given, "float32") if mode == "composed" else mindspore_side.run(ours, given, mode)
+        trace = rules.run(ours, given, "float32") if path == "composed" else mindspore_side.run(ours, given, path)
         verdict = compare(trace, single, double, noise=case.noise, initial=given.initial)
         if not verdict.passed:
             failed[str(kwargs)] = str(verdict)

@@ -108,6 +108,7 @@ def test_a_run_is_taken_up(case):
     assert outcome.passed, {leg: str(verdict) for leg, verdict in outcome.verdicts.items()}
 
 
+@pytest.mark.generic
 @modes
 @pytest.mark.parametrize("name", [*DENSE, "EMA"])
 @pytest.mark.parametrize("compiled", [False, True])

@@ -128,16 +128,16 @@ def fork():
     assert kept(run[0]) == kept(optimizer)
 
 
-@pytest.mark.parametrize("mode", ["GRAPH_MODE", "PYNATIVE_MODE"])
 @pytest.mark.parametrize(
-    ("name", "direct"),
+    ("name", "direct", "mode"),
     [
-        ("two_optimizers", "0"),
-        ("two_optimizers", "1"),
-        ("one_optimizer", "0"),
-        ("one_optimizer", "1"),
-        ("several_optimizers", "1"),
-        ("fork", "1"),
+        ("two_optimizers", "0", "GRAPH_MODE"),
+        ("two_optimizers", "0", "PYNATIVE_MODE"),
+        ("two_optimizers", "1", "PYNATIVE_MODE"),
+        ("one_optimizer", "0", "PYNATIVE_MODE"),
+        ("one_optimizer", "1", "GRAPH_MODE"),
+        ("several_optimizers", "1", "PYNATIVE_MODE"),
+        ("fork", "1", "GRAPH_MODE"),
     ],
 )
 def test_threads(name, direct, mode, tmp_path):

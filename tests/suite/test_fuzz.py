@@ -58,7 +58,7 @@ def test_equals_torch(name):
     """Two structures, and numbers of all magnitudes; few of the draws may be ill-conditioned."""
     fates = []
 
-    @settings(max_examples=7, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
+    @settings(max_examples=4, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
     @given(fuzz.draws(name, part(name)))
     def run(draw):
         judged, why = fuzz.judge(draw)
@@ -66,7 +66,7 @@ def test_equals_torch(name):
         fates.append(judged.undecided)
 
     run()
-    assert len(fates) == 7 and sum(fates) <= 1
+    assert len(fates) == 4 and sum(fates) <= 1
 
 
 @pytest.mark.parametrize(
