@@ -14,7 +14,7 @@ from mindspore import Tensor
 from ms_optim._files import kind_of, replacing
 from ms_optim._values import as_array
 from ms_optim.checkpoint import damaged, read_checkpoint
-from ms_optim.convert import pickles
+from ms_optim.convert.pickles import read
 
 # Whose a file is that is written, by how its name ends.
 FORMATS = {".pt": "torch", ".pth": "torch", ".bin": "torch", ".ckpt": "MindSpore", ".safetensors": "safetensors"}
@@ -119,7 +119,7 @@ def read_tensors(file: str | os.PathLike) -> Mapping:
     if kind_of("load", path) != "torch":
         return read_checkpoint("load", path)
     try:
-        found = pickles.read(path)
+        found = read(path)
     except Exception as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place in the file that is none
             raise
