@@ -166,9 +166,15 @@ def mindspore_calls(contender: str, name: str, shapes: list[tuple[int, ...]]) ->
         optimizer = getattr(nn, entry.nn)(list(params), learning_rate=kwargs.pop("lr"), **kwargs)
     elif contender.startswith("mindspore"):
         optimizer = getattr(experimental, entry.experimental)(list(params), **kwargs)
+    elif (
+        entry.averages and contender.startswith("native") and contender != INSIDE
+    ):  # a direct call of the averages alone
+        averages = [Parameter(param.copy(), name=f"average.{param.name}") for param in params]
+        follower = ms_optim.ParameterEMA(list(params), averages, 0.999)
+        return [lambda: (follower(), averages[-1].asnumpy())]
     elif entry.averages:
         inner = Still(0.0, list(params))
-        inner.fused = contender.startswith("native")
+        inner.fused = contender == INSIDE
         optimizer = ours(inner, **kwargs)
     else:
         optimizer = ours(list(params), fused=contender.startswith("native"), **kwargs)
