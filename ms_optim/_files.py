@@ -17,8 +17,9 @@ except ImportError:  # on Windows, where files are not locked and folders not op
     fcntl = None  # type: ignore[assignment]
 
 
-# How files of torch begin: since 1.6 as a zip, and before that as a pickle of this number.
-TORCH = (b"PK\x03\x04", pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
+# How files of torch begin: since 1.6 as a zip, and before that as a pickle of a number.
+ZIP = b"PK\x03\x04"
+TORCH = (ZIP, pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
 
 
 def kind_of(owner: str, file: str | os.PathLike) -> str:

@@ -166,9 +166,8 @@ def mindspore_calls(contender: str, name: str, shapes: list[tuple[int, ...]]) ->
         optimizer = getattr(nn, entry.nn)(list(params), learning_rate=kwargs.pop("lr"), **kwargs)
     elif contender.startswith("mindspore"):
         optimizer = getattr(experimental, entry.experimental)(list(params), **kwargs)
-    elif (
-        entry.averages and contender.startswith("native") and contender != INSIDE
-    ):  # a direct call of the averages alone
+    elif entry.averages and contender.startswith("native") and contender != INSIDE:
+        # An optimizer of MindSpore around which an average is has no direct call; the averages alone have one.
         averages = [Parameter(param.copy(), name=f"average.{param.name}") for param in params]
         follower = ms_optim.ParameterEMA(list(params), averages, 0.999)
         return [lambda: (follower(), averages[-1].asnumpy())]

@@ -12,7 +12,7 @@ from ms_optim._files import kind_of
 from ms_optim.convert.files import FORMATS, read_tensors, write_tensors
 from ms_optim.convert.names import COUNTER, NORM, ParameterMap, Row, in_torch_words, parameter_map, shapes_of
 from ms_optim.convert.parts import weights_of
-from ms_optim.convert.pickles import Unread
+from ms_optim.convert.stand_ins import Unread
 from ms_optim.convert.transfer import to_mindspore
 
 

@@ -88,38 +88,26 @@ def load(file: str | os.PathLike) -> dict:
         ValueError: If the file is none of these, is damaged, or is no mapping.
         OSError: If it cannot be read.
     """
-    found = read_tensors(file)
+    path = Path(file)
+    if kind_of("load", path) == "torch":
+        return _of_torch(path, lambda wide: wide)
     try:
-        return _as_arrays(found, {})
+        return {name: array(value, name) for name, value in read_checkpoint("load", path).items()}
     except ValueError as error:
-        raise ValueError(
-            f"For 'load', '{file}' must hold only dense tensors, numbers and containers, but got: {error}"
-        ) from error
-
-
-def _as_arrays(value, made, name=""):
-    """The same with arrays for Tensors; what occurs twice is made once, and is by its id in `made`."""
-    if isinstance(value, Tensor):
-        return array(value, name)
-    if id(value) in made or not isinstance(value, (Mapping, list, tuple)):
-        return made.get(id(value), value)
-    if isinstance(value, tuple):
-        return tuple(_as_arrays(item, made, f"{name}[{i}]") for i, item in enumerate(value))
-    items = made[id(value)] = {} if isinstance(value, Mapping) else []  # one that may hold itself
-    if isinstance(value, Mapping):
-        items.update({key: _as_arrays(item, made, f"{name}.{key}".lstrip(".")) for key, item in value.items()})
-    else:
-        items.extend(_as_arrays(item, made, f"{name}[{i}]") for i, item in enumerate(value))
-    return items
+        raise ValueError(f"For 'load', '{path}' must hold only tensors of real numbers, but got: {error}") from error
 
 
 def read_tensors(file: str | os.PathLike) -> Mapping:
     """What `load` reads, with the dtypes of the file: a bfloat16 is a Tensor."""
     path = Path(file)
-    if kind_of("load", path) != "torch":
-        return read_checkpoint("load", path)
+    if kind_of("load", path) == "torch":
+        return _of_torch(path, lambda wide: Tensor(wide, ms.bfloat16))
+    return read_checkpoint("load", path)
+
+
+def _of_torch(path, bfloat16):
     try:
-        found = read(path)
+        found = read(path, bfloat16)
     except Exception as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a place in the file that is none
             raise

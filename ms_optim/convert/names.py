@@ -105,8 +105,8 @@ def parameter_map(
         raise TypeError(f"For 'parameter_map', 'cell' must be a Cell, but got {type(cell).__name__}.")
     shapes, (ours, aliases) = shapes_of(names_and_shapes), in_torch_words(cell)
     chosen, problems = _given(shapes, aliases, given or {})
-    theirs = bare((name for name in shapes if name not in chosen), ours)
-    keys = {short: key for key, short in bare(ours, theirs.values()).items()}
+    theirs, own = aligned((name for name in shapes if name not in chosen), ours)
+    keys = {short: key for key, short in own.items()}
     found = {name: (keys[short], "name") for name, short in theirs.items() if short in keys} | chosen
     used = {key for key, _ in found.values()}
     found |= {
@@ -161,6 +161,13 @@ def bare(names: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]:
             break
         short = [name.partition(".")[2] for name in short]
     return dict(zip(names, short))
+
+
+def aligned(theirs: Iterable[str], ours: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The names of two sides without what stands before all of one and is in none of the other."""
+    ours = list(ours)
+    short = bare(theirs, ours)
+    return short, bare(ours, short.values())
 
 
 def shapes_of(values: Mapping) -> dict[str, tuple[int, ...]]:

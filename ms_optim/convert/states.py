@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping
 
 from ms_optim.convert.files import array, dtype_of, ms_tensor, torch_tensor
-from ms_optim.convert.names import COUNTER, bare, sides
+from ms_optim.convert.names import COUNTER, aligned, sides
 
 BUFFERS = (COUNTER, "running_mean", "running_var")
 
@@ -84,8 +84,8 @@ def _matched(rows, params, optimizer, given, names, owner):
         )
     known, short = {row.torch: row.parameter for row in rows}, {name: name for name in names}
     if not known.keys() >= short.keys():  # the module was in a wrapper on one side only
-        short = bare(names, known)
-        known = {key: known[name] for name, key in bare(known, short.values()).items()}
+        short, own = aligned(names, known)
+        known = {key: known[name] for name, key in own.items()}
     rest = iter(names)
     named = [[name for _, name in zip(group["params"], rest)] for group in groups]
     theirs = [

@@ -30,7 +30,7 @@ from mindspore import nn
 
 from ms_optim._values import as_number, write
 from ms_optim.convert.files import array, dtype_of, ms_tensor, same, torch_tensor
-from ms_optim.convert.names import ParameterMap, bare, parameter_map, shapes_of
+from ms_optim.convert.names import ParameterMap, aligned, bare, parameter_map, shapes_of
 from ms_optim.convert.states import state_by_name, state_for_torch
 from ms_optim.ema import EMA
 from ms_optim.optimizer import Optimizer
@@ -142,8 +142,8 @@ def _averages_by_name(rows, params, ema, given, step, values):
         )
     count = given.get("n_averaged")
     given = {name: value for name, value in given.items() if name != "n_averaged"}
-    wanted = bare(row.torch for row in rows)
-    given = {short: given[name] for name, short in bare(shapes_of(given), wanted).items()}
+    theirs, wanted = aligned(shapes_of(given), (row.torch for row in rows))
+    given = {short: given[name] for name, short in theirs.items()}
     if step is None:
         if count is None or (ema.update_after_step, ema.update_every) != (0, 1):
             raise ValueError(
