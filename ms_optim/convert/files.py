@@ -92,7 +92,8 @@ def load(file: str | os.PathLike) -> dict:
     if kind_of("load", path) == "torch":
         return _of_torch(path, lambda wide: wide)
     try:
-        return {name: array(value, name) for name, value in read_checkpoint("load", path).items()}
+        found = read_checkpoint("load", path)
+        return {name: array(value, name) if isinstance(value, Tensor) else value for name, value in found.items()}
     except ValueError as error:
         raise ValueError(f"For 'load', '{path}' must hold only tensors of real numbers, but got: {error}") from error
 
