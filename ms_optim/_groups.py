@@ -14,6 +14,8 @@ from ms_optim.arguments import COMMON, FLOATS, Kind
 NOTES = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
 # What torch's groups also say: how it computes, and not what.
 HOW = ("capturable", "differentiable", "foreach", "fused")
+# What a group is of: its Parameters, and the names that were given with them.
+MEMBERS = ("params", "param_names")
 # What mindspore.nn calls an argument, or has as one.
 ELSEWHERE = ("beta1", "beta2", "epsilon", "grad_centralization", "learning_rate", "use_nesterov")
 
@@ -21,7 +23,7 @@ ELSEWHERE = ("beta1", "beta2", "epsilon", "grad_centralization", "learning_rate"
 def own_key(name: Any, arguments: Iterable[str]) -> bool:
     """Whether a key of a group means an argument, or means to: anything else is the user's own, and kept."""
     arguments = [*arguments, "params"]
-    if name in (*arguments, *COMMON, *HOW, *ELSEWHERE):
+    if name in (*arguments, *MEMBERS, *COMMON, *HOW, *ELSEWHERE):
         return True
     return isinstance(name, str) and name not in NOTES and bool(difflib.get_close_matches(name, arguments, 1, 0.85))
 
@@ -43,6 +45,12 @@ class Groups(list):
         """
         dicts, order = _dicts(owner, params)
         super().__init__(_group(owner, item, defaults, kinds) for item in dicts)
+        named = [i for i, group in enumerate(self) if "param_names" in group]
+        if named and len(named) < len(self):
+            raise ValueError(
+                f"For '{owner}', 'params' must be with names in all groups or in none, but got some in {named} of "
+                f"{len(self)} groups."
+            )
         self.own_rates = ["lr" in item for item in dicts]
         self.parameters = [param for group in self for param in group["params"]]
         if not self.parameters:
@@ -65,7 +73,7 @@ def _dicts(owner, params):
     if isinstance(params, (Parameter, Mapping, str, set, frozenset)) or not isinstance(params, Iterable):
         raise TypeError(f"For '{owner}', 'params' must be {kind}, but got {type(params).__name__}.")
     params = list(params)
-    if all(isinstance(item, Parameter) for item in params):
+    if all(isinstance(item, Parameter) or _is_named(item) for item in params):
         params = [{"params": params}]
     if not all(isinstance(item, (dict, ParamGroup)) for item in params):
         odd = next(item for item in params if not isinstance(item, dict))
@@ -74,11 +82,35 @@ def _dicts(owner, params):
     return [item for item in params if "order_params" not in item], order
 
 
+def _is_named(item):
+    """Whether it is a pair of a name and a Parameter, as `named_parameters` gives them in torch."""
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], Parameter)
+
+
+def _without_names(params):
+    return [item[1] if _is_named(item) else item for item in params]
+
+
+def _names_of(owner, params, given):
+    """The names that came with the members of a group, or beside them; None if there were none."""
+    names = [item[0] for item in params if _is_named(item)] or given.get("param_names")
+    if names is None:
+        return None
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"For '{owner}', 'param_names' of a group must be a list of names, but got {names!r}.")
+    if len(names) != len(params):
+        raise ValueError(
+            f"For '{owner}', 'param_names' must be one for each of the {len(params)} parameters of a group, but got "
+            f"{[*names]}."
+        )
+    return list(names)
+
+
 def _group(owner, given, defaults, kinds):
     """One group with every argument, and the keys that are the user's own."""
     if "params" not in given:
         raise ValueError(f"For '{owner}', each group must have the key 'params', but got {sorted(given, key=str)}.")
-    extra = [key for key in given if key != "params" and key not in defaults]
+    extra = [key for key in given if key not in MEMBERS and key not in defaults]
     unknown = sorted(key for key in extra if own_key(key, defaults))
     if unknown:
         raise ValueError(f"For '{owner}', the keys of a group must be in {['params', *defaults]}, but got {unknown}.")
@@ -87,9 +119,11 @@ def _group(owner, given, defaults, kinds):
     if isinstance(params, (str, set, frozenset)) or not isinstance(params, Iterable):
         raise TypeError(f"For '{owner}', 'params' of a group must be a list of Parameters, but got {params!r}.")
     params = list(params)
+    names = _names_of(owner, params, given)
+    params = _without_names(params)
     for param in params:
         _check_parameter(owner, param)
-    group = {"params": params}
+    group = {"params": params} | ({} if names is None else {"param_names": names})
     for name, default in defaults.items():
         group[name] = kinds[name].check(owner, name, given[name]) if name in given else default
     return group | {key: given[key] for key in extra}
@@ -121,7 +155,7 @@ def _ordered(owner, order, parameters):
             f"For '{owner}', 'order_params' must be a list of Parameters, but got "
             f"{type(order[0]['order_params']).__name__}."
         )
-    ordered = list(order[0]["order_params"])
+    ordered = _without_names(order[0]["order_params"])
     wanted, got = {id(param) for param in parameters}, [id(param) for param in ordered]
     if set(got) != wanted or len(got) != len(wanted):
         difference = sorted({param.name for param in parameters} ^ {getattr(param, "name", "?") for param in ordered})
@@ -175,7 +209,7 @@ class Group(MutableMapping):
     @property
     def extra(self) -> list[str]:
         """The keys that are no arguments."""
-        return [name for name in self._options if name != "params" and name not in self._arguments]
+        return [name for name in self._options if name not in MEMBERS and name not in self._arguments]
 
     def replace_extra(self, extra: dict[str, Any]) -> None:
         """Drop the keys that are no arguments and take others, as loading a state does in torch."""
@@ -197,7 +231,7 @@ class Group(MutableMapping):
         """
         if name in NOTES:
             return as_number(value, f"For '{self._owner}', '{name}'")
-        if name not in self._arguments and name != "params" and not own_key(name, self._arguments):
+        if name not in self._arguments and not own_key(name, self._arguments):
             return value
         if name not in self.settable:
             raise KeyError(
@@ -246,7 +280,7 @@ class ParamGroup(Group):
         if any(slot.when == name and bool(value) != bool(self[name]) for slot in self._optimizer.slots):
             raise ValueError(
                 f"{what} must stay zero or stay nonzero, because it decides which state there is, but got {value} "
-                f"after {self[name]}."
+                f"after {self[name]}: make an optimizer with {name}={value}."
             )
         self._optimizer.check_group({**self, name: value})
         return value

@@ -1,6 +1,7 @@
 """The state of optimizers: what there is for each parameter, and all of it in the layout of torch (2.13)."""
 
 import copy
+import inspect
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -12,9 +13,11 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from ms_optim import _compiled
-from ms_optim._groups import HOW, own_key
+from ms_optim._groups import HOW, MEMBERS, own_key
 from ms_optim._values import LIST, as_array, as_number, plain, write
 
+# What other Adams call whether they correct the bias: apex and DeepSpeed, and transformers.
+CORRECTED = ("bias_correction", "correct_bias")
 # One of the writes that loading a state comes to, once all of it is known to fit.
 Change = Callable[[], object]
 
@@ -199,10 +202,40 @@ def parts(owner: str, given: Mapping, *optional: str) -> tuple[Mapping, Sequence
             f"{said} 'param_groups' must be a list of dicts with a list as 'params', and one as "
             f"'param_names' if that is there, but got {reprlib.repr(groups)}."
         )
+    return _keyed(said, state, groups)
+
+
+def _keyed(said, state, groups):
+    """The state and the groups, with integers where text has digits, as JSON has it in the place of keys."""
     places = [place for group in groups for place in group["params"]]
-    if not all(isinstance(place, Integral) for place in places) or len(set(places)) < len(places):
-        raise ValueError(f"{said} 'params' of the groups must be different integers, but got {places}.")
+    if all(isinstance(place, str) and place.isdecimal() for place in places):
+        groups = [{**group, "params": list(map(int, group["params"]))} for group in groups]
+        places = list(map(int, places))
+    alike = any(all(isinstance(place, kind) for place in places) for kind in (Integral, str))
+    if not alike or len(set(places)) < len(places):
+        raise ValueError(
+            f"{said} 'params' of the groups must be different integers, or different names, but got {places}."
+        )
+    if all(isinstance(place, Integral) for place in places):
+        state = {int(key) if isinstance(key, str) and key.isdecimal() else key: kept for key, kept in state.items()}
     return state, groups
+
+
+def by_name(owner: str, groups: Sequence[Mapping], wanted: Sequence[Sequence[str]]) -> Sequence[Mapping]:
+    """The groups, in the order in which the parameters are wanted if they are called by their names.
+
+    Raises:
+        ValueError: If they have other names.
+    """
+    if not any(isinstance(place, str) for group in groups for place in group["params"]):
+        return groups
+    found = {frozenset(group["params"]): group for group in groups}
+    if len(found) < len(groups) or found.keys() != {*map(frozenset, wanted)}:
+        raise ValueError(
+            f"For '{owner}', 'params' of the groups must be places or the names {[*map(list, wanted)]}, but got "
+            f"{[list(group['params']) for group in groups]}; 'ms_optim.convert.to_mindspore' takes those of torch."
+        )
+    return [{**found[frozenset(names)], "params": list(names)} for names in wanted]
 
 
 def told(optimizer: Stateful) -> dict:
@@ -221,8 +254,8 @@ def told(optimizer: Stateful) -> dict:
     groups = []
     for group in optimizer.param_groups:
         arguments = {name: group.current(name) for name in optimizer.defaults}
-        extra = {name: copy.deepcopy(group[name]) for name in group.extra}
-        groups.append(arguments | extra | {"params": [places[param.name] for param in group["params"]]})
+        kept = {name: copy.deepcopy(group[name]) for name in (*group.extra, "param_names") if name in group}
+        groups.append(arguments | kept | {"params": [places[param.name] for param in group["params"]]})
     frozen = [
         places[param.name] for param, moves in zip(optimizer.parameters, optimizer.trainable.asnumpy()) if not moves
     ]
@@ -238,7 +271,10 @@ def changes(optimizer: Stateful, given: Mapping) -> list[Change]:
     """What takes over what `told` gave, or torch's: all of it fits, and nothing is changed before the first."""
     owner = type(optimizer).__name__
     given_state, given_groups = parts(owner, given, "global_step", "frozen")
+    wanted = [[param.name for param in group["params"]] for group in optimizer.groups]
+    given_groups = by_name(owner, given_groups, wanted)
     places, found = _group_changes(optimizer, owner, given_groups)
+    given_state = _with_steps(optimizer, given_state, given_groups)
     if not given_state.keys() <= set(places.values()):
         raise ValueError(
             f"For '{owner}', 'state' must be of the parameters {sorted(places.values())}, but got "
@@ -278,6 +314,14 @@ def _places(optimizer):
     return {param.name: i for i, param in enumerate(params)}
 
 
+def _with_steps(optimizer, state, groups):
+    """The state, with the count of steps that apex's FusedAdam has in a group for each parameter that has none."""
+    steps = {place: group["step"] for group in groups if "step" in group for place in group["params"]}
+    if "step" not in optimizer.state.vectors:
+        return state
+    return {place: {"step": steps[place], **kept} if kept and place in steps else kept for place, kept in state.items()}
+
+
 def _group_changes(optimizer, owner, groups):
     """What torch calls each parameter, and what sets the numbers and the other keys of the groups."""
     sizes = [[len(group["params"]) for group in each] for each in (optimizer.groups, groups)]
@@ -288,16 +332,24 @@ def _group_changes(optimizer, owner, groups):
         places |= {param.name: place for param, place in zip(group["params"], given["params"])}
         extra = {}
         for name, value in given.items():
-            if name in ("params", "param_names", *HOW) or (name == "lr" and group.scheduled):
+            if name in (*MEMBERS, *HOW) or (name == "lr" and group.scheduled):
                 continue
+            if name == "step" and "step" in optimizer.state.vectors:
+                continue  # that of the parameters, for `_with_steps`
+            if name in CORRECTED and not value:
+                raise ValueError(
+                    f"For '{owner}', '{name}' of group {i} must be True, because no optimizer here leaves the bias "
+                    f"correction out, but got {value!r}."
+                )
             if name in group.settable:
                 found.append(partial(group.__setitem__, name, group.check(name, value)))
             elif name in optimizer.defaults:
                 value = plain(value, f"For '{owner}', '{name}' of group {i}")
-                if value != group[name]:
+                value = tuple(value) if isinstance(group[name], tuple) and isinstance(value, list) else value
+                if value != group[name] and name in inspect.signature(type(optimizer)).parameters:
                     raise ValueError(
-                        f"For '{owner}', '{name}' of group {i} must be {group[name]!r} as in the "
-                        f"optimizer, because it decides what is computed, but got {value!r}."
+                        f"For '{owner}', '{name}' of group {i} must be {group[name]!r} as in the optimizer, because "
+                        f"it decides what is computed, but got {value!r}: make an optimizer with {name}={value!r}."
                     )
             elif own_key(name, optimizer.defaults):
                 raise ValueError(f"For '{owner}', the keys of group {i} must be in {[*group]}, but got {name!r}.")
@@ -310,9 +362,10 @@ def _group_changes(optimizer, owner, groups):
 def _parameter_changes(optimizer, i, given, numbers):
     """Put the numbers of parameter i into the vectors; what writes its tensors."""
     owner, param, state = type(optimizer).__name__, optimizer.parameters[i], optimizer.state
-    given = {name: value for name, value in given.items() if value is not None}
     slots = [slot for slot in optimizer.slots if not slot.scalar and state.slots[slot.name][i] is not None]
     wanted = {*(slot.name for slot in slots), *state.vectors}
+    idle = {*state.slots} - wanted  # left over from a flag that is off
+    given = {name: value for name, value in given.items() if value is not None and name not in idle}
     if given and given.keys() != wanted:
         raise ValueError(
             f"For '{owner}', the state of '{param.name}' must be {sorted(wanted)}, but got {sorted(given, key=str)}."

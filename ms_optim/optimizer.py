@@ -14,12 +14,12 @@ from ms_optim import _compiled, _composed, _direct, _host, _native, _pieces, _st
 from ms_optim._declaration import Declared
 from ms_optim._freezing import Freezing
 from ms_optim._gradients import check_gradients, fits, wanted
-from ms_optim._groups import Groups, ParamGroup
+from ms_optim._groups import MEMBERS, Groups, ParamGroup
 from ms_optim._learning_rate import Rates
 from ms_optim._values import float64_parameter
 from ms_optim.arguments import COMMON, Kind
 
-Params = Iterable[Parameter] | Iterable[dict]
+Params = Iterable[Parameter] | Iterable[tuple[str, Parameter]] | Iterable[dict]
 # No names of slots: the kinds of state of a trace and of an average, and what an optimizer has if it runs a kernel.
 TAKEN = ("ema", "parameter", "check_state", "kernel", "kernel_slots", "layout", "slots_before", "stepper")
 
@@ -344,12 +344,13 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             TypeError, ValueError: As at construction; nothing is changed then.
         """
         ((*groups, _),), arguments = self._made_of()
-        added = Groups(type(self).__name__, [*groups, group], self.defaults, self.kinds)[-1]["params"]
+        made = Groups(type(self).__name__, [*groups, group], self.defaults, self.kinds)[-1]
+        added, members = made["params"], {name: made[name] for name in MEMBERS if name in made}
         state = self.state_dict()
         state["param_groups"].append({"params": list(range(len(self.parameters), len(self.parameters) + len(added)))})
         order = {"order_params": [*self.parameters, *added]}
         for optimizer in (type(self).__new__(type(self)), self):  # what does not fit is to show in one that is not used
-            type(self).__init__(optimizer, [*groups, {**group, "params": added}, order], **arguments)
+            type(self).__init__(optimizer, [*groups, {**group, **members}, order], **arguments)
             optimizer.load_state_dict(state)
 
     def describe(self) -> str:

@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Mapping
 
+from ms_optim._groups import MEMBERS
+from ms_optim._state import parts
 from ms_optim.convert.files import array, dtype_of, ms_tensor, torch_tensor
 from ms_optim.convert.names import COUNTER, aligned, sides
 
@@ -12,17 +14,20 @@ BUFFERS = (COUNTER, "running_mean", "running_var")
 def state_by_name(rows, params, optimizer, given, names):
     """The state dict of torch's optimizer with its parameters in our order, and their shapes."""
     by_parameter, slots = {row.parameter: row for row in rows}, set(optimizer.state.slots)
-    matched = _matched(rows, params, optimizer, given, names, "to_mindspore")
-    groups, state = [], {number: dict(kept) for number, kept in given["state"].items()}
+    state_of, matched = _matched(rows, params, optimizer, given, names, "to_mindspore")
+    groups, state, count = [], {}, itertools.count()
     for (theirs, numbers), group in zip(matched, optimizer.param_groups):
-        groups.append({**theirs, "params": [numbers[param.name] for param in group["params"]]})
+        places = {param.name: next(count) for param in group["params"]}
+        groups.append({**theirs, "params": list(places.values())})
         for param in group["params"]:
-            row, kept = by_parameter[param.name], state.get(numbers[param.name], {})
+            row, kept = by_parameter[param.name], dict(state_of.get(numbers.get(param.name), {}))
             for slot, value in kept.items():
                 if slot in slots and value is not None:
                     name = f"{slot} of {row.torch}"
                     found = _reshaped(array(value, name), row.torch_shape, row.shape, name)
                     kept[slot] = ms_tensor(found, param.dtype, name)
+            if kept:
+                state[places[param.name]] = kept
     return {"state": state, "param_groups": groups}
 
 
@@ -36,13 +41,15 @@ def state_for_torch(rows, params, optimizer, like, names):
             own = [row.torch for row in rows if row.parameter in inside and row is first[row.parameter]]
             groups.append({"param_names": own, "params": [next(counter) for _ in own]})
         like, names = {"state": {}, "param_groups": groups}, None
-    matched = _matched(rows, params, optimizer, like, names, "to_torch")
+    _, matched = _matched(rows, params, optimizer, like, names, "to_torch")
     ours, groups, state = optimizer.state_dict(), [], {}
+    for mine in ours["param_groups"]:
+        mine.pop("param_names", None)
     for (theirs, numbers), mine, group in zip(matched, ours["param_groups"], optimizer.param_groups):
-        groups.append({**theirs, **mine, "params": list(numbers.values())})
+        groups.append({**theirs, **mine, **{name: theirs[name] for name in MEMBERS if name in theirs}})
         for param, place in zip(group["params"], mine["params"]):
             row = first[param.name]
-            for slot, value in ours["state"].get(place, {}).items():
+            for slot, value in ours["state"].get(place, {}).items() if param.name in numbers else ():
                 found, scalar = array(value), slot in optimizer.state.vectors
                 found = found if scalar else _reshaped(found, row.shape, row.torch_shape, f"{slot} of {row.parameter}")
                 state.setdefault(numbers[param.name], {})[slot] = torch_tensor(
@@ -52,34 +59,28 @@ def state_for_torch(rows, params, optimizer, like, names):
 
 
 def _matched(rows, params, optimizer, given, names, owner):
-    """For each group of ours, that of torch, and torch's number of each of its parameters, by name."""
-    if not _is_state_dict(given):
+    """The state by torch's numbers; and for each group of ours that of torch, and its number of each parameter.
+
+    A parameter that one side freezes, and of which the other has no state, may be missing there.
+    """
+    what = f"optimizer_{'like' if owner == 'to_torch' else 'state'}"
+    try:
+        state, groups = parts(owner, {key: given[key] for key in ("state", "param_groups")})
+    except (KeyError, TypeError, ValueError) as error:
+        got = [*given] if isinstance(given, Mapping) else type(given).__name__
         raise TypeError(
-            f"For '{owner}', 'optimizer_{'like' if owner == 'to_torch' else 'state'}' must be the state "
-            "dict of an optimizer of torch, but got "
-            f"{list(given) if isinstance(given, Mapping) else type(given).__name__}: 'state' must be a "
-            "mapping of mappings, and 'param_groups' a list of mappings with lists of 'params'."
-        )
-    groups = given["param_groups"]
-    count = sum(len(group["params"]) for group in groups)
+            f"For '{owner}', '{what}' must be the state dict of an optimizer of torch, but got {got}: {error}"
+        ) from None
+    numbers = [[*group["params"]] for group in groups]
     if names is None and all("param_names" in group for group in groups):
         names = [name for group in groups for name in group["param_names"]]
-    elif names is None:
-        own = {
-            row.parameter: row.torch
-            for row in rows
-            if row.torch.rpartition(".")[2] not in BUFFERS and row.parameter is not None
-        }
-        if len(groups) > 1 or not all(params[name].requires_grad for name in own):
-            raise ValueError(
-                f"For '{owner}', 'names' must give the torch module's parameter names in the order of its "
-                "optimizer, because its groups have no 'param_names' and there are several, or some "
-                "Parameters are not trained."
-            )
-        names = list(own.values())
-    if len(names) != count:
+    elif names is None and any(isinstance(number, str) for each in numbers for number in each):
+        names = [name for each in numbers for name in each]
+    if names is None:
+        return state, _by_order(rows, params, optimizer, state, groups, owner)
+    if len(names) != sum(map(len, numbers)):
         raise ValueError(
-            f"For '{owner}', 'names' must be the {count} parameters of torch's optimizer, but got "
+            f"For '{owner}', 'names' must be the {sum(map(len, numbers))} parameters of torch's optimizer, but got "
             f"{len(names)}: {list(names)}."
         )
     known, short = {row.torch: row.parameter for row in rows}, {name: name for name in names}
@@ -87,37 +88,93 @@ def _matched(rows, params, optimizer, given, names, owner):
         short, own = aligned(names, known)
         known = {key: known[name] for name, key in own.items()}
     rest = iter(names)
-    named = [[name for _, name in zip(group["params"], rest)] for group in groups]
+    named = [[name for _, name in zip(each, rest)] for each in numbers]
     theirs = [
-        {known.get(short[name]): number for name, number in zip(each, group["params"])}
-        for each, group in zip(named, groups)
+        {known.get(short[name]) or (name,): number for name, number in zip(*each)} for each in zip(named, numbers)
     ]
-    ours = [[param.name for param in group["params"]] for group in optimizer.param_groups]
+    ours = [{param.name: param.requires_grad for param in group["params"]} for group in optimizer.param_groups]
     matched = [
-        (group, numbers) for each in ours for group, numbers in zip(groups, theirs) if numbers.keys() == set(each)
+        (group, found) for own in ours for group, found in zip(groups, theirs) if _same_members(own, found, state)
     ]
-    if not len(ours) == len(theirs) == len(matched) or sum(map(len, theirs)) != count:
+    if not len(ours) == len(theirs) == len(matched) or sum(map(len, theirs)) != len(names):
         raise ValueError(
             f"For '{owner}', the groups of both optimizers must hold the same parameters, but got\n"
-            + sides(map(str, named), map(str, ours))
+            + sides(map(str, named), map(str, map(list, ours)))
         )
-    return matched
+    return state, matched
 
 
-def _is_state_dict(given):
-    """Whether it has the parts of the state dict of an optimizer of torch."""
-    state, groups = (given.get(key) if isinstance(given, Mapping) else None for key in ("state", "param_groups"))
-    return (
-        isinstance(state, Mapping)
-        and all(isinstance(kept, Mapping) for kept in state.values())
-        and isinstance(groups, (list, tuple))
-        and all(
-            isinstance(group, Mapping)
-            and isinstance(group.get("params"), (list, tuple))
-            and isinstance(group.get("param_names", []), (list, tuple))
-            for group in groups
+def _same_members(ours, theirs, state):
+    """Whether two groups hold the same parameters, but for what stands still in one and has no state in the other."""
+    still = {name for name in ours.keys() - theirs.keys() if not ours[name]}
+    idle = {name for name in theirs.keys() - ours.keys() if not state.get(theirs[name])}
+    return bool(ours.keys() & theirs.keys()) and ours.keys() - still == theirs.keys() - idle
+
+
+def _by_order(rows, params, optimizer, state, groups, owner):
+    """What `_matched` finds without names: the parameters of each group are in the order of the module.
+
+    Which group is which, the numbers and the shapes of their parameters tell, and else their places.
+    """
+    order = {row.parameter: None for row in rows if row.torch.rpartition(".")[2] not in BUFFERS and row.parameter}
+    _refuse_sorted(rows, params, owner)
+    rank, row_of = {name: i for i, name in enumerate(order)}, {row.parameter: row for row in rows}
+    foreign = [param.name for param in optimizer.parameters if param.name not in rank]
+    if foreign:
+        raise ValueError(f"For '{owner}', 'optimizer' must have Parameters of 'cell', but got {foreign}.")
+    ours = [sorted((param.name for param in group["params"]), key=rank.__getitem__) for group in optimizer.param_groups]
+    moving = [[name for name in each if params[name].requires_grad] for each in ours]
+    theirs = [[*group["params"]] for group in groups]
+    stepped = [[number for number in each if state.get(number)] for each in theirs]
+
+    def fits(names, numbers):
+        """Whether what is kept for each has the shapes that it must have."""
+        return len(names) == len(numbers) and all(
+            array(kept, f"{slot.name} of {row_of[name].torch}").shape == slot.shape(row_of[name].torch_shape)
+            for name, number in zip(names, numbers)
+            for slot in optimizer.slots
+            if not slot.scalar and (kept := state.get(number, {}).get(slot.name)) is not None
         )
+
+    for wanted, got in itertools.product((ours, moving), (theirs, stepped)):
+        found = [{i for i, numbers in enumerate(got) if fits(names, numbers)} for names in wanted]
+        alike = [
+            {i for i in each if groups[i].get("weight_decay") == group.get("weight_decay")}
+            for each, group in zip(found, optimizer.param_groups)
+        ]
+        chosen = (_paired(alike) or _paired(found)) if len(ours) == len(theirs) else None
+        if chosen is not None:
+            return [(groups[i], dict(zip(names, got[i]))) for names, i in zip(wanted, chosen)]
+    raise ValueError(
+        f"For '{owner}', 'names' must give the torch module's parameter names in the order of its optimizer, because "
+        "its groups have no 'param_names', and their sizes, weight decays and shapes of state do not tell which are "
+        f"which, but got groups of {list(map(len, theirs))} parameters for those of {list(map(len, ours))}."
     )
+
+
+def _paired(candidates):
+    """One place for each, no two the same: its own, or the only one that is left for it; None if that is not told."""
+    if all(i in each for i, each in enumerate(candidates)):
+        return list(range(len(candidates)))
+    left, chosen = dict(enumerate(candidates)), {}
+    while left:
+        sure = next((i for i, each in left.items() if len(each - {*chosen.values()}) == 1), None)
+        if sure is None:
+            return None
+        (chosen[sure],) = left.pop(sure) - {*chosen.values()}
+    return [chosen[i] for i in range(len(candidates))]
+
+
+def _refuse_sorted(rows, params, owner):
+    """Raise if the names are in alphabetic order, as files of safetensors have them, and the network has another."""
+    names = [row.torch for row in rows if row.parameter is not None]
+    places = {name: i for i, name in enumerate(params)}
+    here = [places[row.parameter] for row in rows if row.parameter is not None]
+    if names == sorted(names) and here != sorted(here):
+        raise ValueError(
+            f"For '{owner}', 'names' must give the torch module's parameter names in the order of its optimizer, "
+            "because those of the weights are in alphabetic order, which is not that of the network, but got none."
+        )
 
 
 def _reshaped(found, old, new, name):

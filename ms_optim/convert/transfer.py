@@ -59,12 +59,14 @@ def to_mindspore(
         optimizer (Optimizer): One of this library over Parameters of `cell`, or an EMA; not LBFGS, whose
             `load_state_dict` takes torch's. Default: ``None`` .
         optimizer_state (Mapping): `state_dict()` of torch's optimizer, whose groups must hold the same parameters, in
-            any order. Default: ``None`` .
+            any order; by number or, as FSDP has it, by name. What one side freezes, and of which the other has no
+            state, may be missing. Default: ``None`` .
         ema_state (Mapping): That of torch's AveragedModel, or averages by the module's names, as timm's. An EMA needs
             it. Buffers that the EMA does not average must be those of `state_dict`. Default: ``None`` .
         ema_step (int): How many steps the EMA has seen. Default: ``None`` , "n_averaged" of AveragedModel.
         names (Sequence[str]): The module's parameter names in the order in which torch's optimizer numbers them.
-            Default: ``None`` , its groups' "param_names", or else the order of `state_dict`, if there is one group.
+            Default: ``None`` , its groups' "param_names"; or else each group is in the order of `state_dict`, and is
+            that of ours which has as many parameters, of these shapes, and the same weight decay.
         given (Mapping[str, Union[str, None]]): As for `parameter_map`. Default: ``None`` .
 
     Returns:

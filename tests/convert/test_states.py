@@ -191,7 +191,7 @@ def test_state_follows_the_name():
     torch_steps(module, reference, gradients_for(1, seed=4))
     optimizer = SGD(net.trainable_params(), lr=0.1, momentum=0.9)
     before = weights(net)
-    with pytest.raises(ValueError, match=r"must be of shape"):
+    with pytest.raises(ValueError, match="'names' must give the torch module's parameter names"):
         to_mindspore(net, module.state_dict(), optimizer, reference.state_dict())
     assert all(np.array_equal(before[name], value) for name, value in weights(net).items())
     to_mindspore(net, module.state_dict(), optimizer, reference.state_dict(), names=order)
@@ -207,9 +207,6 @@ def test_state_follows_the_name():
         to_mindspore(net, module.state_dict(), optimizer, reference.state_dict(), names=order[:3])
     with pytest.raises(ValueError, match=r"the same parameters, but got\ntorch: .*'nix'"):
         to_mindspore(net, module.state_dict(), optimizer, reference.state_dict(), names=["nix", *order[1:]])
-    groups = torch_optimizer(module, "AdamW", with_names=False).state_dict()
-    with pytest.raises(ValueError, match="'names' must give the torch module's parameter names"):
-        to_mindspore(net, module.state_dict(), our_optimizer(net, "AdamW"), groups)
     with pytest.raises(ValueError, match=r"the same parameters, but got\ntorch: \['act.weight',.*'scale'\]\nMindSpore"):
         to_mindspore(
             net,

@@ -282,3 +282,69 @@ def test_a_file_that_lacks_a_rate_is_not_restored():
     del file["learning_rate_group_1"]
     with pytest.raises(ValueError, match=r"but lacks \['learning_rate', 'optimizer.lr'"):
         restore(optimizer, file)
+
+
+def named(count=2, prefix="p"):
+    """Pairs, as `parameters_and_names` of a Cell and torch's `named_parameters` have them."""
+    return [(f"module.{param.name}", param) for param in params(count, prefix)]
+
+
+@pytest.mark.parametrize("cls", [AdamW, SparseAdam, LBFGS])
+def test_names_with_parameters(cls, either):
+    """As torch has them: in the group, and in its state dict; copies and further groups keep them."""
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    theirs = torch.optim.AdamW([("module.p0", weights[0]), ("module.p1", weights[1])]).state_dict()
+    for given in (named(), [{"params": named()}], iter(named()), [{"params": params(2), "param_names": NAMES}]):
+        optimizer = cls(given)
+        assert optimizer.param_groups[0]["param_names"] == NAMES
+        told = optimizer.state_dict()["param_groups"][0]
+        assert {key: told[key] for key in ("params", "param_names")} == {
+            key: theirs["param_groups"][0][key] for key in ("params", "param_names")
+        }
+        assert copy.deepcopy(optimizer).param_groups[0]["param_names"] == NAMES
+        with pytest.raises(KeyError, match=r"what can be set in a group must be in .*, but got 'param_names'"):
+            optimizer.param_groups[0]["param_names"] = ["a", "b"]
+        cls(params(2)).load_state_dict(optimizer.state_dict())
+    if cls is not LBFGS:
+        optimizer.add_param_group({"params": named(1, "q")})
+        assert [group["param_names"] for group in optimizer.param_groups] == [NAMES, ["module.q0"]]
+
+
+NAMES = ["module.p0", "module.p1"]
+
+
+def test_an_order_of_pairs():
+    """The dict that gives the order takes what the groups take."""
+    pairs = named()
+    optimizer = SGD([{"params": pairs[:1], "lr": 0.5}, {"params": pairs[1:]}, {"order_params": pairs[::-1]}])
+    assert [param.name for param in optimizer.parameters] == ["p1", "p0"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            [*named(1), *params(1, "q")],
+            r"'param_names' must be one for each of the 2 parameters .* got \['module.p0'\]",
+        ),
+        (
+            [{"params": named(1)}, {"params": params(1, "q")}],
+            r"must be with names in all groups or in none, .* \[0\] of 2",
+        ),
+        (
+            [{"params": params(1), "param_names": "p0"}],
+            "'param_names' of a group must be a list of names, but got 'p0'",
+        ),
+        (
+            [{"params": params(1), "param_names": [0]}],
+            r"'param_names' of a group must be a list of names, but got \[0\]",
+        ),
+        ([{"params": params(1), "param_names": ["a", "b"]}], r"one for each of the 1 parameters .* got \['a', 'b'\]"),
+    ],
+)
+def test_names_that_do_not_fit(given, message):
+    """All or none, one for each."""
+    with pytest.raises((TypeError, ValueError), match=f"^For 'AdamW', .*{message}"):
+        AdamW(given)
+    with pytest.raises(ValueError, match="'params' must be with names in all groups or in none"):
+        AdamW(named()).add_param_group({"params": params(1, "q")})

@@ -230,7 +230,7 @@ COUNTS = [
         *[
             (
                 setting("param_groups", 1, "params", to=value),
-                r"'params' of the groups must be different integers, .* \[0, ",
+                r"'params' of the groups must be different integers, or different names, but got \[0, ",
             )
             for value in ([0], ["1"], [None])
         ],
@@ -262,11 +262,15 @@ COUNTS = [
         (lambda state: state["param_groups"][1].update(betas=(0.9, 1.0)), r"'betas\[1\]' must be in \[0, 1\)"),
         (
             lambda state: state["param_groups"][1].update(amsgrad=True),
-            r"'amsgrad' of group 1 must be False as in the optimizer, .* but got True",
+            r"'amsgrad' of group 1 must be False as in the optimizer, .* but got True: make .* with amsgrad=True",
         ),
         (
-            lambda state: state["param_groups"][1].update(decoupled_weight_decay=False),
-            r"'decoupled_weight_decay' of group 1 must be True",
+            lambda state: state["param_groups"][0].update(bias_correction=False),
+            "'bias_correction' of group 0 must be True, because no optimizer here leaves the bias correction out",
+        ),
+        (
+            lambda state: [group.update(params=[name]) for group, name in zip(state["param_groups"], ("a", "c"))],
+            r"must be places or the names \[\['a'\], \['b'\]\], but got \[\['a'\], \['c'\]\]; 'ms_optim.convert.to",
         ),
         (lambda state: state["param_groups"][0].update(beta=0.9), r"the keys of group 0 must be in .* but got 'beta'"),
         (lambda state: state["state"].update({7: {}}), r"'state' must be of the parameters \[0, 1\], but got \[7\]"),
@@ -274,7 +278,7 @@ COUNTS = [
             lambda state: state["state"][1].pop("exp_avg_sq"),
             r"the state of 'b' must be \['exp_avg', 'exp_avg_sq', 'step'\], but got \['exp_avg', 'step'\]",
         ),
-        (lambda state: state["state"][1].update(max_exp_avg_sq=np.ones(4)), r"but got .*'max_exp_avg_sq'"),
+        (lambda state: state["state"][1].update(max_exp_avg=np.ones(4)), r"but got .*'max_exp_avg'"),
         (
             lambda state: state["state"][1].update(exp_avg=np.ones((2, 2))),
             r"'exp_avg' of 'b' must be of shape \(4,\), but got \(2, 2\)",
