@@ -28,11 +28,13 @@ class Adadelta(Optimizer):
     State: `square_avg` and `acc_delta`, twice the parameters.
 
     Args:
-        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
-            any of the arguments below but `fused` and `loss_scale`. Other keys of a group are kept, unless they seem to
-            mean an argument. A dict with the one key "order_params" gives the order in which the gradients come.
+        params (Union[list[Parameter], list[tuple[str, Parameter]], list[dict]]): The parameters, alone or each with a
+            name, or groups of them: dicts with the key "params" and any of the arguments below but `fused` and
+            `loss_scale`. Other keys of a group are kept, unless they seem to mean an argument. A dict with the one key
+            "order_params" gives the order in which the gradients come.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
-            Tensor has one for each step and holds its last. Default: ``1.0`` .
+            Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
+            accumulated, and holds its last. Default: ``1.0`` .
         rho (float): The decay of both averages, of squared gradients and of squared steps, in [0, 1].
             Default: ``0.9`` .
         eps (float): Added to both averages inside their roots, in [0, inf). Default: ``1e-6`` .

@@ -26,11 +26,13 @@ class Adagrad(Optimizer):
     State: `sum`, once the parameters.
 
     Args:
-        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
-            any of the arguments below but `fused` and `loss_scale`. Other keys of a group are kept, unless they seem to
-            mean an argument. A dict with the one key "order_params" gives the order in which the gradients come.
+        params (Union[list[Parameter], list[tuple[str, Parameter]], list[dict]]): The parameters, alone or each with a
+            name, or groups of them: dicts with the key "params" and any of the arguments below but `fused` and
+            `loss_scale`. Other keys of a group are kept, unless they seem to mean an argument. A dict with the one key
+            "order_params" gives the order in which the gradients come.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
-            Tensor has one for each step and holds its last. Default: ``1e-2`` .
+            Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
+            accumulated, and holds its last. Default: ``1e-2`` .
         lr_decay (float): The learning rate is divided by 1 + (step - 1) * lr_decay, in [0, inf). Default: ``0.0`` .
         weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
         initial_accumulator_value (float): What `sum` starts at, in [0, inf). A group may have its own, which torch

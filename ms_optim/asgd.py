@@ -31,11 +31,13 @@ class ASGD(Optimizer):
     The average of the parameters is `optimizer.ax`, one for each. State: `ax`, once the parameters.
 
     Args:
-        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
-            any of the arguments below but `fused` and `loss_scale`. Other keys of a group are kept, unless they seem to
-            mean an argument. A dict with the one key "order_params" gives the order in which the gradients come.
+        params (Union[list[Parameter], list[tuple[str, Parameter]], list[dict]]): The parameters, alone or each with a
+            name, or groups of them: dicts with the key "params" and any of the arguments below but `fused` and
+            `loss_scale`. Other keys of a group are kept, unless they seem to mean an argument. A dict with the one key
+            "order_params" gives the order in which the gradients come.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
-            Tensor has one for each step and holds its last. Default: ``1e-2`` .
+            Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
+            accumulated, and holds its last. Default: ``1e-2`` .
         lambd (float): The decay of the parameters, times the step's learning rate, in [0, inf). Default: ``1e-4`` .
         alpha (float): The learning rate falls as (1 + lambd * lr * step) ** -alpha, in [0, inf). Default: ``0.75`` .
         t0 (float): The step after which parameters are averaged and not copied, in (-inf, inf). Default: ``1e6`` .

@@ -69,9 +69,10 @@ class Optimizer(Declared, Freezing, _state.Stateful):
     Every number is a vector with one entry per parameter, so groups, schedules and live changes never recompile.
 
     Args:
-        params (Union[Iterable[Parameter], Iterable[dict]]): Parameters, or groups: dicts with the key "params" and any
-            of the keys of `defaults`; a last dict with the one key "order_params" gives the order of the gradients.
-            Other keys of a group are kept, unless they seem to mean an argument.
+        params (Union[Iterable[Parameter], Iterable[tuple[str, Parameter]], Iterable[dict]]): Parameters, alone or each
+            with a name, or groups: dicts with the key "params" and any of the keys of `defaults`; a last dict with the
+            one key "order_params" gives the order of the gradients. Other keys of a group are kept, unless they seem to
+            mean an argument.
         defaults (dict): What each group has unless it says otherwise, by argument name.
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
         fused (Union[None, bool]): True runs the rule's native kernel on CPU, False MindSpore's operators, None the

@@ -38,11 +38,13 @@ class SGD(Optimizer):
     State: `momentum_buffer`, once the parameters, where momentum is not zero.
 
     Args:
-        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
-            any of the arguments below but `fused` and `loss_scale`. Other keys of a group are kept, unless they seem to
-            mean an argument. A dict with the one key "order_params" gives the order in which the gradients come.
+        params (Union[list[Parameter], list[tuple[str, Parameter]], list[dict]]): The parameters, alone or each with a
+            name, or groups of them: dicts with the key "params" and any of the arguments below but `fused` and
+            `loss_scale`. Other keys of a group are kept, unless they seem to mean an argument. A dict with the one key
+            "order_params" gives the order in which the gradients come.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
-            Tensor has one for each step and holds its last. Default: ``1e-3`` .
+            Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
+            accumulated, and holds its last. Default: ``1e-3`` .
         momentum (float): How much of the last step's buffer is kept, in [0, inf). Default: ``0.0`` .
         dampening (float): How much of the gradient the buffer does not take, but for the first, in (-inf, inf).
             Default: ``0.0`` .

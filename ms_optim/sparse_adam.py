@@ -174,12 +174,13 @@ class SparseAdam(Optimizer):
     State: `exp_avg` and `exp_avg_sq`, twice the parameters.
 
     Args:
-        params (Union[list[Parameter], list[dict]]): The parameters, or groups of them: dicts with the key "params" and
-            any of the arguments below but `fused` and `loss_scale`. Other keys of a group are kept, unless they seem to
-            mean an argument. A dict with the one key "order_params" gives the order in which the gradients come. Each
-            must have an axis.
+        params (Union[list[Parameter], list[tuple[str, Parameter]], list[dict]]): The parameters, alone or each with a
+            name, or groups of them: dicts with the key "params" and any of the arguments below but `fused` and
+            `loss_scale`. Other keys of a group are kept, unless they seem to mean an argument. A dict with the one key
+            "order_params" gives the order in which the gradients come. Each must have an axis.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
-            Tensor has one for each step and holds its last. Default: ``1e-3`` .
+            Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
+            accumulated, and holds its last. Default: ``1e-3`` .
         betas (tuple[float, float]): The decays of the two moments, in [0, 1). Default: ``(0.9, 0.999)`` .
         eps (float): Added to the root of the second moment before it is corrected, in (0, inf). Default: ``1e-8`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .

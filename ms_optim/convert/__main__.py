@@ -1,4 +1,4 @@
-"""The command line of `ms_optim.convert`: a file of weights of torch into one of MindSpore, or back."""
+"""The command line of `ms_optim.convert`: a file of torch into one of MindSpore, or back."""
 
 import argparse
 import importlib
@@ -8,12 +8,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from mindspore import nn
+
 from ms_optim._files import kind_of
-from ms_optim.convert.files import FORMATS, read_tensors, write_tensors
+from ms_optim.checkpoint import restore, save
+from ms_optim.convert.files import FORMATS, read_tensors, write_tensors, write_torch
 from ms_optim.convert.names import COUNTER, NORM, ParameterMap, Row, in_torch_words, parameter_map, shapes_of
 from ms_optim.convert.parts import weights_of
 from ms_optim.convert.stand_ins import Unread
-from ms_optim.convert.transfer import to_mindspore
+from ms_optim.convert.transfer import to_mindspore, to_torch
 
 
 def main(argv: Iterable[str] | None = None) -> int:
@@ -32,6 +35,18 @@ def main(argv: Iterable[str] | None = None) -> int:
         metavar="PACKAGE.MODULE:FACTORY",
         help="a function that makes the network, whose "
         "Parameters then decide; without it names and ranks do, and an unclear one is an error",
+    )
+    parser.add_argument(
+        "--optimizer",
+        metavar="PACKAGE.MODULE:FACTORY",
+        help="a function from the network of --cell to its optimizer, or to the EMA around that, whose state is "
+        "converted too: TARGET is a checkpoint of both, or a file of torch with 'model', 'optimizer' and 'ema'",
+    )
+    parser.add_argument(
+        "--like",
+        metavar="FILE.pt",
+        help="a file of torch with the names that TARGET is to have, in their order, and with the groups of its "
+        "optimizer, where a state goes along; needs --cell. Without it 'param_names' in the groups say the order",
     )
     parser.add_argument(
         "--ema", action="store_true", help="write the averages of a checkpoint of MindSpore in the place of its weights"
@@ -61,24 +76,34 @@ def _convert(options):
             "SOURCE and TARGET must be one file of torch and one of MindSpore, or one of either and one of "
             f"safetensors, TARGET ending in one of {(*FORMATS,)}, but got one of {sides[0]} and {target!r}."
         )
-    values, left = _weights(read_tensors(options.source), options.key)
-    back = sides[1] == "torch" or sides[0] == "MindSpore"
-    if back:
-        values, state = weights_of(values, options.ema)
-        left |= state
-    elif options.ema:
-        raise ValueError("'--ema' must be given for a checkpoint of MindSpore, but SOURCE is of torch.")
+    if options.optimizer and not options.cell:
+        raise ValueError("'--optimizer' must be given with '--cell', whose network the optimizer is of.")
     given = json.loads(Path(options.map).read_text(encoding="utf-8")) if options.map else {}
     if not isinstance(given, dict):
         raise ValueError(f"'--map' must be a JSON object, but got {type(given).__name__}.")
-    if options.cell:
-        module, _, factory = options.cell.partition(":")
-        cell = getattr(importlib.import_module(module), factory)()
+    cell = _made(options.cell) if options.cell else None
+    optimizer = _made(options.optimizer, cell) if options.optimizer else None
+    back = sides[1] == "torch" or sides[0] == "MindSpore"
+    if options.ema and not back:
+        raise ValueError("'--ema' must be given for a checkpoint of MindSpore, but SOURCE is of torch.")
+    if options.ema and optimizer:
+        raise ValueError("'--ema' must not be given with '--optimizer', whose EMA is written beside the weights.")
+    if options.like and not (back and cell):
+        raise ValueError("'--like' must be given for a checkpoint of MindSpore, and with '--cell'.")
+    if back and optimizer and sides[1] != "torch":
+        endings = [ending for ending, kind in FORMATS.items() if kind == "torch"]
+        raise ValueError(f"'TARGET' must end in one of {endings} where a state goes along, but got {target!r}.")
+    found = read_tensors(options.source)
+    values, left = _weights(found, options.key)
     if back:
         given = {name: goal for name, goal in given.items() if goal is not None}
-        rows = _by_cell(values, cell, given) if options.cell else _by_rules(values, True, given)
-        written = {row.torch: values[row.parameter].reshape(row.torch_shape) for row in rows}
-    elif options.cell:
+        return _to_torch(options, found, values, left, given, cell, optimizer)
+    if optimizer is not None:
+        name, state = _optimizer_state(found)
+        rows = to_mindspore(cell, values, optimizer, state, given=given)
+        save(nn.CellList([cell, optimizer], auto_prefix=False), options.target)
+        return rows, {entry: value for entry, value in left.items() if entry != name}
+    if cell is not None:
         rows = to_mindspore(cell, values, given=given)
         written = cell.parameters_dict()
     else:
@@ -86,6 +111,46 @@ def _convert(options):
         written = {row.parameter: values[row.torch] for row in rows if row.parameter is not None}
     write_tensors(written, options.target)
     return rows, left
+
+
+def _made(factory, *args):
+    """What a function, given as PACKAGE.MODULE:NAME, makes."""
+    module, _, name = factory.partition(":")
+    return getattr(importlib.import_module(module), name)(*args)
+
+
+def _to_torch(options, found, values, left, given, cell, optimizer):
+    values, state = weights_of(values, options.ema)
+    if options.like:
+        like = read_tensors(options.like)
+        names, _ = _weights(like, None)
+    else:
+        rows = _by_rules(values, True, given) if cell is None else _by_cell(values, cell, given)
+        names = {row.torch: values[row.parameter].reshape(row.torch_shape) for row in rows}
+    if optimizer is None and not options.like:
+        write_tensors(names, options.target)
+        return rows, left | state
+    whole = cell if optimizer is None else nn.CellList([cell, optimizer], auto_prefix=False)
+    unknown = restore(whole, found)
+    optimizer_like = _optimizer_state(like)[1] if options.like and optimizer else None
+    made = to_torch(cell, names, optimizer, optimizer_like=optimizer_like, given=given)
+    write_torch(made if optimizer else made["model"], options.target)
+    return parameter_map(cell, names, given), {name: found[name] for name in unknown}
+
+
+def _optimizer_state(found):
+    """The name and the value of the one entry that is the state of an optimizer, or, as of Lightning, a list of one."""
+    entries = {
+        name: item[0] if isinstance(item, (list, tuple)) and len(item) == 1 else item for name, item in found.items()
+    }
+    states = {
+        name: item
+        for name, item in entries.items()
+        if isinstance(item, Mapping) and {"state", "param_groups"} <= item.keys()
+    }
+    if len(states) != 1:
+        raise ValueError(f"SOURCE must have one entry that is the state of an optimizer, but got {[*states]}.")
+    return next(iter(states.items()))
 
 
 def _weights(found, key):

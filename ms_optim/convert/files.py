@@ -118,6 +118,12 @@ def _of_torch(path, bfloat16):
     return found
 
 
+def write_torch(content: Mapping, file: str | os.PathLike) -> None:
+    """Write what holds tensors of torch, such as state dicts by name, for `torch.load`."""
+    with replacing(file) as path:
+        torch_package().save(content, path)
+
+
 def write_tensors(values: Mapping, file: str | os.PathLike) -> None:
     """Write tensors of either framework by name, with their dtypes; a file that would not hold them is not written."""
     suffix = Path(file).suffix

@@ -95,9 +95,9 @@ class LBFGS(Stateful):
     `old_stps`, `ro`, `H_diag`, `prev_flat_grad` and `prev_loss`: 2 * history_size + 2 times the parameters.
 
     Args:
-        params (Union[list[Parameter], list[dict]]): The parameters, all of which are float32 or float64, or one group
-            of them: a dict with the key "params" and any of the arguments below. Other keys of the group are kept,
-            unless they seem to mean an argument.
+        params (Union[list[Parameter], list[tuple[str, Parameter]], list[dict]]): The parameters, alone or each with a
+            name, or one group of them: a dict with the key "params" and any of the arguments below. Other keys of the
+            group are kept, unless they seem to mean an argument. All of them are float32 or float64.
         lr (float): The first step length of each iteration, and without a line search the only one, in [0, inf).
             Default: ``1`` .
         max_iter (int): The iterations of one step, in [1, inf). Default: ``20`` .

@@ -11,13 +11,14 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from helpers.modules import Module, assert_equal, spread, trained
+from helpers.modules import Module, Net, assert_equal, spread, trained
 from mindspore import Tensor, nn
 from safetensors.torch import load_file
 
-from ms_optim import EMA, AdamW, save
+from ms_optim import EMA, AdamW, restore, save
 from ms_optim.convert import load, parameter_map
 from ms_optim.convert.__main__ import main, print_map
+from ms_optim.groups import param_groups_weight_decay
 
 FACTORY = "helpers.modules:Net"
 
@@ -251,3 +252,100 @@ def test_stock_optimizers_state_is_left_out(tmp_path, capsys):
         assert main([str(tmp_path / "a.ckpt"), str(tmp_path / "a.pt")]) == 0
         names = ["fc.bias", "fc.weight", "moments.bias", "moments.weight"]
         assert sorted(torch.load(tmp_path / "a.pt")) == names
+
+
+def two_groups(net):
+    """An AdamW as a recipe has it."""
+    return AdamW(param_groups_weight_decay(net.trainable_params(), 0.1), amsgrad=True)
+
+
+def averaged(net):
+    """The same in an EMA."""
+    return EMA(two_groups(net), 0.5, schedule="averaged_model")
+
+
+@pytest.mark.parametrize("layout", ["beside", "lightning", "in an EMA"])
+def test_the_state_of_an_optimizer_goes_along(layout, tmp_path, monkeypatch, capsys):
+    """From what a training of torch has saved to one of ours, which goes on, and back."""
+    monkeypatch.setattr(sys, "path", [os.path.dirname(__file__), *sys.path])
+    module = trained()
+    reference = torch.optim.AdamW(
+        [
+            {"params": [param for _, param in module.named_parameters() if (param.ndim > 1) == decays]}
+            for decays in (1, 0)
+        ],
+        amsgrad=True,
+    )
+    for param in module.parameters():
+        param.grad = torch.rand(param.shape)
+    reference.step()
+    entries = (module.state_dict(), reference.state_dict())
+    if layout == "lightning":
+        torch.save({"state_dict": entries[0], "optimizer_states": [entries[1]], "epoch": 3}, tmp_path / "a.pt")
+    else:
+        torch.save({"model": entries[0], "optimizer": entries[1], "epoch": 3}, tmp_path / "a.pt")
+    forward = ["--cell", FACTORY, "--optimizer", f"{__name__}:two_groups"]
+    assert main([str(tmp_path / "a.pt"), str(tmp_path / "b.safetensors"), *forward]) == 0
+    printed = capsys.readouterr().out
+    assert "left out: epoch (int)" in printed
+    net = Net()
+    optimizer = two_groups(net)
+    restore(nn.CellList([net, optimizer], auto_prefix=False), tmp_path / "b.safetensors")
+    moment = reference.state[module.conv.weight]["max_exp_avg_sq"].numpy()
+    np.testing.assert_array_equal(optimizer.state["conv.weight"]["max_exp_avg_sq"].asnumpy(), moment)
+    if layout == "in an EMA":
+        ema = EMA(optimizer, 0.5, schedule="averaged_model")
+        save(nn.CellList([net, ema], auto_prefix=False), tmp_path / "b.safetensors")
+        forward[-1] = f"{__name__}:averaged"
+    like = ["--like", str(tmp_path / "a.pt")]
+    assert main([str(tmp_path / "b.safetensors"), str(tmp_path / "c.pt"), *forward, *like]) == 0
+    got = torch.load(tmp_path / "c.pt", weights_only=True)
+    assert got.keys() == {"model", "optimizer"} | ({"ema"} if layout == "in an EMA" else set())
+    assert_equal(got["optimizer"]["state"], entries[1]["state"])
+    assert_equal(got["model"], dict(entries[0]))
+    assert got["optimizer"]["param_groups"][0]["params"] == entries[1]["param_groups"][0]["params"]
+    if layout == "in an EMA":
+        assert_equal({name: got["ema"][f"module.{name}"] for name in entries[0]}, dict(entries[0]))
+    assert main([str(tmp_path / "b.safetensors"), str(tmp_path / "d.pt"), *forward]) == 0
+    alone = torch.load(tmp_path / "d.pt", weights_only=True)["optimizer"]
+    numbers = {
+        name: number for group in alone["param_groups"] for name, number in zip(group["param_names"], group["params"])
+    }
+    for name, param in module.named_parameters():
+        assert_equal(alone["state"][numbers[name]], reference.state[param])
+    weights_alone = [str(tmp_path / "b.safetensors"), str(tmp_path / "e.pt"), "--cell", FACTORY, *like]
+    assert main(weights_alone) == 0
+    assert_equal(torch.load(tmp_path / "e.pt", weights_only=True), dict(entries[0]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a.pt", "b.ckpt", "--optimizer", "x:y"], "'--optimizer' must be given with '--cell'"),
+        (
+            ["a.pt", "b.ckpt", "--key", "model"],
+            "SOURCE must have one entry that is the state of an optimizer, but got []",
+        ),
+        (["c.ckpt", "d.pt", "--ema"], "'--ema' must not be given with '--optimizer'"),
+        (
+            ["c.ckpt", "d.safetensors"],
+            "'TARGET' must end in one of ['.pt', '.pth', '.bin'] where a state goes along, but",
+        ),
+        (
+            ["a.pt", "b.ckpt", "--like", "a.pt"],
+            "'--like' must be given for a checkpoint of MindSpore, and with '--cell'",
+        ),
+        (["c.ckpt", "d.pt"], "'parameters' must hold a value for each Parameter, but lacks ['exp_avg.act.w'"),
+    ],
+)
+def test_what_no_optimizer_can_take(arguments, message, tmp_path, monkeypatch, capsys):
+    """Is an error that names it, and leaves no file."""
+    monkeypatch.setattr(sys, "path", [os.path.dirname(__file__), *sys.path])
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": trained().state_dict()}, "a.pt")
+    ms.save_checkpoint(Net(), "c.ckpt")
+    if "--optimizer" not in arguments:
+        arguments = [*arguments, "--cell", FACTORY, "--optimizer", f"{__name__}:two_groups"]
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["a.pt", "c.ckpt"]
