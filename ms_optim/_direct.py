@@ -239,6 +239,7 @@ class Stepper:
         """Compute the numbers, run the kernel, and write the numbers that are state."""
         trainable, counts, place, *vectors = self._memory.arrays()
         kept, columns = vectors[: len(optimizer.scalar_state)], vectors[len(optimizer.scalar_state) :]
+        columns = [column if column.ndim == 1 else column[min(place.item(), len(column) - 1)] for column in columns]
         self._moves[:] = trainable
         self._moves[absent] = False
         steps = counts + self._moves

@@ -2,13 +2,13 @@
 
 import difflib
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_optim._values import as_number, plain, repeated
-from ms_optim.arguments import COMMON, FLOATS, Kind
+from ms_optim.arguments import COMMON, FLOATS, Kind, Number, PerStep
 
 # The numbers that schedulers leave in a group, as torch's do.
 NOTES = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
@@ -113,7 +113,10 @@ def _group(owner, given, defaults, kinds):
     extra = [key for key in given if key not in MEMBERS and key not in defaults]
     unknown = sorted(key for key in extra if own_key(key, defaults))
     if unknown:
-        raise ValueError(f"For '{owner}', the keys of a group must be in {['params', *defaults]}, but got {unknown}.")
+        hint = "; 'ms_optim.adapters' takes those of mindspore.nn" if {*unknown} & {*ELSEWHERE} else ""
+        raise ValueError(
+            f"For '{owner}', the keys of a group must be in {['params', *defaults]}, but got {unknown}{hint}."
+        )
     params = given["params"]
     params = [params] if isinstance(params, Parameter) else params
     if isinstance(params, (str, set, frozenset)) or not isinstance(params, Iterable):
@@ -164,6 +167,15 @@ def _ordered(owner, order, parameters):
             f"in {difference}."
         )
     return ordered
+
+
+def by_step(numbers: Sequence[float | list[float]]) -> list:
+    """What groups have of a number: one for each, or, where one of them has a list, a row of these for each step."""
+    steps = max((len(number) for number in numbers if isinstance(number, list)), default=0)
+    if not steps:
+        return list(numbers)
+    columns = [number if isinstance(number, list) else [number] for number in numbers]
+    return [[column[min(step, len(column) - 1)] for column in columns] for step in range(steps)]
 
 
 class Group(MutableMapping):
@@ -264,18 +276,20 @@ class ParamGroup(Group):
         return self._optimizer.groups[self._index]
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.settable or (name == "lr" and self.scheduled):
+        if name not in self.settable or self.follows(name):
             return self._options[name]
         if name == "lr":
             return self._optimizer.rates.number(self._index)
-        numbers = [float(kept.asnumpy()[self._index]) for kept in self._kept(name)]
+        numbers = [float(kept.asnumpy()[..., self._index].flat[0]) for kept in self._kept(name)]
         return tuple(numbers) if isinstance(self._options[name], tuple) else numbers[0]
 
     def _check(self, name, value):
         what = f"For '{self._owner}', '{name}'"
-        if name == "lr" and self.scheduled:
+        if self.follows(name):
             raise ValueError(f"{what} of a group on a schedule must not be set, but got {value}.")
         kind = self._optimizer.kinds[name]
+        if isinstance(kind, PerStep):
+            kind = Number(kind.interval)
         value = (kind.each if name == "lr" else kind).check(self._owner, name, value)
         if any(slot.when == name and bool(value) != bool(self[name]) for slot in self._optimizer.slots):
             raise ValueError(
@@ -292,12 +306,17 @@ class ParamGroup(Group):
         kind = self._optimizer.kinds[name]
         for kept, member in zip(self._kept(name), kind.members(name)):
             numbers = kept.asnumpy().copy()
-            numbers[self._index] = kind.number(value, member, self._options)
+            numbers[..., self._index] = kind.number(value, member, self._options)
             ops.assign(kept, Tensor(numbers))
 
     def current(self, name: str) -> Any:
-        """The argument as it is now; of a learning rate on a schedule, this step's."""
-        return self._optimizer.rates.current(self._index) if name == "lr" else self[name]
+        """The argument as it is now; of one on a schedule, this step's."""
+        if name == "lr":
+            return self._optimizer.rates.current(self._index)
+        if not self.follows(name):
+            return self[name]
+        table = self._options[name]
+        return table[min(int(self._optimizer.global_step.asnumpy()[0]), len(table) - 1)]
 
     @property
     def settable(self) -> list[str]:
@@ -305,10 +324,11 @@ class ParamGroup(Group):
         kinds, read = self._optimizer.kinds, {"lr", *self._optimizer.hyperparameters}
         return [name for name in self._arguments if {*kinds[name].members(name)} & read]
 
-    @property
-    def scheduled(self) -> bool:
-        """Whether the learning rate follows a schedule in the graph."""
-        return self._optimizer.rates.scheduled(self._index)
+    def follows(self, name: str) -> bool:
+        """Whether an argument follows a schedule in the graph: a learning rate, or what has a number for each step."""
+        if name == "lr":
+            return self._optimizer.rates.scheduled(self._index)
+        return isinstance(self._options[name], list) and isinstance(self._optimizer.kinds[name], PerStep)
 
     def _kept(self, name):
         """The vectors over groups that hold the numbers of an argument."""

@@ -332,7 +332,7 @@ def _group_changes(optimizer, owner, groups):
         places |= {param.name: place for param, place in zip(group["params"], given["params"])}
         extra = {}
         for name, value in given.items():
-            if name in (*MEMBERS, *HOW) or (name == "lr" and group.scheduled):
+            if name in (*MEMBERS, *HOW) or (name in group.settable and group.follows(name)):
                 continue
             if name == "step" and "step" in optimizer.state.vectors:
                 continue  # that of the parameters, for `_with_steps`

@@ -38,7 +38,8 @@ class Adadelta(Optimizer):
         rho (float): The decay of both averages, of squared gradients and of squared steps, in [0, 1].
             Default: ``0.9`` .
         eps (float): Added to both averages inside their roots, in [0, inf). Default: ``1e-6`` .
-        weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
+        weight_decay (Union[float, list[float]]): The L2 penalty, added to the gradient, in [0, inf), or one for each
+            step. Default: ``0.0`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
             the kernel where there is one. Default: ``None`` .
@@ -77,7 +78,7 @@ class Adadelta(Optimizer):
         lr: LearningRate = 1.0,
         rho: float = 0.9,
         eps: float = 1e-6,
-        weight_decay: float = 0.0,
+        weight_decay: float | list[float] = 0.0,
         *,
         maximize: bool = False,
         fused: bool | None = None,

@@ -71,7 +71,8 @@ class Adafactor(Optimizer):
             root mean square, in [0, inf). None is the machine epsilon of the group's first parameter.
             Default: ``(None, 1e-3)`` .
         d (float): The largest root mean square of an update, before the learning rate, in [1, inf). Default: ``1.0`` .
-        weight_decay (float): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf). Default: ``0.0`` .
+        weight_decay (Union[float, list[float]]): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf),
+            or one for each step. Default: ``0.0`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
@@ -119,7 +120,7 @@ class Adafactor(Optimizer):
         beta2_decay: float = -0.8,
         eps: tuple[float | None, float] = (None, 1e-3),
         d: float = 1.0,
-        weight_decay: float = 0.0,
+        weight_decay: float | list[float] = 0.0,
         *,
         maximize: bool = False,
         fused: bool | None = None,

@@ -34,7 +34,8 @@ class Adagrad(Optimizer):
             Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
             accumulated, and holds its last. Default: ``1e-2`` .
         lr_decay (float): The learning rate is divided by 1 + (step - 1) * lr_decay, in [0, inf). Default: ``0.0`` .
-        weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
+        weight_decay (Union[float, list[float]]): The L2 penalty, added to the gradient, in [0, inf), or one for each
+            step. Default: ``0.0`` .
         initial_accumulator_value (float): What `sum` starts at, in [0, inf). A group may have its own, which torch
             accepts and ignores. Default: ``0.0`` .
         eps (float): Added to the root of the sum of squares, in [0, inf). Default: ``1e-10`` .
@@ -75,7 +76,7 @@ class Adagrad(Optimizer):
         params: Params,
         lr: LearningRate = 1e-2,
         lr_decay: float = 0.0,
-        weight_decay: float = 0.0,
+        weight_decay: float | list[float] = 0.0,
         initial_accumulator_value: float = 0.0,
         eps: float = 1e-10,
         *,

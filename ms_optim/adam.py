@@ -57,7 +57,7 @@ class Adam(Optimizer):
             accumulated, and holds its last. Default: ``1e-3`` .
         betas (tuple[float, float]): The decays of the two moments, in [0, 1). Default: ``(0.9, 0.999)`` .
         eps (float): Added to the root of the corrected second moment, in [0, inf). Default: ``1e-8`` .
-        weight_decay (float): The L2 penalty, in [0, inf). Default: ``0.0`` .
+        weight_decay (Union[float, list[float]]): The L2 penalty, in [0, inf), or one for each step. Default: ``0.0`` .
         amsgrad (bool): Divide by the largest second moment so far (Reddi et al. 2018). Default: ``False`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
@@ -96,7 +96,7 @@ class Adam(Optimizer):
         lr: LearningRate = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: float | list[float] = 0.0,
         amsgrad: bool = False,
         *,
         maximize: bool = False,

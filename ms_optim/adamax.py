@@ -37,7 +37,8 @@ class Adamax(Optimizer):
         betas (tuple[float, float]): The decays of the first moment and of the norm, in [0, 1).
             Default: ``(0.9, 0.999)`` .
         eps (float): Added to the magnitude of the gradient, in [0, inf). Default: ``1e-8`` .
-        weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
+        weight_decay (Union[float, list[float]]): The L2 penalty, added to the gradient, in [0, inf), or one for each
+            step. Default: ``0.0`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
             the kernel where there is one. Default: ``None`` .
@@ -75,7 +76,7 @@ class Adamax(Optimizer):
         lr: LearningRate = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: float | list[float] = 0.0,
         *,
         maximize: bool = False,
         fused: bool | None = None,

@@ -20,7 +20,8 @@ class AdamW(Optimizer):
             accumulated, and holds its last. Default: ``1e-3`` .
         betas (tuple[float, float]): The decays of the two moments, in [0, 1). Default: ``(0.9, 0.999)`` .
         eps (float): Added to the root of the corrected second moment, in [0, inf). Default: ``1e-8`` .
-        weight_decay (float): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf). Default: ``1e-2`` .
+        weight_decay (Union[float, list[float]]): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf),
+            or one for each step. Default: ``1e-2`` .
         amsgrad (bool): Divide by the largest second moment so far (Reddi et al. 2018). Default: ``False`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
@@ -59,7 +60,7 @@ class AdamW(Optimizer):
         lr: LearningRate = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        weight_decay: float | list[float] = 1e-2,
         amsgrad: bool = False,
         *,
         maximize: bool = False,

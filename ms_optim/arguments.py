@@ -129,6 +129,34 @@ class Numbers(Kind):
         return self.parts[member].number(value[list(self.parts).index(member)], member, group)
 
 
+def _listed(owner, name, value, each, what):
+    """The numbers of a list, an array, a 1-d Tensor or an iterator, which is read once, here; None if it is no such."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        if value.ndim > 1:
+            raise ValueError(f"For '{owner}', '{name}' must be {what}, but got {value.ndim} dimensions.")
+        value = value.tolist() if isinstance(value, np.ndarray) else value.asnumpy().tolist()
+    listed = isinstance(value, Iterable) and not hasattr(value, "__float__")
+    if not listed or isinstance(value, (str, bytes, Mapping, set, frozenset)):
+        return None
+    table = [each.check(owner, f"{name}[{i}]", item) for i, item in enumerate(value)]
+    if not table:
+        raise ValueError(f"For '{owner}', '{name}' must be {what}, but got an empty list.")
+    return table
+
+
+@dataclass(frozen=True)
+class PerStep(Number):
+    """A number in an interval, or a list or 1-d Tensor of them: one for each step, of which the last holds."""
+
+    def check(self, owner: str, name: str, value: Any) -> Any:
+        """The value as a float, or a list of floats."""
+        what = f"a number in {self}, or a list or 1-d Tensor of them"
+        if callable(value):  # a schedule of MindSpore
+            raise TypeError(f"For '{owner}', '{name}' must be {what}, one for each step, but got {value!r}.")
+        table = _listed(owner, name, value, Number(self.interval), what) if not isinstance(value, Real) else None
+        return super().check(owner, name, value) if table is None else table
+
+
 @dataclass(frozen=True)
 class Rate(Kind):
     """A learning rate: a number, one for each step, or a schedule of MindSpore."""
@@ -142,15 +170,8 @@ class Rate(Kind):
         """A float, a list of floats, or the schedule; an iterator is read once, here."""
         if isinstance(value, LearningRateSchedule):
             return value
-        if isinstance(value, (Tensor, np.ndarray)):
-            if value.ndim > 1:
-                raise ValueError(f"For '{owner}', '{name}' must be {self}, but got {value.ndim} dimensions.")
-            value = value.tolist() if isinstance(value, np.ndarray) else value.asnumpy().tolist()
-        listed = isinstance(value, Iterable) and not hasattr(value, "__float__")
-        if listed and not isinstance(value, (str, bytes, Mapping, set, frozenset)):
-            table = [self.each.check(owner, f"{name}[{i}]", item) for i, item in enumerate(value)]
-            if not table:
-                raise ValueError(f"For '{owner}', '{name}' must be {self}, but got an empty list.")
+        table = _listed(owner, name, value, self.each, self)
+        if table is not None:
             return table
         if callable(value):  # a Cell is
             raise TypeError(f"For '{owner}', '{name}' must be {self}, but got {value!r}.")
@@ -277,7 +298,7 @@ COMMON: dict[str, Kind] = {
     "loss_scale": Number("(0, inf)"),
     "lr": Rate(),
     "maximize": Flag(),
-    "momentum": Number("[0, inf)"),
+    "momentum": PerStep("[0, inf)"),
     "nesterov": Flag(),
-    "weight_decay": Number("[0, inf)"),
+    "weight_decay": PerStep("[0, inf)"),
 }

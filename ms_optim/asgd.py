@@ -41,7 +41,8 @@ class ASGD(Optimizer):
         lambd (float): The decay of the parameters, times the step's learning rate, in [0, inf). Default: ``1e-4`` .
         alpha (float): The learning rate falls as (1 + lambd * lr * step) ** -alpha, in [0, inf). Default: ``0.75`` .
         t0 (float): The step after which parameters are averaged and not copied, in (-inf, inf). Default: ``1e6`` .
-        weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
+        weight_decay (Union[float, list[float]]): The L2 penalty, added to the gradient, in [0, inf), or one for each
+            step. Default: ``0.0`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
             the kernel where there is one. Default: ``None`` .
@@ -81,7 +82,7 @@ class ASGD(Optimizer):
         lambd: float = 1e-4,
         alpha: float = 0.75,
         t0: float = 1e6,
-        weight_decay: float = 0.0,
+        weight_decay: float | list[float] = 0.0,
         *,
         maximize: bool = False,
         fused: bool | None = None,

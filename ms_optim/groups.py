@@ -12,6 +12,7 @@ from mindspore import Parameter, mint, nn
 
 from ms_optim.arguments import COMMON, NamePatterns, Number, refuse_idle_patterns
 
+DECAY = Number("[0, inf)")
 NORMS = tuple(
     cell
     for library in (nn, mint.nn)
@@ -49,7 +50,7 @@ def param_groups_weight_decay(
     """
     owner = "param_groups_weight_decay"
     params = _trained(owner, params)
-    weight_decay = COMMON["weight_decay"].check(owner, "weight_decay", weight_decay)
+    weight_decay = DECAY.check(owner, "weight_decay", weight_decay)
     options = {False: {"weight_decay": 0.0}, True: {"weight_decay": weight_decay}}
     return _grouped(params, _decays(owner, params, no_decay), options)
 
@@ -94,7 +95,7 @@ def param_groups_layer_decay(
     """
     owner = "param_groups_layer_decay"
     params = _trained(owner, params)
-    weight_decay = COMMON["weight_decay"].check(owner, "weight_decay", weight_decay)
+    weight_decay = DECAY.check(owner, "weight_decay", weight_decay)
     layer_decay = Number("(0, 1]").check(owner, "layer_decay", layer_decay)
     lr = COMMON["lr"].check(owner, "lr", lr)
     if not isinstance(lr, (float, list)):
@@ -150,7 +151,7 @@ def param_groups_norm_bias(
     if not isinstance(norms, Sequence) or not all(isinstance(norm, type) for norm in norms):
         raise TypeError(f"For '{owner}', 'norms' must be classes of cells, but got {norms!r}.")
     params = _trained(owner, net.get_parameters())
-    weight_decay = COMMON["weight_decay"].check(owner, "weight_decay", weight_decay)
+    weight_decay = DECAY.check(owner, "weight_decay", weight_decay)
     if bias_lr is not None:
         bias_lr = COMMON["lr"].check(owner, "bias_lr", bias_lr)
     kind_of: dict[int, str] = {}

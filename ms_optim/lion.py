@@ -33,7 +33,8 @@ class Lion(Optimizer):
             accumulated, and holds its last. Default: ``1e-4`` .
         betas (tuple[float, float]): What the step and what the moment keep of the last moment, in
             [0, 1). Default: ``(0.9, 0.99)`` .
-        weight_decay (float): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf). Default: ``0.0`` .
+        weight_decay (Union[float, list[float]]): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf),
+            or one for each step. Default: ``0.0`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
@@ -68,7 +69,7 @@ class Lion(Optimizer):
         params: Params,
         lr: LearningRate = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
-        weight_decay: float = 0.0,
+        weight_decay: float | list[float] = 0.0,
         *,
         maximize: bool = False,
         fused: bool | None = None,

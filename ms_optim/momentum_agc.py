@@ -45,10 +45,12 @@ class MomentumAGC(Optimizer):
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
             Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
             accumulated, and holds its last. Default: ``1e-3`` .
-        momentum (float): How much of the last step's buffer is kept, in [0, inf). Default: ``0.9`` .
+        momentum (Union[float, list[float]]): How much of the last step's buffer is kept, in [0, inf), or one for each
+            step. Default: ``0.9`` .
         dampening (float): How much of the gradient the buffer does not take, but for the first, in (-inf, inf).
             Default: ``0.0`` .
-        weight_decay (float): The L2 penalty, added to the clipped gradient, in [0, inf). Default: ``0.0`` .
+        weight_decay (Union[float, list[float]]): The L2 penalty, added to the clipped gradient, in [0, inf), or one for
+            each step. Default: ``0.0`` .
         nesterov (bool): Use Nesterov's momentum; needs momentum and no dampening. Default: ``False`` .
         clipping (float): The largest norm of a unit's gradient relative to its weight's, in [0, inf); 0 is no clipping.
             Default: ``0.01`` .
@@ -102,10 +104,10 @@ class MomentumAGC(Optimizer):
         self,
         params: Params,
         lr: LearningRate = 1e-3,
-        momentum: float = 0.9,
+        momentum: float | list[float] = 0.9,
         *,
         dampening: float = 0.0,
-        weight_decay: float = 0.0,
+        weight_decay: float | list[float] = 0.0,
         nesterov: bool = False,
         clipping: float = 0.01,
         clip_eps: float = 1e-3,

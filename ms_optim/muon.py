@@ -60,8 +60,10 @@ class Muon(Optimizer):
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
             Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
             accumulated, and holds its last. Default: ``1e-3`` .
-        weight_decay (float): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf). Default: ``0.1`` .
-        momentum (float): How much of the last step's buffer is kept, in [0, inf). Default: ``0.95`` .
+        weight_decay (Union[float, list[float]]): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf),
+            or one for each step. Default: ``0.1`` .
+        momentum (Union[float, list[float]]): How much of the last step's buffer is kept, in [0, inf), or one for each
+            step. Default: ``0.95`` .
         nesterov (bool): Use Nesterov's momentum. Default: ``True`` .
         ns_coefficients (tuple[float, float, float]): Those of the Newton-Schulz iteration, in (-inf, inf).
             Default: ``(3.4445, -4.775, 2.0315)`` .
@@ -108,8 +110,8 @@ class Muon(Optimizer):
         self,
         params: Params,
         lr: LearningRate = 1e-3,
-        weight_decay: float = 0.1,
-        momentum: float = 0.95,
+        weight_decay: float | list[float] = 0.1,
+        momentum: float | list[float] = 0.95,
         nesterov: bool = True,
         ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
         eps: float = 1e-7,

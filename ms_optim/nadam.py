@@ -72,8 +72,8 @@ class NAdam(Optimizer):
             accumulated, and holds its last. Default: ``2e-3`` .
         betas (tuple[float, float]): The decays of the two moments, in [0, 1). Default: ``(0.9, 0.999)`` .
         eps (float): Added to the root of the corrected second moment, in [0, inf). Default: ``1e-8`` .
-        weight_decay (float): The L2 penalty, added to the gradient; if decoupled, each step scales the parameters by
-            1 - lr * weight_decay. In [0, inf). Default: ``0.0`` .
+        weight_decay (Union[float, list[float]]): The L2 penalty, added to the gradient; if decoupled, each step scales
+            the parameters by 1 - lr * weight_decay. In [0, inf), or one for each step. Default: ``0.0`` .
         momentum_decay (float): How fast the momentum grows to betas[0], in [0, inf). Default: ``4e-3`` .
         decoupled_weight_decay (bool): Decay the parameters, as AdamW does, and not the gradient. Default: ``False`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
@@ -114,7 +114,7 @@ class NAdam(Optimizer):
         lr: LearningRate = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
+        weight_decay: float | list[float] = 0.0,
         momentum_decay: float = 4e-3,
         decoupled_weight_decay: bool = False,
         *,

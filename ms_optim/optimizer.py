@@ -14,7 +14,7 @@ from ms_optim import _compiled, _composed, _direct, _host, _native, _pieces, _st
 from ms_optim._declaration import Declared
 from ms_optim._freezing import Freezing
 from ms_optim._gradients import check_gradients, fits, wanted
-from ms_optim._groups import MEMBERS, Groups, ParamGroup
+from ms_optim._groups import MEMBERS, Groups, ParamGroup, by_step
 from ms_optim._learning_rate import Rates
 from ms_optim._values import float64_parameter
 from ms_optim.arguments import COMMON, Kind
@@ -180,7 +180,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self._hold("later_rates", None if self.rates.later is None else self._keep("optimizer.lr", self.rates.later))
 
     def _set_numbers(self):
-        """Every number is a float64 vector with one entry per group, every flag a constant of each parameter."""
+        """Every number is a float64 vector with one entry per group, or one for each step; flags are constants."""
         count = len(self.parameters)
         self._hold("step_counts", self._keep("step", float64_parameter(np.zeros(count), "optimizer.step")))
         scalars = [slot.name for slot in self.slots if slot.scalar and slot.name != "step"]
@@ -189,8 +189,8 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self.hyperparameters = {}
         for name in self._numbers_read():
             kind = self.kinds[argument[name]]
-            column = [kind.number(group[argument[name]], name, group) for group in self.groups]
-            self.hyperparameters[name] = self._keep_vector(name, column)
+            columns = [kind.number(group[argument[name]], name, group) for group in self.groups]
+            self.hyperparameters[name] = self._keep_vector(name, by_step(columns))
         self.numbers = tuple(self.hyperparameters.values())
         self.flag_names = tuple(
             name
@@ -386,6 +386,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             self.loss_scale,
             tuple(self.group_of),
             tuple(self.rates.own),
+            tuple(kept.shape for kept in self.numbers),
             tuple(tuple(kept is not None for kept in row) for row in self.slot_table),
         )
 
@@ -431,8 +432,11 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         moves = self.trainable.logical_and(Tensor(present))
         steps = self.step_counts + moves.double()
         hyper = ()
-        for vector in self.numbers:
-            hyper = (*hyper, vector.gather(self.group_index, 0))
+        for kept in self.numbers:
+            now = kept
+            if kept.ndim > 1:
+                now = kept.gather(self.global_step.clip(None, kept.shape[0] - 1), 0).reshape(kept.shape[1:])
+            hyper = (*hyper, now.gather(self.group_index, 0))
         numbers = self.scalars(steps, *self.scalar_state, self._learning_rates(), *hyper)
         for kept, new in zip(self.scalar_state, numbers):
             ops.assign(kept, new.where(moves, kept))
@@ -486,6 +490,8 @@ class Optimizer(Declared, Freezing, _state.Stateful):
 
 def _short(value):
     """A number, flag or schedule in a table."""
+    if isinstance(value, list):
+        return f"[{value[0]:g}, ..., {value[-1]:g}]"
     if isinstance(value, tuple):
         return f"({', '.join(map(_short, value))})"
     return f"{value:g}" if isinstance(value, float) else getattr(value, "cls_name", None) or str(value)

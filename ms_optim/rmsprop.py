@@ -44,8 +44,10 @@ class RMSprop(Optimizer):
             accumulated, and holds its last. Default: ``1e-2`` .
         alpha (float): The decay of the mean square, in [0, inf). Default: ``0.99`` .
         eps (float): Added to the root of the mean square, in [0, inf). Default: ``1e-8`` .
-        weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
-        momentum (float): How much of the last step's buffer is kept, in [0, inf). Default: ``0.0`` .
+        weight_decay (Union[float, list[float]]): The L2 penalty, added to the gradient, in [0, inf), or one for each
+            step. Default: ``0.0`` .
+        momentum (Union[float, list[float]]): How much of the last step's buffer is kept, in [0, inf), or one for each
+            step. Default: ``0.0`` .
         centered (bool): Divide by the deviation from the mean of the gradient. Default: ``False`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
@@ -90,8 +92,8 @@ class RMSprop(Optimizer):
         lr: LearningRate = 1e-2,
         alpha: float = 0.99,
         eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        momentum: float = 0.0,
+        weight_decay: float | list[float] = 0.0,
+        momentum: float | list[float] = 0.0,
         centered: bool = False,
         *,
         maximize: bool = False,

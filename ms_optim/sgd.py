@@ -45,10 +45,12 @@ class SGD(Optimizer):
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
             Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
             accumulated, and holds its last. Default: ``1e-3`` .
-        momentum (float): How much of the last step's buffer is kept, in [0, inf). Default: ``0.0`` .
+        momentum (Union[float, list[float]]): How much of the last step's buffer is kept, in [0, inf), or one for each
+            step. Default: ``0.0`` .
         dampening (float): How much of the gradient the buffer does not take, but for the first, in (-inf, inf).
             Default: ``0.0`` .
-        weight_decay (float): The L2 penalty, added to the gradient, in [0, inf). Default: ``0.0`` .
+        weight_decay (Union[float, list[float]]): The L2 penalty, added to the gradient, in [0, inf), or one for each
+            step. Default: ``0.0`` .
         nesterov (bool): Use Nesterov's momentum; needs momentum and no dampening. Default: ``False`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
@@ -86,9 +88,9 @@ class SGD(Optimizer):
         self,
         params: Params,
         lr: LearningRate = 1e-3,
-        momentum: float = 0.0,
+        momentum: float | list[float] = 0.0,
         dampening: float = 0.0,
-        weight_decay: float = 0.0,
+        weight_decay: float | list[float] = 0.0,
         nesterov: bool = False,
         *,
         maximize: bool = False,
