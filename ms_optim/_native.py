@@ -307,7 +307,8 @@ def check_state(owner: str, parameters: Sequence[Parameter], slots: Sequence, sl
                 kind = TypeError if state.dtype != param.dtype else ValueError
                 raise kind(
                     f"For '{owner}', the state '{slot.name}' of '{param.name}' must be of {param.dtype} and shape "
-                    f"{param.shape} as the parameter, but got {state.dtype} and {state.shape}."
+                    f"{param.shape} as the parameter, but got {state.dtype} and {state.shape}; after a cast of the "
+                    "network an optimizer must be made anew."
                 )
 
 

@@ -70,6 +70,16 @@ class State(Mapping):
         """Every tensor."""
         return [kept for column in self.slots.values() for kept in column if kept is not None]
 
+    @property
+    def names(self) -> dict[int, str]:
+        """The name of each tensor, by its `id`: the slot, and the name that its parameter has now."""
+        return {
+            id(kept): f"{slot}.{param.name}"
+            for slot, column in self.slots.items()
+            for param, kept in zip(self.parameters, column)
+            if kept is not None
+        }
+
     def changes(self, i: int, values: Mapping[str, Any], owner: str) -> list[Change]:
         """What writes the tensors of a parameter, from a value for each slot that it has.
 
@@ -132,6 +142,10 @@ class Stateful(nn.Optimizer):
 
     def legacy_values(self, saved: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """What Parameters are that an older version did not have, by names or keys that begin with a prefix."""
+        return {}
+
+    def present_names(self) -> dict[int, str]:
+        """What the tensors of the state are called in checkpoints, by their `id`: after their parameters."""
         return {}
 
     def _load_from_state_dict(self, state_dict, prefix, *args):

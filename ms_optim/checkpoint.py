@@ -36,7 +36,8 @@ def save(cell: nn.Cell, file: str | os.PathLike) -> None:
     "ms_optim.checksums" has a checksum of each tensor, which `restore` compares. ".safetensors" is the faster format.
 
     Args:
-        cell (Cell): What is saved, by the names of its Parameters.
+        cell (Cell): What is saved, by the names of its Parameters; state of an optimizer by the name that its parameter
+            has now, though a Cell has been put around the network since.
         file (Union[str, PathLike]): Ends in ".ckpt" or ".safetensors". Its folder must be there. If it is a link, the
             file that the link names is written.
 
@@ -63,15 +64,16 @@ def save(cell: nn.Cell, file: str | os.PathLike) -> None:
     path = Path(file)
     if path.suffix not in FORMATS:
         raise ValueError(f"For 'save', 'file' must end in one of {FORMATS}, but got {str(file)!r}.")
-    twice = repeated(param.name for param in cell.get_parameters())
+    for part, follow in _methods(cell, "follow_requires_grad"):
+        follow(part)
+    params = _named(cell)
+    twice = repeated(name for name, _ in params)
     if twice:
         raise ValueError(
             f"For 'save', the Parameters of 'cell' must have different names, but got {twice} more than once."
         )
     _refuse_swapped("save", cell)
-    for part, follow in _methods(cell, "follow_requires_grad"):
-        follow(part)
-    entries = {param.name: param for param in cell.get_parameters()}
+    entries = dict(params)
     writers = _writers(cell)
     if writers:
         entries[WRITERS] = _as_json(writers)
@@ -81,6 +83,14 @@ def save(cell: nn.Cell, file: str | os.PathLike) -> None:
         ms.save_checkpoint(
             [{"name": name, "data": data} for name, data in entries.items()], str(written), format=path.suffix[1:]
         )
+
+
+def _named(cell):
+    """Each Parameter of a cell with its name; that of state follows the name that its parameter has now."""
+    names = {}
+    for part, present_names in _methods(cell, "present_names"):
+        names |= present_names(part)
+    return [(names.get(id(param), param.name), param) for param in cell.get_parameters()]
 
 
 def _as_json(what):
@@ -116,9 +126,9 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
     `mindspore.load_param_into_net` replaces buffers that a step which has compiled goes on reading: the values it shows
     afterwards are not those that the step uses. This writes into the buffers.
 
-    A Cell may have two methods for it: `legacy_parameters(saved)`, which is given the mapping if that lacks a Parameter
-    and returns values, by name, for Parameters of its own that older files do not have; and `restored()`, which is
-    called when all values are written.
+    A Cell may have three methods for it: `present_names()` returns names for Parameters of its own, by their `id`, that
+    are not theirs; `legacy_parameters(saved)`, which is given the mapping if that lacks a Parameter, returns values, by
+    name, for Parameters of its own that older files do not have; and `restored()` is called when all are written.
 
     Args:
         cell (Cell): Every one of its Parameters gets a value.
@@ -155,8 +165,11 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
         )
     _refuse_swapped("restore", cell)
     _refuse_another_writer(cell, parameters.get(WRITERS))
-    wanted = {param.name: param for param in cell.get_parameters()}
+    wanted = dict(_named(cell))
     saved = {name: value for name, value in parameters.items() if name not in (WRITERS, CHECKSUMS)}
+    for name, param in wanted.items():
+        if name not in saved and param.name in saved and param.name not in wanted:
+            saved[name] = saved.pop(param.name)  # of a file that another name was written into
     values = _completed(cell, saved, wanted)
     for name, param in wanted.items():
         value = values[name]

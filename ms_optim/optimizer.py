@@ -304,6 +304,10 @@ class Optimizer(Declared, Freezing, _state.Stateful):
                 found["optimizer.lr"] = Tensor(later)
         return {prefix + name: value for name, value in found.items() if prefix + name not in saved}
 
+    def present_names(self) -> dict[int, str]:
+        """What the tensors of the state are called in checkpoints, by their `id`."""
+        return self.state.names
+
     def _kept(self):
         return [*self.state.tensors, *self.scalar_state, self.step_counts]
 

@@ -14,13 +14,14 @@ from ms_optim import _compiled, _direct, _native, _pieces
 from ms_optim._gradients import check_gradients
 from ms_optim._host import memory, vector
 from ms_optim._state import Change, State, Stateful
-from ms_optim._values import as_number, plain, repeated, write
+from ms_optim._values import as_number, plain, repeated
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
+from ms_optim.ema.evaluation import Swapping, averaged_copy, in_place, put
 from ms_optim.ema.schedules import SCHEDULES, ema_weight
 from ms_optim.ema.tensors import average, average_or_copy, check_parameters, float64_scalar, shadow
 
 
-class EMA(Stateful):
+class EMA(Swapping, Stateful):
     """Another optimizer, and after each of its steps an exponential moving average of the parameters.
 
     It takes that optimizer's place, in the same graph: a step that is skipped, as on overflow, is not averaged. What
@@ -221,6 +222,10 @@ class EMA(Stateful):
     def _averages(self):
         return State(self.tracked, {"ema": self.averages})
 
+    def present_names(self) -> dict[int, str]:
+        """What the averages are called in checkpoints, by their `id`."""
+        return self._averages.names
+
     def _kept(self):
         return [*self.optimizer._kept(), *self.averages, self._decay, self._step]
 
@@ -401,14 +406,11 @@ class EMA(Stateful):
         """
         self._refuse_inside("no other block can be entered")
         step = self._step.asnumpy().item()
-        kept = [param.copy() for param in self.tracked]
-        self.swapped = True
         try:
-            self._write_averages()
-            yield
+            with in_place(self.tracked, self.averages):
+                self.swapped = True
+                yield
         finally:
-            for param, value in zip(self.tracked, kept):
-                write(param, value)
             self.swapped = False
         if self._step.asnumpy().item() != step:
             raise RuntimeError(
@@ -419,11 +421,29 @@ class EMA(Stateful):
     def copy_to(self) -> None:
         """Write the averages into the network for good."""
         self._refuse_inside("'copy_to' has no effect")
-        self._write_averages()
+        put(self.tracked, self.averages)
 
-    def _write_averages(self):
-        for param, kept in zip(self.tracked, self.averages):
-            write(param, kept.astype(param.dtype))
+    def averaged_copy(self, network: nn.Cell) -> nn.Cell:
+        """Copy a network, and give the copy the averages: to deploy it while the training goes on.
+
+        What of the network is not averaged, as statistics of batch norms that are not in `buffers`, is copied as it is
+        now, and named in a warning.
+
+        Args:
+            network (nn.Cell): What is trained, or a part of it, by the names that its Parameters have.
+
+        Returns:
+            nn.Cell, the copy.
+
+        Raises:
+            TypeError: If `network` is not a Cell.
+            ValueError: If nothing in it is averaged.
+        """
+        return averaged_copy("EMA", network, self.tracked, self.averages)
+
+    def ema_update(self) -> bool:
+        """Do nothing, for trainers that call this after the step of the optimizer, which has averaged."""
+        return True
 
     def _refuse_inside(self, what):
         if self.swapped:

@@ -1,6 +1,7 @@
 """A network whose parameters follow another's."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 
 import mindspore as ms
@@ -9,12 +10,19 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from ms_optim import _compiled, _direct, _host, _native
 from ms_optim._host import memory, vector
-from ms_optim._values import write
 from ms_optim.arguments import COMMON, FLOATS
-from ms_optim.ema.tensors import average, average_or_copy, check_parameters, float64_scalar
+from ms_optim.ema.evaluation import Swapping, averaged_copy, in_place, put
+from ms_optim.ema.tensors import (
+    average,
+    average_or_copy,
+    check_parameters,
+    float64_scalar,
+    shadow,
+    shadow_dtype,
+)
 
 
-class ParameterEMA(nn.Cell):
+class ParameterEMA(Swapping, nn.Cell):
     """One network's average in another: a momentum encoder (MoCo) or a target network (DQN).
 
     Each call computes target <- decay*target + (1 - decay)*source, alone or within a larger compiled graph.
@@ -22,7 +30,7 @@ class ParameterEMA(nn.Cell):
     Args:
         source (Union[nn.Cell, Iterable[Parameter]]): What is trained.
         target (Union[nn.Cell, Iterable[Parameter]]): What follows it, of the same structure, but under other names, as
-            `target.update_parameters_name("target.")` gives. In float16 it hardly moves.
+            `target.update_parameters_name("target.")` gives. In float16 it hardly moves: it may be float32 then.
         decay (float): The momentum of MoCo, 1 - tau of a soft update, in [0, 1].
         buffer_update (str): "average" (integers are copied), "copy" or "skip" what requires no gradient in
             the source. Lists are averaged whole, and integers copied. Default: ``"skip"`` .
@@ -74,9 +82,15 @@ class ParameterEMA(nn.Cell):
         copies = isinstance(source, nn.Cell) and buffer_update == "copy"
         self.source, self.target = tuple(param for param, _ in pairs), tuple(other for _, other in pairs)
         self.copied = tuple(param.dtype not in FLOATS or (copies and not param.requires_grad) for param in self.source)
+        self.swapped = False
         self.now = Tensor(True)
         self.hyper_map = ops.HyperMap()
         self._decay = float64_scalar(decay, f"decay.{self.target[0].name}")
+        self._copy(self.copied)
+
+    def _copy(self, copied):
+        """Lay out a call, which copies these and averages all others."""
+        self.copied = tuple(own or param.dtype not in FLOATS for own, param in zip(copied, self.source))
         self.fused = _native.absence("ParameterEMA", "average") is None
         if self.fused:
             self.check_averages = _native.checked_when_compiled(
@@ -114,8 +128,87 @@ class ParameterEMA(nn.Cell):
 
     def copy(self) -> None:
         """Copy the source into the target: a hard update."""
-        for param, other in zip(self.source, self.target):
-            write(other, param.init_data() if param.has_init else param)
+        put(self.target, [param.init_data() if param.has_init else param for param in self.source])
+
+    @classmethod
+    def of(cls, network: nn.Cell, decay: float = 0.9999, *, buffer_update: str = "average") -> "ParameterEMA":
+        """Make one whose target is beside the network, as "ema." and its names: float32 where the network is half.
+
+        With `ema_update` after each step, and `swap_before_eval` and `swap_after_eval` around an evaluation, it is what
+        trainers of MindSpore's libraries take as their average.
+
+        Args:
+            network (nn.Cell): What is trained.
+            decay (float): In [0, 1]. Default: ``0.9999`` .
+            buffer_update (str): "average", "copy" or "skip" what requires no gradient, as statistics of batch norms;
+                integers are copied. Default: ``"average"`` .
+
+        Returns:
+            ParameterEMA, whose averages begin as the network is.
+
+        Raises:
+            TypeError, ValueError: As for one that is made of two.
+
+        Examples:
+            >>> from mindspore import nn
+            >>> from ms_optim import ParameterEMA
+            >>> net = nn.SequentialCell(nn.Dense(2, 3), nn.BatchNorm1d(3))
+            >>> ema = ParameterEMA.of(net, decay=0.999)
+            >>> ema.ema_update()  # after each step of the optimizer
+            True
+            >>> ema.swap_before_eval()
+            >>> ema.swap_after_eval()
+        """
+        if not isinstance(network, nn.Cell):
+            raise TypeError(f"For '{cls.__name__}', 'network' must be a Cell, but got {type(network).__name__}.")
+        COMMON["buffer_update"].check(cls.__name__, "buffer_update", buffer_update)
+        params = [param for param in network.get_parameters() if param.requires_grad or buffer_update != "skip"]
+        copied = [buffer_update == "copy" and not param.requires_grad for param in params]
+        made = cls(params, [shadow(param) for param in params], decay)
+        made._copy(copied)
+        return made
+
+    @property
+    def tracked(self) -> tuple[Parameter, ...]:
+        """What is averaged: the source."""
+        return self.source
+
+    @contextlib.contextmanager
+    def average_parameters(self) -> Iterator[None]:
+        """Put the averages into the source until the block is left; this takes one copy of it.
+
+        Raises:
+            RuntimeError: If a block is inside another.
+        """
+        if self.swapped:
+            raise RuntimeError("For 'ParameterEMA', no other block can be entered inside 'average_parameters'.")
+        with in_place(self.source, self.target):
+            self.swapped = True
+            try:
+                yield
+            finally:
+                self.swapped = False
+
+    def averaged_copy(self, network: nn.Cell) -> nn.Cell:
+        """Copy a network, and give the copy the averages, as `EMA.averaged_copy` does.
+
+        Args:
+            network (nn.Cell): The source, or a part of it, by the names that its Parameters have.
+
+        Returns:
+            nn.Cell, the copy.
+
+        Raises:
+            TypeError: If `network` is not a Cell.
+            ValueError: If nothing in it is averaged.
+        """
+        return averaged_copy("ParameterEMA", network, self.source, self.target)
+
+    def ema_update(self) -> bool:
+        """Take one update, as a call does; also inside a graph."""
+        if _compiled.in_graph():
+            return self.construct()
+        return self()
 
 
 def _pair(source, target):
@@ -138,7 +231,8 @@ def _pair(source, target):
             param is None
             or other is None
             or param.name == other.name
-            or ((name, param.shape, param.dtype) != (other_name, other.shape, other.dtype))
+            or (name, param.shape) != (other_name, other.shape)
+            or other.dtype not in (param.dtype, shadow_dtype(param))
         ):
             raise ValueError(
                 "For 'ParameterEMA', 'source' and 'target' must pair parameters of the same place, shape "

@@ -40,10 +40,15 @@ class AsParameter(Initializer):
         arr[:] = self._param.init_data().asnumpy().astype(arr.dtype)
 
 
+def shadow_dtype(param: Parameter) -> ms.Type:
+    """The dtype of an average: in a half it would hardly move."""
+    return ms.float32 if param.dtype in FLOATS and param.dtype != ms.float64 else param.dtype
+
+
 def shadow(param: Parameter) -> Parameter:
     """An average that begins as the parameter is: now, or if it is not initialized yet, when it is needed first."""
     name = f"ema.{param.name}"
-    dtype = ms.float32 if param.dtype in FLOATS and param.dtype != ms.float64 else param.dtype
+    dtype = shadow_dtype(param)
     if param.has_init:
         value = Tensor(shape=param.shape, dtype=dtype, init=AsParameter(param))
         with no_init_parameters():  # without it the values are asked for now

@@ -1,0 +1,229 @@
+"""Evaluation on the average: in trainers' two calls, in a copy, and in `Model.fit`."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from helpers.modules import weights
+from mindspore import Parameter, Tensor, dataset, log, nn, ops
+from mindspore.train import Callback, Model
+
+from ms_optim import EMA, SGD, ParameterEMA, restore
+from ms_optim.ema import EvaluateAverage
+
+
+def make(norm=False):
+    """A network with its numbers, which are its own."""
+    net = nn.SequentialCell(nn.Dense(2, 3), nn.BatchNorm1d(3)) if norm else nn.SequentialCell(nn.Dense(2, 3))
+    net[0].weight.set_data(Tensor(np.arange(6, dtype=np.float32).reshape(3, 2) / 8))
+    net[0].bias.set_data(Tensor(np.zeros(3, np.float32)))
+    return net
+
+
+def averaged(net, kind, **kwargs):
+    """What averages it, and a step."""
+    inner = SGD(net.trainable_params(), lr=0.5)
+    ema = EMA(inner, 0.5, **kwargs) if kind is EMA else ParameterEMA.of(net, 0.5)
+
+    def step():
+        (ema if kind is EMA else inner)(tuple(ops.ones_like(param) for param in inner.parameters))
+        assert ema.ema_update() is True
+
+    return ema, step
+
+
+@pytest.mark.parametrize("kind", [EMA, ParameterEMA])
+def test_two_calls_around_an_evaluation(kind, either):
+    """As mindone's and mindocr's trainers make them; the parameters come back, the averages too."""
+    net = make()
+    ema, step = averaged(net, kind)
+    begin = net[0].bias.asnumpy().copy()
+    step()
+    live = weights(net)
+    with pytest.raises(RuntimeError, match="'swap_before_eval' must be called before 'swap_after_eval'"):
+        ema.swap_after_eval()
+    ema.swap_before_eval()
+    np.testing.assert_array_equal(net[0].bias.asnumpy(), (begin + live["0.bias"]) / 2)
+    with pytest.raises(RuntimeError, match="inside 'average_parameters'"):
+        ema.swap_before_eval()
+    ema.swap_after_eval()
+    np.testing.assert_equal(weights(net), live)
+    step()
+    ema.swap_before_eval()
+    np.testing.assert_array_equal(net[0].bias.asnumpy(), ((begin + live["0.bias"]) / 2 + live["0.bias"] - 0.5) / 2)
+    ema.swap_after_eval()
+
+
+class Wrapper(nn.TrainOneStepCell):
+    """A trainer's step, with the average that it is given."""
+
+    def __init__(self, network, optimizer, ema):
+        super().__init__(network, optimizer)
+        self.ema = ema
+
+    def construct(self, *inputs):
+        """The loss, the step, the average."""
+        loss = super().construct(*inputs)
+        return ops.depend(loss, self.ema.ema_update())
+
+
+@pytest.mark.parametrize("kind", [EMA, ParameterEMA])
+def test_in_a_trainers_graph(kind, either):
+    """Once a step, whichever makes it."""
+    net = make()
+    inner = SGD(net.trainable_params(), lr=0.5)
+    ema = EMA(inner, 0.5) if kind is EMA else ParameterEMA.of(net, 0.5)
+    step = Wrapper(nn.WithLossCell(net, nn.MSELoss()), ema if kind is EMA else inner, ema)
+    expected = net[0].bias.asnumpy().copy()
+    for _ in range(3):
+        step(ops.ones((4, 2)), ops.zeros((4, 3)))
+        expected = (expected + net[0].bias.asnumpy()) / 2
+    averages = {param.name: param.asnumpy() for param in (ema.averages if kind is EMA else ema.target)}
+    np.testing.assert_array_equal(averages["ema.0.bias"], expected)
+
+
+@pytest.mark.parametrize("kind", [EMA, ParameterEMA])
+def test_a_copy_to_deploy(kind, graph, monkeypatch):
+    """Has the averages under the network's names; the network trains on; what is not averaged is named."""
+    said = []
+    monkeypatch.setattr(log, "warning", lambda message, *args: said.append(message))
+    net = make(norm=True)
+    ema, step = averaged(net, kind)
+    net(ops.ones((4, 2)))  # it has compiled
+    step()
+    net[1].moving_mean.set_data(Tensor(np.full(3, 7, np.float32)))
+    made = ema.averaged_copy(net)
+    live = weights(net)
+    assert [param.name for param in made.get_parameters()] == [param.name for param in net.get_parameters()]
+    np.testing.assert_array_equal(made[0].bias.asnumpy(), (live["0.bias"] + live["0.bias"] + 0.5) / 2)
+    if kind is EMA:
+        assert len(said) == 1 and "['1.moving_mean', '1.moving_variance'] are not averaged" in said[0]
+        np.testing.assert_array_equal(made[1].moving_mean.asnumpy(), 7)
+    else:  # which averages all
+        assert not said
+    before = weights(made)
+    step()
+    np.testing.assert_equal(weights(made), before)
+    made(ops.ones((4, 2)))
+    with pytest.raises(ValueError, match="'network' must have Parameters that are averaged, but got"):
+        ema.averaged_copy(nn.Dense(2, 3))
+    with pytest.raises(TypeError, match="'network' must be a Cell, but got int"):
+        ema.averaged_copy(3)
+
+
+def test_a_half_has_an_average_in_float32(either):
+    """Which moves where a half would not; integers are copied."""
+    net = nn.Cell()
+    net.weight = Parameter(Tensor(np.ones(4), ms.float16), name="weight")
+    net.count = Parameter(Tensor(np.array([3], np.int32)), name="count", requires_grad=False)
+    ema = ParameterEMA.of(net, 0.9999)
+    net.weight.set_data(Tensor(np.full(4, 1.001), ms.float16))
+    net.count.set_data(Tensor(np.array([5], np.int32)))
+    ema()
+    assert [param.dtype for param in ema.target] == [ms.float32, ms.int32]
+    assert 0 < ema.target[0].asnumpy()[0] - 1 < 1e-5 and ema.target[1].asnumpy()[0] == 5
+    with ema.average_parameters():
+        assert net.weight.asnumpy()[0] == 1
+    assert ParameterEMA.of(net, 0.5, buffer_update="skip").source == (net.weight,)
+    ema.copy()
+    assert ema.target[0].asnumpy()[0] == np.float32(np.float16(1.001))
+
+
+class Seen(Callback):
+    """What a callback of the user's finds in the network when an evaluation ends."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.found = net, []
+
+    def on_eval_end(self, run_context):
+        """Keep the bias."""
+        self.found.append(self.net[0].bias.asnumpy().copy())
+
+
+def fit(net, ema, callbacks, epochs=3, metrics=("mse",)):
+    """Train, and evaluate after each epoch."""
+    data = dataset.NumpySlicesDataset((np.ones((4, 2), np.float32), np.zeros((4, 3), np.float32)), shuffle=False).batch(
+        2
+    )
+    model = Model(net, nn.MSELoss(), ema, metrics={*metrics})
+    model.fit(epochs, data, data, callbacks=callbacks, dataset_sink_mode=False, valid_dataset_sink_mode=False)
+    return model, data
+
+
+def test_model_fit(either, tmp_path):
+    """Evaluates on the averages, saves the best of them, and trains on from the parameters."""
+    nets = [make(), make()]
+    emas = [EMA(SGD(net.trainable_params(), lr=0.25), 0.75) for net in nets]
+    fit(nets[0], emas[0], [])
+    seen, callback = Seen(nets[1]), EvaluateAverage(emas[1], tmp_path / "best.safetensors", "mse", "min")
+    model, data = fit(nets[1], emas[1], [seen, callback])
+    np.testing.assert_equal(weights(nets[1]), weights(nets[0]))
+    np.testing.assert_equal(weights(emas[1]), weights(emas[0]))
+    average = emas[1].averages[1].asnumpy()
+    np.testing.assert_array_equal(seen.found[-1], average)
+    assert not np.array_equal(average, nets[1][0].bias.asnumpy())
+    best = make()
+    restore(best, tmp_path / "best.safetensors")
+    np.testing.assert_array_equal(best[0].bias.asnumpy(), average)  # the loss falls
+    assert callback.best == model.eval(data, callbacks=[EvaluateAverage(emas[1])])["mse"]
+    with emas[1].average_parameters():
+        assert callback.best == model.eval(data)["mse"]
+    assert model.eval(data)["mse"] != callback.best
+
+
+def test_only_the_best_is_kept(graph, tmp_path):
+    """A metric that falls, where the largest is asked for: the first."""
+    net = make()
+    ema = EMA(SGD(net.trainable_params(), lr=0.25), 0.75)
+    callback = EvaluateAverage(ema, tmp_path / "best.ckpt", "eval_loss", "max")
+    fit(net, ema, [callback], epochs=1)
+    first, content = callback.best, (tmp_path / "best.ckpt").read_bytes()
+    fit(net, ema, [callback], epochs=2)
+    assert callback.best == first and (tmp_path / "best.ckpt").read_bytes() == content
+
+
+class Broken(Callback):
+    """An evaluation that is broken off."""
+
+    def on_eval_step_end(self, run_context):
+        """Raise."""
+        raise KeyboardInterrupt
+
+
+def test_what_is_broken_off_leaves_the_parameters(graph):
+    """Not the averages."""
+    net = make()
+    ema = EMA(SGD(net.trainable_params(), lr=0.25), 0.75)
+    for callbacks in ([EvaluateAverage(ema), Broken()], [Broken(), EvaluateAverage(ema)]):
+        with pytest.raises(KeyboardInterrupt):
+            fit(net, ema, callbacks)
+        assert not ema.swapped
+        assert not np.array_equal(net[0].bias.asnumpy(), ema.averages[1].asnumpy())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"ema": 3}, "'ema' must be an EMA or a ParameterEMA, but got int"),
+        ({"file": "a.ckpt"}, "'file' and 'metric' must go together, but got 'a.ckpt' and None"),
+        ({"file": "a.pt", "metric": "acc"}, "'file' must end in one of"),
+        ({"mode": "best"}, "'mode' must be one of"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    """Are named; so is a metric that there is not, and a network that is none."""
+    net = make()
+    ema = EMA(SGD(net.trainable_params(), lr=0.25), 0.75)
+    with pytest.raises((TypeError, ValueError), match=f"^For 'EvaluateAverage', {message}"):
+        EvaluateAverage(**{"ema": ema, **kwargs})
+    with pytest.raises(TypeError, match="'network' must be a Cell, but got int"):
+        ParameterEMA.of(3)
+
+
+def test_a_metric_that_there_is_not(graph, tmp_path):
+    """Is an error that lists those that there are, and leaves the parameters."""
+    net = make()
+    ema = EMA(SGD(net.trainable_params(), lr=0.25), 0.75)
+    with pytest.raises(ValueError, match=r"'metric' must be in \['eval_loss', 'mse'\], but got 'acc'"):
+        fit(net, ema, [EvaluateAverage(ema, tmp_path / "a.ckpt", "acc")])
+    assert not ema.swapped and not list(tmp_path.iterdir())
