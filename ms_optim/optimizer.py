@@ -148,7 +148,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self._set_numbers()
         self.reciprocal = Tensor(np.full(len(self.parameters), 1.0 / loss_scale))
         self.present = (True,) * len(self.parameters)
-        self.wanted = wanted(owner, self.parameters)
+        self.wanted, self.dtypes = wanted(owner, self.parameters), [param.dtype for param in self.parameters]
         _native.prepare_power(owner)
         self.rule = _composed.lift(type(self).update, self.need_scale)
         self._set_slots()
@@ -418,7 +418,16 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         return self.no_launch or _host.obstacle()
 
     def checked(self, owner: str, gradients: Any) -> tuple[Any, ...]:
-        """The gradients as a step takes them; what does not fit raises in the name of `owner`."""
+        """The gradients as a step takes them; what does not fit raises in the name of `owner`.
+
+        So do parameters that were cast: a step that has compiled goes on writing what they were before.
+        """
+        cast = [param.name for param, dtype in zip(self.parameters, self.dtypes) if param.dtype != dtype]
+        if cast:
+            raise TypeError(
+                f"For '{owner}', 'params' must have the dtypes that they had when it was made, but {cast} were cast: "
+                "after a cast of the network an optimizer must be made anew."
+            )
         return check_gradients(owner, gradients, self.parameters)
 
     def construct(self, gradients, present=None):

@@ -81,25 +81,3 @@ def test_a_cell_that_renames_the_optimizer(tmp_path, graph):
     np.testing.assert_equal(weights(cells[1]), weights(cells[0]))
     saved = ms.load_checkpoint(str(tmp_path / "a.safetensors"), format="safetensors")
     assert [name for name in saved if name.endswith("weight")] and len(saved) > len(weights(cells[0]))
-
-
-@pytest.mark.usefixtures("own_graph")
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_network_cast_after_its_optimizer_was_made(compiled, mode):
-    """The rule takes the step with the float32 state it has; a kernel refuses it by name, and says what to do."""
-    net = nn.Dense(2, 3)
-    optimizer = AdamW(net.trainable_params(), lr=0.1)
-    gradients = tuple(ops.ones_like(param) for param in optimizer.parameters)
-    if compiled:
-        optimizer(gradients)
-    for param in net.trainable_params():
-        param.set_dtype(ms.float16)
-    before = net.weight.asnumpy().copy()
-    if mode == "composed":
-        optimizer(gradients)
-        assert net.weight.dtype == ms.float16 and optimizer.exp_avg[0].dtype == ms.float32
-        np.testing.assert_allclose(before - net.weight.asnumpy(), 0.1, atol=2e-3)
-        return
-    with pytest.raises(TypeError, match=r"'exp_avg' of 'weight' must be of Float16 .* an optimizer must be made anew"):
-        optimizer(gradients)
-    np.testing.assert_array_equal(net.weight.asnumpy(), before)

@@ -10,7 +10,7 @@ from helpers import DENSE, SPAN, arguments_of, assert_same, everything, loud, nu
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.train import FixedLossScaleManager, LearningRateScheduler, Model
 
-from ms_optim import restore
+from ms_optim import EMA, AdamW, restore
 from ms_optim.groups import param_groups_norm_bias
 from parity.cases import CASES
 
@@ -243,3 +243,21 @@ def test_restore_refuses_what_is_no_tensor(name, value):
     with pytest.raises(TypeError, match=f"^{message}"):
         restore(optimizer, {**other, "head.weight": value})
     assert_same(everything(optimizer), before)
+
+
+@pytest.mark.usefixtures("own_graph")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_network_cast_after_its_optimizer_was_made(compiled, mode):
+    """Is refused by name, and what to do is said: a step that has compiled would write what was there before."""
+    net = nn.Dense(2, 3)
+    optimizer = AdamW(net.trainable_params(), lr=0.1)
+    gradients = tuple(ops.ones_like(param) for param in optimizer.parameters)
+    if compiled:
+        optimizer(gradients)
+    for param in net.trainable_params():
+        param.set_dtype(ms.float16)
+    before = net.weight.asnumpy().copy()
+    for taken in (optimizer, EMA(optimizer, 0.5)):
+        with pytest.raises(TypeError, match="after a cast of the network an optimizer must be made anew"):
+            taken(gradients)
+    np.testing.assert_array_equal(net.weight.asnumpy(), before)
