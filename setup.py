@@ -38,6 +38,7 @@ setup(
     install_requires=["mindspore>=2.10,<2.11", "numpy<2"],
     extras_require={
         "parity": ["hypothesis", "matplotlib", "rich", "scikit-learn", "torch>=2.6,<2.14"],
+        "zoo": ["mindcv==0.3.0"],
         "test": ["expecttest", "mypy", "pytest", "pytest-xdist", "ruff", "safetensors"],
     },
     classifiers=[

@@ -261,3 +261,31 @@ def test_a_network_cast_after_its_optimizer_was_made(compiled, mode):
         with pytest.raises(TypeError, match="after a cast of the network an optimizer must be made anew"):
             taken(gradients)
     np.testing.assert_array_equal(net.weight.asnumpy(), before)
+
+
+def test_two_optimizers_in_one_jit(mode):
+    """As of a GAN: bits of two apart, once their Parameters have different names."""
+
+    def take(together):
+        nets = [nn.Dense(2, 2, weight_init="ones", bias_init="zeros") for _ in range(2)]
+        for net, name in zip(nets, ("first.", "second.")):
+            net.update_parameters_name(name)
+        first, second = (AdamW(net.trainable_params(), lr=lr) for net, lr in zip(nets, (0.1, 0.2)))
+        of_first, of_second = (
+            ms.value_and_grad(nn.WithLossCell(net, nn.MSELoss()), None, net.trainable_params()) for net in nets
+        )
+        second.update_parameters_name("second.")
+
+        def step(x, y):
+            _, gradients = of_first(x, y)
+            first(gradients)
+            loss, gradients = of_second(x, y)
+            second(gradients)
+            return loss
+
+        step = ms.jit(step) if together else step
+        for _ in range(3):
+            step(ops.ones((3, 2)), ops.zeros((3, 2)))
+        return [param.asnumpy() for net in nets for param in net.get_parameters()]
+
+    np.testing.assert_equal(take(True), take(False))
