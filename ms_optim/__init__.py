@@ -16,10 +16,12 @@ from ms_optim.muon import Muon
 from ms_optim.nadam import NAdam
 from ms_optim.optimizer import Optimizer, Slot
 from ms_optim.radam import RAdam
+from ms_optim.resuming import RandomState, resume
 from ms_optim.rmsprop import RMSprop
 from ms_optim.rprop import Rprop
 from ms_optim.sgd import SGD
 from ms_optim.sparse_adam import SparseAdam
+from ms_optim.stopping import StopRequest
 
 OPTIMIZERS = {
     "ASGD": ASGD,
@@ -61,10 +63,13 @@ __all__ = [
     "ParameterEMA",
     "RAdam",
     "RMSprop",
+    "RandomState",
     "Rprop",
     "Slot",
     "SparseAdam",
+    "StopRequest",
     "restore",
+    "resume",
     "save",
 ]
 __version__ = "0.1.0"

@@ -1,13 +1,13 @@
 """Saving so that nothing is lost, and restoring into cells that may have compiled."""
 
 import itertools
-import json
 import math
 import os
 import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -16,6 +16,7 @@ from mindspore.train.checkpoint_pb2 import Checkpoint
 from mindspore.train.serialization import tensor_to_ms_type
 from safetensors import safe_open
 
+from ms_optim._beside import as_json, encoded, from_json, is_beside
 from ms_optim._files import kind_of, replacing
 from ms_optim._values import repeated, write
 
@@ -27,7 +28,7 @@ WRITERS = "ms_optim.writers"
 CHECKSUMS = "ms_optim.checksums"
 
 
-def save(cell: nn.Cell, file: str | os.PathLike) -> None:
+def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None = None) -> None:
     """Write every Parameter of a network, an optimizer or a training cell into a checkpoint.
 
     The file is the whole new checkpoint or, whenever the process or the machine stops, the one that was there before.
@@ -40,9 +41,11 @@ def save(cell: nn.Cell, file: str | os.PathLike) -> None:
             has now, though a Cell has been put around the network since.
         file (Union[str, PathLike]): Ends in ".ckpt" or ".safetensors". Its folder must be there. If it is a link, the
             file that the link names is written.
+        also (Mapping[str, Any]): What a loop needs besides, for `resume`: what has a state dict, as a scheduler, LBFGS
+            or a `RandomState`, and plain data, as the epoch and the best metric. Default: ``None`` .
 
     Raises:
-        TypeError: If `cell` is not a Cell.
+        TypeError: If `cell` is not a Cell, or `also` has what is neither.
         ValueError: If two Parameters have one name, or `file` ends otherwise.
         RuntimeError: If `cell` holds an EMA that is inside `average_parameters`: its averages are in the place of the
             weights. The network alone can be saved there.
@@ -74,10 +77,11 @@ def save(cell: nn.Cell, file: str | os.PathLike) -> None:
         )
     _refuse_swapped("save", cell)
     entries = dict(params)
+    entries |= encoded("save", also) if also is not None else {}
     writers = _writers(cell)
     if writers:
-        entries[WRITERS] = _as_json(writers)
-    entries[CHECKSUMS] = _as_json({name: _checksum(value) for name, value in entries.items()})
+        entries[WRITERS] = as_json(writers)
+    entries[CHECKSUMS] = as_json({name: _checksum(value) for name, value in entries.items()})
     with replacing(path) as written:
         # A list, because a Cell is saved with what its own `state_dict` gives.
         ms.save_checkpoint(
@@ -91,10 +95,6 @@ def _named(cell):
     for part, present_names in _methods(cell, "present_names"):
         names |= present_names(part)
     return [(names.get(id(param), param.name), param) for param in cell.get_parameters()]
-
-
-def _as_json(what):
-    return Tensor(np.frombuffer(json.dumps(what).encode(), np.uint8))
 
 
 def _checksum(value):
@@ -166,7 +166,7 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
     _refuse_swapped("restore", cell)
     _refuse_another_writer(cell, parameters.get(WRITERS))
     wanted = dict(_named(cell))
-    saved = {name: value for name, value in parameters.items() if name not in (WRITERS, CHECKSUMS)}
+    saved = {name: value for name, value in parameters.items() if not _is_own(name)}
     for name, param in wanted.items():
         if name not in saved and param.name in saved and param.name not in wanted:
             saved[name] = saved.pop(param.name)  # of a file that another name was written into
@@ -187,12 +187,17 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
     return [name for name in saved if name not in wanted]
 
 
+def _is_own(name):
+    """Whether an entry of a file is no Parameter."""
+    return name in (WRITERS, CHECKSUMS) or is_beside(name)
+
+
 def _refuse_another_writer(cell, entry):
     """Raise if the state of an optimizer is that of another class: what only one of them has would be lost."""
     if entry is None:
         return
     try:
-        writers = dict(json.loads(entry.asnumpy().tobytes()))
+        writers = dict(from_json(entry))
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"For 'restore', '{WRITERS}' must be an entry that 'save' wrote, but got: {error}") from None
     for name, writer in _writers(cell).items():
@@ -245,7 +250,7 @@ def _compare_checksums(tensors):
     entry = tensors.pop(CHECKSUMS, None)
     if entry is None:
         return
-    expected = json.loads(entry.asnumpy().tobytes())
+    expected = from_json(entry)
     lost = sorted(expected.keys() - tensors.keys())
     if lost:
         raise ValueError(f"no {lost}, which were saved")

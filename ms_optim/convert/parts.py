@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_optim import OPTIMIZERS
+from ms_optim._beside import is_beside
 from ms_optim.checkpoint import WRITERS
 
 AVERAGE = "ema"
@@ -51,7 +52,12 @@ def weights_of(entries: Mapping[str, Any], averaged: bool = False) -> tuple[dict
     for name, value in entries.items():
         kind, _, parameter = name.partition(".")
         of_another = parameter in entries and value.shape in (entries[parameter].shape, (), (1,))
-        if name in NUMBERS or name.startswith(BEGINNING) or (of_another and kind in {*STATE, AVERAGE}):
+        if (
+            name in NUMBERS
+            or is_beside(name)
+            or name.startswith(BEGINNING)
+            or (of_another and kind in {*STATE, AVERAGE})
+        ):
             left[name] = value
         if of_another and kind == AVERAGE:
             averages[parameter] = value

@@ -82,6 +82,7 @@ class ParameterEMA(Swapping, nn.Cell):
         copies = isinstance(source, nn.Cell) and buffer_update == "copy"
         self.source, self.target = tuple(param for param, _ in pairs), tuple(other for _, other in pairs)
         self.copied = tuple(param.dtype not in FLOATS or (copies and not param.requires_grad) for param in self.source)
+        object.__setattr__(self, "tracked", self.source)
         self.swapped = False
         self.now = Tensor(True)
         self.hyper_map = ops.HyperMap()
@@ -167,11 +168,6 @@ class ParameterEMA(Swapping, nn.Cell):
         made = cls(params, [shadow(param) for param in params], decay)
         made._copy(copied)
         return made
-
-    @property
-    def tracked(self) -> tuple[Parameter, ...]:
-        """What is averaged: the source."""
-        return self.source
 
     @contextlib.contextmanager
     def average_parameters(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, dataset, log, nn, ops
 from mindspore.train import Callback, Model
 
 from ms_optim import EMA, SGD, ParameterEMA, restore
-from ms_optim.ema import EvaluateAverage
+from ms_optim.callbacks import EvaluateAverage
 
 
 def make(norm=False):

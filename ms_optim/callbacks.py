@@ -1,0 +1,163 @@
+"""Callbacks of `Model.train` and `Model.fit` that write files: the best averages, and what a training is stopped at."""
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mindspore import nn
+from mindspore.train import Callback, RunContext
+
+from ms_optim._values import as_number
+from ms_optim.arguments import Choice
+from ms_optim.checkpoint import FORMATS, save
+from ms_optim.ema.evaluation import Swapping, warn_of_buffers
+from ms_optim.stopping import StopRequest
+
+
+class EvaluateAverage(Callback):
+    """Evaluate, in `Model.fit` and `Model.eval`, on the averages of an EMA; and keep the best of them in a file.
+
+    Give it last: the callbacks before it then find the averages in the network when an evaluation ends.
+
+    Args:
+        ema (Union[EMA, ParameterEMA]): Whose averages.
+        file (Union[None, str, PathLike]): Where the averages are saved, as the network's Parameters, when the metric is
+            the best so far; ends in ".ckpt" or ".safetensors". Default: ``None`` .
+        metric (Union[None, str]): The metric of the Model, or "eval_loss", that says which is best. Default: ``None`` .
+        mode (str): Whether the best is the ``"max"`` or the ``"min"`` . Default: ``"max"`` .
+
+    Raises:
+        TypeError: If `ema` has no averages.
+        ValueError: If only one of `file` and `metric` is given, `file` ends otherwise, or, after an evaluation, there
+            is no such metric.
+
+    Examples:
+        >>> import numpy as np
+        >>> from mindspore import dataset, nn
+        >>> from mindspore.train import Model
+        >>> from ms_optim import EMA, SGD
+        >>> from ms_optim.callbacks import EvaluateAverage
+        >>> data = dataset.NumpySlicesDataset((np.ones((4, 2), np.float32), np.ones((4, 3), np.float32))).batch(2)
+        >>> net = nn.Dense(2, 3)
+        >>> ema = EMA(SGD(net.trainable_params(), lr=0.1), decay=0.9)
+        >>> callback = EvaluateAverage(ema)
+        >>> model = Model(net, nn.MSELoss(), ema, metrics={"mse"})
+        >>> model.fit(2, data, data, callbacks=[callback], dataset_sink_mode=False, valid_dataset_sink_mode=False)
+    """
+
+    def __init__(
+        self,
+        ema: Swapping,
+        file: str | os.PathLike | None = None,
+        metric: str | None = None,
+        mode: str = "max",
+    ):
+        super().__init__()
+        owner = "EvaluateAverage"
+        if not isinstance(ema, Swapping):
+            raise TypeError(f"For '{owner}', 'ema' must be an EMA or a ParameterEMA, but got {type(ema).__name__}.")
+        if (file is None) != (metric is None):
+            raise ValueError(f"For '{owner}', 'file' and 'metric' must go together, but got {file!r} and {metric!r}.")
+        if file is not None and Path(file).suffix not in FORMATS:
+            raise ValueError(f"For '{owner}', 'file' must end in one of {FORMATS}, but got {str(file)!r}.")
+        self.ema, self.file, self.metric = ema, file, metric
+        self.mode = Choice("max", "min").check(owner, "mode", mode)
+        self.best: float | None = None
+        self._inside = False
+
+    def on_eval_begin(self, run_context: RunContext) -> None:
+        """Put the averages into the network."""
+        warn_of_buffers("EvaluateAverage", run_context.original_args().network, self.ema.tracked)
+        self.ema.swap_before_eval()
+        self._inside = True
+
+    def on_eval_end(self, run_context: RunContext) -> None:
+        """Save them if they are the best, and put the parameters back."""
+        if self.file is not None:
+            self._keep_the_best(run_context.original_args())
+        self._leave()
+
+    def _keep_the_best(self, told):
+        found = {**told.metrics, **(told.get("eval_results") or {})}
+        if self.metric not in found:
+            raise ValueError(f"For 'EvaluateAverage', 'metric' must be in {sorted(found)}, but got {self.metric!r}.")
+        value = as_number(found[self.metric], f"For 'EvaluateAverage', {self.metric!r}")
+        if self.best is None or (value > self.best if self.mode == "max" else value < self.best):
+            save(told.network, self.file)
+            self.best = value
+
+    def _leave(self):
+        if self._inside:
+            self._inside = False
+            self.ema.swap_after_eval()
+
+    def __exit__(self, *error: object) -> None:
+        """Put the parameters back also where an evaluation was broken off."""
+        self._leave()
+
+
+class SaveOnStop(Callback):
+    """Save, in `Model.train` and `Model.fit`, when the process is asked to stop, and end the training after that step.
+
+    The file is as `ms_optim.save` writes it; with what is in `also` it has "epoch" and "step", which are those of the
+    step that was taken last. `stopped` says afterwards whether it was so. With data sink the next step is the end of
+    what is sunk.
+
+    Args:
+        cell (nn.Cell): What is saved, such as the optimizer or an EMA, with the parameters and the state.
+        file (Union[str, PathLike]): As for `save`.
+        also (Union[None, Mapping[str, Any], Callable]): As for `save`, or a function without arguments that returns it
+            when it is needed. Default: ``None`` .
+        signals (tuple[signal.Signals]): As for `StopRequest`. Default: ``()`` .
+
+    Raises:
+        TypeError: If `cell` is not a Cell.
+        ValueError: If the training is in another thread than the main one.
+
+    Examples:
+        >>> from mindspore import nn
+        >>> from ms_optim import SGD
+        >>> from ms_optim.callbacks import SaveOnStop
+        >>> optimizer = SGD(nn.Dense(2, 3).trainable_params(), lr=0.1)
+        >>> callback = SaveOnStop(optimizer, "last.safetensors")  # one of the callbacks of `Model.train`
+        >>> callback.stopped
+        False
+    """
+
+    def __init__(
+        self,
+        cell: nn.Cell,
+        file: str | os.PathLike,
+        also: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+        signals: tuple[signal.Signals, ...] = (),
+    ):
+        super().__init__()
+        if not isinstance(cell, nn.Cell):
+            raise TypeError(f"For 'SaveOnStop', 'cell' must be a Cell, but got {type(cell).__name__}.")
+        self.cell, self.file, self.also = cell, file, also
+        self.stopped = False
+        self._request = StopRequest(*signals)
+
+    def on_train_begin(self, run_context: RunContext) -> None:
+        """Listen."""
+        self.stopped = False
+        self._request.__enter__()
+
+    def on_train_step_end(self, run_context: RunContext) -> None:
+        """Save and end, if that was asked for."""
+        if self._request and not self.stopped:
+            self.stopped = True
+            told = run_context.original_args()
+            also = self.also() if callable(self.also) else self.also
+            save(self.cell, self.file, {"epoch": told.cur_epoch_num, "step": told.cur_step_num, **(also or {})})
+            run_context.request_stop()
+
+    def on_train_end(self, run_context: RunContext) -> None:
+        """Listen no more."""
+        self._request.__exit__()
+
+    def __exit__(self, *error: object) -> None:
+        """Nor after an error."""
+        self._request.__exit__()

@@ -1,0 +1,258 @@
+"""A training that is stopped, and taken up with all that its loop had."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from helpers.modules import weights
+from mindspore import Tensor, nn, ops
+
+from ms_optim import EMA, LBFGS, SGD, AdamW, RandomState, StopRequest, restore, resume, save
+from ms_optim.callbacks import SaveOnStop
+from ms_optim.convert import load
+from ms_optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, ReduceLROnPlateau, SequentialLR, StepLR
+
+
+@pytest.fixture(params=[".ckpt", ".safetensors"])
+def file(request, tmp_path, graph):
+    """A file of each format."""
+    return tmp_path / f"last{request.param}"
+
+
+def make():
+    """A network's optimizer, stepped never."""
+    net = nn.Dense(2, 3, weight_init="ones", bias_init="zeros")
+    return AdamW(net.trainable_params(), lr=0.1)
+
+
+def step(optimizer):
+    """Take one on ones."""
+    optimizer(tuple(ops.ones_like(param) for param in optimizer.parameters))
+
+
+PLAIN = {
+    "epoch": 3,
+    "best": 0.1 + 0.2,
+    "none": None,
+    "flags": [True, False],
+    "pair": (1, "two", [3.0]),
+    "nan": float("inf"),
+    "counts": {30: 1, "a": {"b": []}},
+    "array": np.arange(6, dtype=np.uint32).reshape(2, 3),
+    "number": np.float32(0.5),
+}
+
+
+def test_plain_data_comes_back(file):
+    """As it was: text and integers as keys, tuples, arrays of any dtype, every bit of a number."""
+    optimizer = make()
+    save(optimizer, file, {**PLAIN, "tensor": Tensor([[1, 2]], ms.float16), "half": Tensor([1.5], ms.bfloat16)})
+    found = resume(optimizer, file)
+    assert list(found) == [*PLAIN, "tensor", "half"]
+    for name, value in PLAIN.items():
+        np.testing.assert_equal(found[name], value)
+        assert type(found[name]) is type(value) or name == "number"
+    assert (found["tensor"].dtype, found["half"].dtype, found["tensor"].shape) == (ms.float16, ms.bfloat16, (1, 2))
+    assert found["half"].float().asnumpy().tolist() == [1.5]
+    assert restore(optimizer, file) == []
+    assert {name for name in load(file) if name.startswith("ms_optim.also")}
+    save(optimizer, file)
+    assert resume(optimizer, file) == {}
+    ms.load_checkpoint(str(file), format=file.suffix[1:])
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda optimizer: StepLR(optimizer, 2, 0.5),
+        lambda optimizer: MultiStepLR(optimizer, [1, 1, 4]),
+        lambda optimizer: ReduceLROnPlateau(optimizer, patience=1),
+        lambda optimizer: SequentialLR(optimizer, [StepLR(optimizer, 1), CosineAnnealingLR(optimizer, 5)], [3]),
+    ],
+)
+def test_a_loop_is_taken_up(schedule, file):
+    """Its scheduler, its average, its random numbers, its best metric: bits of a loop that was not stopped."""
+    loops = []
+    for _ in range(2):
+        ema = EMA(make(), 0.5)
+        loops.append((ema, {"scheduler": schedule(ema), "random": RandomState()}))
+
+    def epoch(loop):
+        ema, also = loop
+        drawn = (random.random(), np.random.rand())
+        for param in ema.parameters:
+            ops.assign(param, param + drawn[0] * drawn[1])
+        step(ema)
+        also["scheduler"].step(*([drawn[0]] if isinstance(also["scheduler"], ReduceLROnPlateau) else []))
+        return drawn
+
+    random.seed(3)
+    np.random.seed(4)
+    for _ in range(2):
+        epoch(loops[0])
+    save(loops[0][0], file, {**loops[0][1], "epoch": 2})
+    expected = [epoch(loops[0]) for _ in range(3)]
+    random.seed(5)
+    np.random.seed(6)
+    assert resume(loops[1][0], file, loops[1][1]) == {"epoch": 2}
+    assert [epoch(loops[1]) for _ in range(3)] == expected
+    np.testing.assert_equal(weights(loops[1][0]), weights(loops[0][0]))
+    np.testing.assert_equal(loops[1][1]["scheduler"].state_dict(), loops[0][1]["scheduler"].state_dict())
+    states = resume(loops[1][0], file)
+    assert states.keys() == {"scheduler", "random", "epoch"}
+    assert isinstance(states["scheduler"].get("milestones", Counter()), (dict, Counter))
+
+
+def test_a_history_that_no_checkpoint_has(file):
+    """That of LBFGS, whose state dict has it."""
+    nets = [nn.Dense(2, 1, weight_init="ones", bias_init="zeros") for _ in range(2)]
+    made = []
+    for net in nets:
+        optimizer = LBFGS(net.trainable_params(), max_iter=2)
+        gradient = ms.value_and_grad(nn.WithLossCell(net, nn.MSELoss()), None, optimizer.parameters)
+        x, y = Tensor([[1.0, 2.0], [3.0, -1.0]], ms.float32), Tensor([[0.5], [-0.5]], ms.float32)
+        made.append((optimizer, lambda gradient=gradient, x=x, y=y: gradient(x, y)))
+    made[0][0].step(made[0][1])
+    save(made[0][0], file, {"optimizer": made[0][0]})
+    assert resume(made[1][0], file, {"optimizer": made[1][0]}) == {}
+    for optimizer, closure in made:
+        optimizer.step(closure)
+    np.testing.assert_equal(weights(nets[1]), weights(nets[0]))
+
+
+def test_what_does_not_fit_changes_nothing(file):
+    """Neither the cell nor what is beside it."""
+    optimizer = make()
+    schedule = StepLR(optimizer, 2)
+    step(optimizer)
+    schedule.step()
+    save(optimizer, file, {"scheduler": schedule, "epoch": 3})
+    other = SGD(nn.Dense(2, 3).trainable_params(), lr=0.5)
+    theirs, states = StepLR(other, 2), RandomState()
+    before = weights(other), theirs.state_dict(), random.getstate()
+    for also, message in (
+        ({"scheduler": theirs}, "must be of SGD, as the optimizer is, but that of AdamW was saved"),
+        (
+            {"scheduler": theirs, "random": states},
+            r"must have a state for each in 'also', but has none for \['random'\]",
+        ),
+        ({"epoch": theirs}, r"but has none for \['epoch'\], and \['scheduler', 'epoch'\]"),
+        ({"scheduler": CosineAnnealingLR(other, 3)}, "For 'CosineAnnealingLR', 'state_dict' must have the keys"),
+        ({"scheduler": states}, "For 'RandomState', 'state_dict' must have 'python', 'numpy' and 'mindspore'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            resume(other, file, also)
+        np.testing.assert_equal((weights(other), theirs.state_dict(), random.getstate()), before)
+    with pytest.raises(TypeError, match=r"what is in 'also' must have 'load_state_dict', but got {'epoch': 'int'}"):
+        resume(optimizer, file, {"epoch": 3})
+    for also, message in (
+        (3, "'also' must map names to values, but got 3"),
+        ({1: 2}, "'also' must map names to values"),
+        ({"a": {"b": [object()]}}, r"'a.b\[0\]' of 'also' must be plain data, or have a state dict, but got object"),
+        ({"a": np.array(["x"])}, "'a' of 'also' must be real numbers"),
+    ):
+        content = file.read_bytes()
+        with pytest.raises((TypeError, ValueError), match=f"^For 'save', {message}"):
+            save(optimizer, file, also)
+        assert file.read_bytes() == content
+
+
+def test_a_request_to_stop():
+    """Is one while the block runs, and of the main thread; twice is at once."""
+    before = signal.getsignal(signal.SIGUSR1)
+    with StopRequest(signal.SIGUSR1) as stop:
+        assert not stop
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop
+    assert signal.getsignal(signal.SIGUSR1) == before and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    raised = []
+
+    def enter():
+        try:
+            StopRequest().__enter__()
+        except ValueError as error:
+            raised.append(str(error))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert raised and raised[0].startswith("For 'StopRequest', the block must be entered in the main thread")
+    with pytest.raises(TypeError, match="For 'SaveOnStop', 'cell' must be a Cell, but got int"):
+        SaveOnStop(3, "a.ckpt")
+
+
+TRAINING = """
+import sys
+import mindspore as ms
+import numpy as np
+from mindspore import dataset, nn
+from mindspore.train import Callback, Model
+from ms_optim import EMA, AdamW, resume
+from ms_optim.callbacks import SaveOnStop
+
+file, mode, stops = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "stops"
+ms.set_context(mode=mode)
+rows = np.linspace(-1, 1, 400, dtype=np.float32).reshape(200, 2)
+data = dataset.NumpySlicesDataset((rows, rows[:, :1] * 3), shuffle=False).batch(1)
+net = nn.Dense(2, 1, weight_init="ones", bias_init="zeros")
+ema = EMA(AdamW(net.trainable_params(), lr=0.01), 0.9)
+
+
+class Slow(Callback):
+    def on_train_step_end(self, run_context):
+        import time
+
+        print(run_context.original_args().cur_step_num, flush=True)
+        time.sleep(0.05 if stops else 0)
+        if not stops and run_context.original_args().cur_step_num == int(sys.argv[4]):
+            run_context.request_stop()
+
+
+callback = SaveOnStop(ema, file, lambda: {"note": "here"})
+Model(net, nn.MSELoss(), ema).train(1, data, callbacks=[Slow(), callback], dataset_sink_mode=False)
+if stops:
+    assert callback.stopped
+    told = resume(ema, file)
+    print("told", told["epoch"], told["step"], told["note"], int(ema.global_step.asnumpy()[0]), flush=True)
+print("bits", [param.asnumpy().tolist() for param in net.get_parameters()], flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "mode"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGINT, 1)])
+def test_a_process_that_is_told_to_stop(sent, mode, tmp_path):
+    """Ends after a step with rc 0, and its file holds that step: as a process that was not told, at the same step."""
+    script = tmp_path / "train.py"
+    script.write_text(TRAINING)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def run(*args):
+        return subprocess.Popen(
+            [sys.executable, str(script), *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    file = str(tmp_path / "last.safetensors")
+    process = run(file, str(mode), "stops")
+    while process.stdout.readline().strip() != "5":
+        assert process.poll() is None, process.stderr.read()
+    time.sleep(0.02)
+    process.send_signal(sent)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    told = next(line for line in out.splitlines() if line.startswith("told")).split()
+    assert told[1] == "1" and told[3] == "here" and told[2] == told[4] and 5 <= int(told[2]) < 60
+    expected, error = run(file, str(mode), "runs", told[2]).communicate(timeout=120)
+    assert out.splitlines()[-1] == expected.splitlines()[-1], error
