@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from ms_optim import OPTIMIZERS
+from ms_optim import OPTIMIZERS, _native
 from ms_optim.arguments import Flag, Number, Numbers, Rate, Whole
 from parity.cases import CASES
 
@@ -31,6 +31,7 @@ SHAPES = {
     "zero.beta": (5,),
     "long.weight": (1100,),
 }
+FEW = ("a.weight", "b.gamma", "scale", "conv.weight")
 # The same for an optimizer that takes matrices only: wide, tall, and with axes of size 1.
 MATRICES = dict(zip(SHAPES, [(3, 4), (3, 4), (1, 1), (2, 1), (6, 9), (5, 2), (40, 28)]))
 # Two values of an argument, far from its default and from each other, so that a mistake in one shows; of an argument
@@ -114,8 +115,9 @@ def numbers_of(cls, which=0):
 
 
 def shapes_of(name):
-    """The shapes that an optimizer takes, by parameter name."""
-    return MATRICES if CASES[name][0].rank == 2 else SHAPES
+    """The shapes that an optimizer takes, by parameter name; without kernels fewer, because each has to be compiled."""
+    shapes = MATRICES if CASES[name][0].rank == 2 else SHAPES
+    return shapes if _native.library() else {key: shapes[key] for key in FEW}
 
 
 def make_params(name, dtype=ms.float32, prefix=""):
@@ -125,15 +127,16 @@ def make_params(name, dtype=ms.float32, prefix=""):
     return [Parameter(Tensor(np.float16(value), dtype), name=prefix + key) for key, value in values.items()]
 
 
-@functools.cache
 def make_grads(name, steps=6, seed=1):
     """For each step, a gradient for each shape that an optimizer takes: of all magnitudes, one of them zero."""
+    return _drawn(tuple(shapes_of(name).values()), steps, seed)
+
+
+@functools.cache
+def _drawn(shapes, steps, seed):
     rng = np.random.default_rng(seed)
     draw = [
-        [
-            np.float32(rng.standard_normal(shape) * np.exp(rng.uniform(-9, 3, shape)))
-            for shape in shapes_of(name).values()
-        ]
+        [np.float32(rng.standard_normal(shape) * np.exp(rng.uniform(-9, 3, shape))) for shape in shapes]
         for _ in range(steps)
     ]
     draw[0][0] *= 0

@@ -3,11 +3,15 @@
 import numpy as np
 from mindspore import nn
 
-from ms_optim.arguments import Choice, Flag, Number, Numbers, Predicate, Rate, Whole
+from ms_optim.arguments import Choice, Flag, Number, Numbers, PerStep, Predicate, Rate, Whole
 
 nan, inf = float("nan"), float("inf")
 EXPONENTIAL = nn.ExponentialDecayLR(0.1, 0.9, 4)
 NO_NUMBERS = [nan, "1", True, np.bool_(True), 1j, {}, np.array("1"), np.ones((1, 1))]
+
+
+# Lists that are none of numbers for the steps, and what would have to be asked for each.
+TABLES = [[], ["1"], [0.1, -0.1], [nan], [True], [[0.1]], np.zeros(0), lambda step: 0.1, nn.ReLU()]
 
 
 def bad(cls, argument):
@@ -17,10 +21,10 @@ def bad(cls, argument):
 
 def _bad(kind):
     if isinstance(kind, Number):
-        return [*_outside(kind), *NO_NUMBERS, [0.5], *([] if kind.none else [None])]
+        lists = TABLES if isinstance(kind, PerStep) else [[0.5]]
+        return [*_outside(kind), *NO_NUMBERS, *lists, *([] if kind.none else [None])]
     if isinstance(kind, Rate):
-        tables = [[], ["1"], [0.1, -0.1], [nan], [True], [[0.1]], np.zeros(0), lambda step: 0.1, nn.ReLU()]
-        return [*_outside(kind.each), *NO_NUMBERS, None, *tables]
+        return [*_outside(kind.each), *NO_NUMBERS, None, *TABLES]
     if isinstance(kind, Numbers):
         good, count = [_inside(part) for part in kind.parts.values()], len(kind.parts)
         wrong = [

@@ -177,7 +177,7 @@ def test_numbers_change_without_compiling_again(name, path):
 def test_a_parameter_without_a_gradient_does_not_move(name, path):
     """Nor does one that is frozen, which compiles nothing; the others go on as if it were not there."""
     optimizer = DENSE[name](make_params(name), **loud(DENSE[name]))
-    absent = [(), (1, 5), (1, 5), (2,), (), (2,)]
+    absent = [(), (1, 3), (1, 3), (2,), (), (2,)]
     before = outcome(optimizer)
     halted = set()
     for step, (grads, missing) in enumerate(zip(make_grads(name), absent)):
@@ -194,7 +194,7 @@ def test_a_parameter_without_a_gradient_does_not_move(name, path):
                 expected = baseline(name, path)[step]
                 assert_same({key: after[key] for key in mine}, {key: expected[key] for key in mine})
         before = after
-    assert optimizer.step_counts.asnumpy().tolist() == [6, 4, 4, 6, 6, 4, 6]
+    assert optimizer.step_counts.asnumpy().tolist() == [6, 4, 4, 4, 6, 6, 6][: len(optimizer.parameters)]
     assert_compiled(optimizer, 2)
 
 
