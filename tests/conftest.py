@@ -2,8 +2,11 @@
 
 import copy
 import gc
+import sys
 from types import SimpleNamespace
 
+import mindspore as ms
+import numpy as np
 import pytest
 import torch
 from helpers import COMPOSED, SPAN
@@ -22,6 +25,13 @@ _finished = []
 
 # MindSpore would collect garbage, and so look through all that is loaded, whenever it compiles.
 api.gc = SimpleNamespace(collect=lambda: None)
+
+
+def pytest_report_header():
+    """What the tests run with."""
+    versions = {"MindSpore": ms.__version__, "torch": torch.__version__, "NumPy": np.__version__}
+    python = ".".join(map(str, sys.version_info[:2]))
+    return f"Tested on {', '.join(f'{name} {version}' for name, version in versions.items())} and Python {python}."
 
 
 def pytest_runtest_logfinish(nodeid):
