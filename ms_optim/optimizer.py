@@ -409,6 +409,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         if not self.why_compiled and self.stepper(self, owner, gradients):
             return self.present
         gradients = self.checked(owner, gradients)
+        self.refuse_cast(owner)
         self.follow_requires_grad()
         return _compiled.step(self, gradients, self.pieces)
 
@@ -418,17 +419,17 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         return self.no_launch or _host.obstacle()
 
     def checked(self, owner: str, gradients: Any) -> tuple[Any, ...]:
-        """The gradients as a step takes them; what does not fit raises in the name of `owner`.
+        """The gradients as a step takes them; what does not fit raises in the name of `owner`."""
+        return check_gradients(owner, gradients, self.parameters)
 
-        So do parameters that were cast: a step that has compiled goes on writing what they were before.
-        """
+    def refuse_cast(self, owner: str) -> None:
+        """Raise if parameters were cast: a step that has compiled goes on writing what they were before."""
         cast = [param.name for param, dtype in zip(self.parameters, self.dtypes) if param.dtype != dtype]
         if cast:
             raise TypeError(
                 f"For '{owner}', 'params' must have the dtypes that they had when it was made, but {cast} were cast: "
                 "after a cast of the network an optimizer must be made anew."
             )
-        return check_gradients(owner, gradients, self.parameters)
 
     def construct(self, gradients, present=None):
         """One step: the numbers of all parameters first, then the rule on each."""

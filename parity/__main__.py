@@ -1,10 +1,8 @@
 """`python -m parity`: verify optimizers against PyTorch and exit with 1 if one parts from it."""
 
 import argparse
-import difflib
 import os
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from shutil import which
 
@@ -14,6 +12,7 @@ from rich.progress import Progress
 from parity.cases import ENTRIES, MUTANTS
 from parity.cases.draws import Draw
 from parity.cases.problems import STEPS, synthetic
+from parity.names import parse_names
 
 FREE_STEPS = 200
 MODE_CHOICES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
@@ -49,19 +48,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--workers must be at least 1, but got {options.workers}")
     if options.report and options.report.exists() and not options.report.is_dir():
         parser.error(f"--report must be a folder, but {str(options.report)!r} is a file")
-    return options
-
-
-def parse_names(parser: argparse.ArgumentParser, known: Collection[str], argv: list[str] | None) -> argparse.Namespace:
-    """Parse a command line that may also name some of the known optimizers; all of them if it names none."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers; all if none is given")
-    options = parser.parse_args(argv)
-    for name in options.names:
-        if name not in known:
-            near = difflib.get_close_matches(name.lower(), [other.lower() for other in known], 1, 0.0)
-            nearest = next(other for other in known if other.lower() == near[0])
-            parser.error(f"unknown optimizer {name!r}; did you mean {nearest!r}? There are {', '.join(known)}.")
-    options.names = options.names or list(known)
     return options
 
 
@@ -121,13 +107,13 @@ def _verify(options, console):
 
 
 def _mutants(options, console):
-    from parity import jobs, report, suite
-    from parity.hunt import kernels
+    from parity import jobs, report
+    from parity.hunt import kernels, rules
 
     jobs.start()
     mutants = [mutant for mutant in MUTANTS if mutant.optimizer in options.names]
     with Progress(console=console) as progress:
-        hunted = suite.hunt(mutants, synthetic(options.steps))
+        hunted = rules.hunt(mutants, synthetic(options.steps))
         fates = list(progress.track(hunted, total=len(mutants), description="mutants"))
         if kernels.SOURCES.is_dir() and which(kernels.COMPILER[0]):
             hunted = kernels.hunt(options.names, synthetic(options.steps))

@@ -1,7 +1,7 @@
 """The parity suite: the three legs on each case, on the user's own optimizer and on the mutants."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,11 +10,10 @@ import numpy as np
 
 import ms_optim
 from ms_optim._native import obstacle
-from parity.cases import ENTRIES, Case, Mutant
-from parity.cases.losses import MINIMIZING_STEPS, Loss, losses
+from parity.cases import Case, Mutant
+from parity.cases.losses import MINIMIZING_STEPS, Loss
 from parity.cases.networks import initial_weights
 from parity.cases.problems import Problem, synthetic
-from parity.hunt.mutants import breed
 from parity.judge.compare import Verdict, compare, compare_bits, compare_exactly
 from parity.sides import mindspore as mindspore_side
 from parity.sides import mindspore_networks, rules, torch_networks
@@ -249,61 +248,3 @@ class Fate:
     def caught(self) -> bool:
         """Whether some case failed."""
         return self.case is not None
-
-
-def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) -> Iterator[Fate]:
-    """Run the cases of each mutant's optimizer until one fails, each judged by the oracle, as a right rule is.
-
-    A grid begins with the defaults, which are the quietest, so it is run backwards.
-    First the leg "rule", which compiles nothing: `scalars` in float64 and `update` in float32, on torch tensors. It
-    sees what an edit of the rule or of the declared state does to numbers. Then the leg "graph", compiled by
-    MindSpore, for what the first has not caught: it sees an edit of `construct` too, and is the only one of an
-    optimizer whose step takes a closure, which is run on losses.
-
-    Args:
-        mutants: What to hunt.
-        problem: What the cases are run on.
-        compiled: Whether what is caught by its rule must be caught compiled as well, beginning with the same case.
-    """
-
-    @functools.cache
-    def references(case):
-        build, fitting = torch_side.factory(case), problem.fitting(case)
-        return torch_side.run(build, fitting, "float32"), torch_side.run(build, fitting, "float64")
-
-    @functools.cache
-    def minima(case, loss):
-        return tuple(
-            torch_side.minimize(torch_side.factory(case), loss, MINIMIZING_STEPS, dtype)
-            for dtype in ("float32", "float64")
-        )
-
-    def judge_steps(case, wrong, leg):
-        build, fitting = mindspore_side.factory(case, wrong), problem.fitting(case)
-        ours = rules.run(build, fitting, "float32") if leg == "rule" else mindspore_side.run(build, fitting, leg, True)
-        yield compare(ours, *references(case), noise=case.noise, initial=fitting.initial)
-
-    def judge_minima(case, wrong, leg):
-        for loss in losses():
-            ours = mindspore_side.minimize(mindspore_side.factory(case, wrong), loss, MINIMIZING_STEPS, leg)
-            yield compare(ours, *minima(case, loss), FREE_RATIO)
-
-    with TemporaryDirectory() as folder:
-        for mutant in mutants:
-            wrong, entry = breed(mutant, Path(folder)), ENTRIES[mutant.optimizer]
-            cases, fate = entry.cases[::-1], Fate(mutant)
-            if not entry.closure:
-                fate = _hunt_one(mutant, wrong, cases, "rule", judge_steps)
-            if compiled or not fate.caught:
-                cases = sorted(cases, key=lambda case: case is not fate.case)
-                fate = _hunt_one(mutant, wrong, cases, "graph", judge_minima if entry.closure else judge_steps)
-            yield fate
-
-
-def _hunt_one(mutant, wrong, cases, leg, judge):
-    """One leg, over the cases in order."""
-    for case in cases:
-        for verdict in judge(case, wrong, leg):
-            if not verdict.passed:
-                return Fate(mutant, case, verdict, leg)
-    return Fate(mutant)

@@ -327,6 +327,7 @@ class EMA(Swapping, Stateful):
             if not self.why_compiled and self._step_at_once(gradients):
                 return self.optimizer.present
             gradients = self.optimizer.checked("EMA", gradients)
+            self.optimizer.refuse_cast("EMA")
             self.optimizer.follow_requires_grad()
             return _compiled.step(self, gradients, self._step_in_pieces if self.pieces else None)
         gradients = check_gradients("EMA", gradients, self.parameters)

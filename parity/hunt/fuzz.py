@@ -20,11 +20,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 import ms_optim
-from parity.__main__ import parse_names
 from parity.cases import ENTRIES
 from parity.cases.draws import DTYPES, PATHS, REGIMES, Draw
 from parity.hunt.drawn import Judged, compare_draw
 from parity.hunt.strategies import PATTERN, arguments_of, values
+from parity.names import parse_names
 from parity.report import failures
 from parity.suite import paths
 

@@ -57,13 +57,16 @@ ACCEPTED = {
 # What the others say here, where they are not about the value of the one argument beside lr.
 TWICE = r"'params' must hold each parameter, and each name, once, but got \['p0'\] more than once"
 LISTS = "'params' must be a list of Parameters or of dicts"
-GROUPED = "'params' of a group must be a list of Parameters"
 MESSAGES = {
     "invalid param type": f"{LISTS}, but got Parameter",
     "a param group cannot have duplicate parameters": TWICE,
     "duplicate parameters should not occur across param groups either": TWICE,
-    "all optimizer params should be with/without names": f"{LISTS}, but got an element of tuple",
-    "all optimizer param groups should be with/without names.": f"{GROUPED}, but got an element of tuple",
+    "all optimizer params should be with/without names": (
+        r"'param_names' must be one for each of the \d+ parameters of a group, but got \['[^']+'\]"
+    ),
+    "all optimizer param groups should be with/without names.": (
+        r"'params' must be with names in all groups or in none, but got some in \[\d\] of 2 groups"
+    ),
     "does not support complex parameters": "the dtype of 'p0' must be in .*, but got Complex64",
     "only support 2D parameters": r"'params' must be matrices, but got 'p0' of shape \(\d+, \d+, \d+\)",
 }

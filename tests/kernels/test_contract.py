@@ -269,13 +269,15 @@ CHANGES = {
         "Adam",
         lambda optimizer: optimizer.exp_avg_sq[1].set_dtype(ms.float16),
         TypeError,
-        "the state 'exp_avg_sq' of 'p1' must be of Float32 and shape (4,) as the parameter, but got Float16 and (4,).",
+        "the state 'exp_avg_sq' of 'p1' must be of Float32 and shape (4,) as the parameter, "
+        "but got Float16 and (4,); after a cast",
     ),
     "the dtype of a parameter": (
         "Adam",
         lambda optimizer: optimizer.parameters[0].set_dtype(ms.float64),
         TypeError,
-        "the state 'exp_avg' of 'p0' must be of Float64 and shape (2, 3) as the parameter, but got Float32 and (2, 3).",
+        "the state 'exp_avg' of 'p0' must be of Float64 and shape (2, 3) as the parameter, "
+        "but got Float32 and (2, 3); after a cast",
     ),
     "a parameter to integers": (
         "Adam",
@@ -287,7 +289,8 @@ CHANGES = {
         "Adam",
         lambda optimizer: optimizer.parameters[1].set_data(Tensor(np.ones(5), ms.float32), slice_shape=True),
         ValueError,
-        "the state 'exp_avg' of 'p1' must be of Float32 and shape (5,) as the parameter, but got Float32 and (4,).",
+        "the state 'exp_avg' of 'p1' must be of Float32 and shape (5,) as the parameter, "
+        "but got Float32 and (4,); after a cast",
     ),
     "the dtype of an average": (
         "EMA",

@@ -11,11 +11,11 @@ from parity.cases import CASES, ENTRIES, Mutant
 from parity.cases.problems import synthetic
 from parity.hunt import kernels
 from parity.hunt.mutants import breed
+from parity.hunt.rules import hunt
 from parity.judge.compare import compare
 from parity.sides import mindspore as mindspore_side
 from parity.sides import rules
 from parity.sides import torch as torch_side
-from parity.suite import hunt
 
 # One pattern of gradients, and so one compilation.
 PROBLEM = synthetic(absent=False)

@@ -1,0 +1,18 @@
+"""Names of optimizers on a command line."""
+
+import argparse
+import difflib
+from collections.abc import Collection
+
+
+def parse_names(parser: argparse.ArgumentParser, known: Collection[str], argv: list[str] | None) -> argparse.Namespace:
+    """Parse a command line that may also name some of the known optimizers; all of them if it names none."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="optimizers; all if none is given")
+    options = parser.parse_args(argv)
+    for name in options.names:
+        if name not in known:
+            near = difflib.get_close_matches(name.lower(), [other.lower() for other in known], 1, 0.0)
+            nearest = next(other for other in known if other.lower() == near[0])
+            parser.error(f"unknown optimizer {name!r}; did you mean {nearest!r}? There are {', '.join(known)}.")
+    options.names = options.names or list(known)
+    return options
