@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(config, items):
 
     What runs without kernels compiles for seconds, so that it is left out where there is no kernel anyway. Where it is
     marked as generic, which no rule could get wrong, it runs on those of COMPOSED only, and in PYNATIVE on those of
-    SPAN.
+    SPAN; so it does in GRAPH if it compiles a training for each, `generic(compiles=True)`.
     """
     for item in list(items):
         params = getattr(getattr(item, "callspec", None), "params", {})
@@ -94,7 +94,13 @@ def pytest_collection_modifyitems(config, items):
             continue
         how, generic = params.get("mode") or params.get("path"), item.get_closest_marker("generic")
         if (how == "composed" and _native.obstacle(name, OPTIMIZERS[name].update)) or (
-            generic and name not in {"composed": COMPOSED, "pynative": SPAN}.get(how, OPTIMIZERS)
+            generic
+            and name
+            not in {
+                "composed": COMPOSED,
+                "pynative": SPAN,
+                "graph": SPAN if generic.kwargs.get("compiles") else OPTIMIZERS,
+            }.get(how, OPTIMIZERS)
         ):
             items.remove(item)
             config.hook.pytest_deselected(items=[item])

@@ -48,10 +48,16 @@ def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) ->
         ours = rules.run(build, fitting, "float32") if leg == "rule" else mindspore_side.run(build, fitting, leg, True)
         yield compare(ours, *references(case), noise=case.noise, initial=fitting.initial)
 
+    order = list(losses())
+
     def judge_minima(case, wrong, leg):
-        for loss in losses():
+        for loss in [*order]:
             ours = mindspore_side.minimize(mindspore_side.factory(case, wrong), loss, MINIMIZING_STEPS, leg)
-            yield compare(ours, *minima(case, loss), FREE_RATIO)
+            verdict = compare(ours, *minima(case, loss), FREE_RATIO)
+            if not verdict.passed:  # what one mistake shows on, the next may
+                order.remove(loss)
+                order.insert(0, loss)
+            yield verdict
 
     with TemporaryDirectory() as folder:
         for mutant in mutants:

@@ -160,7 +160,7 @@ def test_restore_a_list_of_learning_rates(name, either):
     assert_same(outcome(optimizer), direct(name, either, tuple(RATES)))
 
 
-@pytest.mark.generic
+@pytest.mark.generic(compiles=True)
 @span
 def test_train_one_step_cell(name, mode, compilations):
     """Scaled up by `sens` and down by `loss_scale`, with numbers that are set between steps."""
@@ -185,7 +185,7 @@ def model_train(name, mode, sink):
     assert_same(outcome(optimizer), direct(name, mode))
 
 
-@pytest.mark.generic
+@pytest.mark.generic(compiles=True)
 @each
 def test_model_train(name, mode):
     """Fed batch by batch."""
@@ -208,7 +208,7 @@ def test_learning_rate_scheduler_of_mindspore(name, either):
     assert_same(outcome(optimizer), direct(name, either, rates))
 
 
-@pytest.mark.generic
+@pytest.mark.generic(compiles=True)
 @pytest.mark.parametrize(
     "name",
     [name for name, cls in DENSE.items() if "weight_decay" in arguments_of(cls) and CASES[name][0].rank is None],
