@@ -53,7 +53,8 @@ def encoded(owner: str, given: Mapping[str, Any]) -> dict[str, Tensor]:
         name = f"{ARRAYS}{len(arrays)}"
         kind = "tensor" if isinstance(value, Tensor) else "array"
         array = as_array(value, f"For '{owner}', '{path}' of 'also'")
-        arrays[name] = Tensor(np.ascontiguousarray(array).reshape(-1))
+        if array.size:  # MindSpore reads no empty tensor from a .ckpt
+            arrays[name] = Tensor(np.ascontiguousarray(array).reshape(-1))
         return {kind: [name, list(array.shape), str(value.dtype) if kind == "tensor" else str(array.dtype)]}
 
     described = {name: encode(value, name) for name, value in given.items()}
@@ -79,8 +80,8 @@ def decoded(entries: Mapping[str, Tensor]) -> dict[str, Any]:
         if kind == "dict":
             return {decode(key): decode(item) for key, item in inner}
         name, shape, dtype = inner
-        array = entries[name].asnumpy().reshape(shape)
-        return array.copy() if kind == "array" else Tensor(array, getattr(ms, dtype.lower()))
+        array = entries[name].asnumpy().reshape(shape) if 0 not in shape else np.zeros(shape, np.float32)
+        return array.astype(dtype) if kind == "array" else Tensor(array, getattr(ms, dtype.lower()))
 
     return {name: decode(value) for name, value in from_json(entries[ENTRY]).items()} if ENTRY in entries else {}
 

@@ -49,6 +49,7 @@ PLAIN = {
     "counts": {30: 1, "a": {"b": []}},
     "array": np.arange(6, dtype=np.uint32).reshape(2, 3),
     "number": np.float32(0.5),
+    "empty": np.zeros((2, 0), np.int16),
 }
 
 
