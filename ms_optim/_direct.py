@@ -17,6 +17,7 @@ from mindspore import Parameter, Tensor
 from ms_optim import _host, _native
 from ms_optim._freezing import FLAG
 from ms_optim._host import Vector
+from ms_optim._values import held
 
 # What stands for a gradient that is absent, which no kernel reads.
 _NOTHING = Tensor(0.0, ms.float32)
@@ -239,7 +240,7 @@ class Stepper:
         """Compute the numbers, run the kernel, and write the numbers that are state."""
         trainable, counts, place, *vectors = self._memory.arrays()
         kept, columns = vectors[: len(optimizer.scalar_state)], vectors[len(optimizer.scalar_state) :]
-        columns = [column if column.ndim == 1 else column[min(place.item(), len(column) - 1)] for column in columns]
+        columns = [column if column.ndim == 1 else held(column, place.item()) for column in columns]
         self._moves[:] = trainable
         self._moves[absent] = False
         steps = counts + self._moves

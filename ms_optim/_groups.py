@@ -7,8 +7,8 @@ from typing import Any
 
 from mindspore import Parameter, Tensor, nn, ops
 
-from ms_optim._values import as_number, plain, repeated
-from ms_optim.arguments import COMMON, FLOATS, Kind, Number, PerStep
+from ms_optim._values import as_number, held, plain, repeated
+from ms_optim.arguments import COMMON, FLOATS, Kind
 
 # The numbers that schedulers leave in a group, as torch's do.
 NOTES = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr")
@@ -175,7 +175,7 @@ def by_step(numbers: Sequence[float | list[float]]) -> list:
     if not steps:
         return list(numbers)
     columns = [number if isinstance(number, list) else [number] for number in numbers]
-    return [[column[min(step, len(column) - 1)] for column in columns] for step in range(steps)]
+    return [[held(column, step) for column in columns] for step in range(steps)]
 
 
 class Group(MutableMapping):
@@ -287,10 +287,7 @@ class ParamGroup(Group):
         what = f"For '{self._owner}', '{name}'"
         if self.follows(name):
             raise ValueError(f"{what} of a group on a schedule must not be set, but got {value}.")
-        kind = self._optimizer.kinds[name]
-        if isinstance(kind, PerStep):
-            kind = Number(kind.interval)
-        value = (kind.each if name == "lr" else kind).check(self._owner, name, value)
+        value = self._optimizer.kinds[name].each.check(self._owner, name, value)
         if any(slot.when == name and bool(value) != bool(self[name]) for slot in self._optimizer.slots):
             raise ValueError(
                 f"{what} must stay zero or stay nonzero, because it decides which state there is, but got {value} "
@@ -315,8 +312,7 @@ class ParamGroup(Group):
             return self._optimizer.rates.current(self._index)
         if not self.follows(name):
             return self[name]
-        table = self._options[name]
-        return table[min(int(self._optimizer.global_step.asnumpy()[0]), len(table) - 1)]
+        return held(self._options[name], int(self._optimizer.global_step.asnumpy()[0]))
 
     @property
     def settable(self) -> list[str]:
@@ -328,7 +324,7 @@ class ParamGroup(Group):
         """Whether an argument follows a schedule in the graph: a learning rate, or what has a number for each step."""
         if name == "lr":
             return self._optimizer.rates.scheduled(self._index)
-        return isinstance(self._options[name], list) and isinstance(self._optimizer.kinds[name], PerStep)
+        return isinstance(self._options[name], list)
 
     def _kept(self, name):
         """The vectors over groups that hold the numbers of an argument."""

@@ -9,9 +9,14 @@ from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from ms_optim import _compiled
 from ms_optim._host import Memory
-from ms_optim._values import float64_parameter
+from ms_optim._values import float64_parameter, held
 
 LearningRate: TypeAlias = float | Iterable[float] | Tensor | LearningRateSchedule
+
+
+def look_up(table, step):
+    """What a table has for a step, in a graph, with an axis of one step: its last holds."""
+    return table.gather(step.clip(None, table.shape[0] - 1), 0)
 
 
 class Table(LearningRateSchedule):
@@ -20,11 +25,10 @@ class Table(LearningRateSchedule):
     def __init__(self, table):
         super().__init__()
         self.learning_rate = table
-        self.last = table.shape[0] - 1
 
     def construct(self, global_step):
         """Look this step up."""
-        return self.learning_rate.gather(global_step.clip(None, self.last), 0)
+        return look_up(self.learning_rate, global_step)
 
 
 class Constant(LearningRateSchedule):
@@ -55,7 +59,7 @@ def _at(place, source, number):
     """What a source gives at a step, with the dtypes of a graph; `number` is what it keeps."""
     if number is None:
         return _compiled.call(source, Tensor(place.copy())).asnumpy().item()
-    return number[min(place.item(), source.last)] if isinstance(source, Table) else number.item()
+    return held(number, place.item()) if isinstance(source, Table) else number.item()
 
 
 class Rates:

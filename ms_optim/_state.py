@@ -330,9 +330,9 @@ def _places(optimizer):
 
 def _with_steps(optimizer, state, groups):
     """The state, with the count of steps that apex's FusedAdam has in a group for each parameter that has none."""
-    steps = {place: group["step"] for group in groups if "step" in group for place in group["params"]}
     if "step" not in optimizer.state.vectors:
         return state
+    steps = {place: group["step"] for group in groups if "step" in group for place in group["params"]}
     return {place: {"step": steps[place], **kept} if kept and place in steps else kept for place, kept in state.items()}
 
 

@@ -3,7 +3,7 @@
 import math
 import reprlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mindspore as ms
@@ -87,6 +87,11 @@ def write(param: Parameter, value: Tensor) -> None:
         param.copy_(value)
     else:
         ops.assign(param, value)
+
+
+def held(table: Sequence, step: int) -> Any:
+    """What a table has for a step: its last holds."""
+    return table[min(step, len(table) - 1)]
 
 
 def repeated(names: Iterable[str]) -> list[str]:

@@ -79,6 +79,9 @@ PLACES = {
 def _translated(owner, own, given):
     """Arguments under the names of a class, from MindSpore's."""
     found: dict[str, Any] = {}
+    pair = {*BETAS} & given.keys()
+    if pair and "betas" in given:
+        raise TypeError(f"For '{owner}', 'betas' must be given once, but got it as {sorted(pair)} too.")
     for word, value in given.items():
         name = word if word in own else WORDS.get(word, word)
         if name not in own:

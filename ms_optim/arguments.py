@@ -28,6 +28,11 @@ class Kind:
     is decided at construction, for each parameter by `decided`.
     """
 
+    @property
+    def each(self) -> "Kind":
+        """What one of the values is, where there may be one for each step."""
+        return self
+
     def check(self, owner: str, name: str, value: Any) -> Any:
         """The value as it is kept.
 
@@ -148,12 +153,17 @@ def _listed(owner, name, value, each, what):
 class PerStep(Number):
     """A number in an interval, or a list or 1-d Tensor of them: one for each step, of which the last holds."""
 
+    @property
+    def each(self) -> Number:
+        """One of them."""
+        return Number(self.interval, self.none)
+
     def check(self, owner: str, name: str, value: Any) -> Any:
         """The value as a float, or a list of floats."""
         what = f"a number in {self}, or a list or 1-d Tensor of them"
         if callable(value):  # a schedule of MindSpore
             raise TypeError(f"For '{owner}', '{name}' must be {what}, one for each step, but got {value!r}.")
-        table = _listed(owner, name, value, Number(self.interval), what) if not isinstance(value, Real) else None
+        table = _listed(owner, name, value, self.each, what) if not isinstance(value, Real) else None
         return super().check(owner, name, value) if table is None else table
 
 

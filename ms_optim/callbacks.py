@@ -12,7 +12,7 @@ from mindspore.train import Callback, RunContext
 from ms_optim._values import as_number
 from ms_optim.arguments import Choice
 from ms_optim.checkpoint import FORMATS, save
-from ms_optim.ema.evaluation import Swapping, warn_of_buffers
+from ms_optim.ema.evaluation import Averaged, warn_of_buffers
 from ms_optim.stopping import StopRequest
 
 
@@ -49,14 +49,14 @@ class EvaluateAverage(Callback):
 
     def __init__(
         self,
-        ema: Swapping,
+        ema: Averaged,
         file: str | os.PathLike | None = None,
         metric: str | None = None,
         mode: str = "max",
     ):
         super().__init__()
         owner = "EvaluateAverage"
-        if not isinstance(ema, Swapping):
+        if not isinstance(ema, Averaged):
             raise TypeError(f"For '{owner}', 'ema' must be an EMA or a ParameterEMA, but got {type(ema).__name__}.")
         if (file is None) != (metric is None):
             raise ValueError(f"For '{owner}', 'file' and 'metric' must go together, but got {file!r} and {metric!r}.")

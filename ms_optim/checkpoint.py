@@ -67,8 +67,6 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
     path = Path(file)
     if path.suffix not in FORMATS:
         raise ValueError(f"For 'save', 'file' must end in one of {FORMATS}, but got {str(file)!r}.")
-    for part, follow in _methods(cell, "follow_requires_grad"):
-        follow(part)
     params = _named(cell)
     twice = repeated(name for name, _ in params)
     if twice:
@@ -76,6 +74,8 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
             f"For 'save', the Parameters of 'cell' must have different names, but got {twice} more than once."
         )
     _refuse_swapped("save", cell)
+    for part, follow in _methods(cell, "follow_requires_grad"):
+        follow(part)
     entries = dict(params)
     entries |= encoded("save", also) if also is not None else {}
     writers = _writers(cell)

@@ -15,7 +15,7 @@ from ms_optim._declaration import Declared
 from ms_optim._freezing import Freezing
 from ms_optim._gradients import check_gradients, fits, wanted
 from ms_optim._groups import MEMBERS, Groups, ParamGroup, by_step
-from ms_optim._learning_rate import Rates
+from ms_optim._learning_rate import Rates, look_up
 from ms_optim._values import float64_parameter
 from ms_optim.arguments import COMMON, Kind
 
@@ -447,9 +447,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         steps = self.step_counts + moves.double()
         hyper = ()
         for kept in self.numbers:
-            now = kept
-            if kept.ndim > 1:
-                now = kept.gather(self.global_step.clip(None, kept.shape[0] - 1), 0).reshape(kept.shape[1:])
+            now = kept if kept.ndim == 1 else look_up(kept, self.global_step).reshape(kept.shape[1:])
             hyper = (*hyper, now.gather(self.group_index, 0))
         numbers = self.scalars(steps, *self.scalar_state, self._learning_rates(), *hyper)
         for kept, new in zip(self.scalar_state, numbers):

@@ -16,12 +16,12 @@ from ms_optim._host import memory, vector
 from ms_optim._state import Change, State, Stateful
 from ms_optim._values import as_number, plain, repeated
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
-from ms_optim.ema.evaluation import Swapping, averaged_copy, in_place, put
+from ms_optim.ema.evaluation import Averaged
 from ms_optim.ema.schedules import SCHEDULES, ema_weight
 from ms_optim.ema.tensors import average, average_or_copy, check_parameters, float64_scalar, shadow
 
 
-class EMA(Swapping, Stateful):
+class EMA(Averaged, Stateful):
     """Another optimizer, and after each of its steps an exponential moving average of the parameters.
 
     It takes that optimizer's place, in the same graph: a step that is skipped, as on overflow, is not averaged. What
@@ -161,7 +161,6 @@ class EMA(Swapping, Stateful):
             buffer_update == "copy" or buffer.dtype not in FLOATS for buffer in self.tracked[len(self.parameters) :]
         ]
         self.copied = (*[False for _ in self.parameters], *copied)
-        self.swapped = False
         self.optimizer = optimizer
         pieces = _pieces.Averages(self) if not self._changed() and getattr(optimizer, "pieces", None) else None
         object.__setattr__(self, "pieces", pieces)
@@ -405,47 +404,15 @@ class EMA(Swapping, Stateful):
         Raises:
             RuntimeError: If a block is inside another, or, at its end, if a compiled training step ran inside.
         """
-        self._refuse_inside("no other block can be entered")
         step = self._step.asnumpy().item()
-        try:
-            with in_place(self.tracked, self.averages):
-                self.swapped = True
-                yield
-        finally:
-            self.swapped = False
+        with super().average_parameters():
+            yield
         if self._step.asnumpy().item() != step:
             raise RuntimeError(
                 "For 'EMA', a training step ran inside 'average_parameters': the parameters are what "
                 "they were before, but the optimizer's state and the averages are not."
             )
 
-    def copy_to(self) -> None:
-        """Write the averages into the network for good."""
-        self._refuse_inside("'copy_to' has no effect")
-        put(self.tracked, self.averages)
-
-    def averaged_copy(self, network: nn.Cell) -> nn.Cell:
-        """Copy a network, and give the copy the averages: to deploy it while the training goes on.
-
-        What of the network is not averaged, as statistics of batch norms that are not in `buffers`, is copied as it is
-        now, and named in a warning.
-
-        Args:
-            network (nn.Cell): What is trained, or a part of it, by the names that its Parameters have.
-
-        Returns:
-            nn.Cell, the copy.
-
-        Raises:
-            TypeError: If `network` is not a Cell.
-            ValueError: If nothing in it is averaged.
-        """
-        return averaged_copy("EMA", network, self.tracked, self.averages)
-
     def ema_update(self) -> bool:
         """Do nothing, for trainers that call this after the step of the optimizer, which has averaged."""
         return True
-
-    def _refuse_inside(self, what):
-        if self.swapped:
-            raise RuntimeError(f"For 'EMA', {what} inside 'average_parameters'.")

@@ -17,30 +17,36 @@ def put(params: Sequence[Parameter], values: Sequence[Tensor]) -> None:
         write(param, value if value.dtype == param.dtype else value.astype(param.dtype))
 
 
-@contextlib.contextmanager
-def in_place(params: Sequence[Parameter], values: Sequence[Parameter]) -> Iterator[None]:
-    """Let Parameters have other values until the block is left, also by an exception; this takes one copy of them."""
-    kept = [param.copy() for param in params]
-    try:
-        put(params, values)
-        yield
-    finally:
-        for param, value in zip(params, kept):
-            write(param, value)
-
-
-class Swapping:
-    """Two calls in the place of a block, as trainers of MindSpore's libraries make them around an evaluation."""
+class Averaged:
+    """What has averages of Parameters: they can take the place of these, for an evaluation or for good."""
 
     tracked: Sequence[Parameter]
+    averages: Sequence[Parameter]
+    swapped = False
     _block: Any = None
 
-    def average_parameters(self) -> contextlib.AbstractContextManager[None]:
-        """Put the averages into the network until the block is left."""
-        raise NotImplementedError
+    @contextlib.contextmanager
+    def average_parameters(self) -> Iterator[None]:
+        """Put the averages into the network, graphs that are already compiled included, until the block is left.
+
+        A checkpoint of the network that is saved inside holds the averages as the parameters. At the end, also by an
+        exception, the parameters are what they were before; this takes one copy of them.
+
+        Raises:
+            RuntimeError: If a block is inside another.
+        """
+        self._refuse_inside("no other block can be entered")
+        kept = [param.copy() for param in self.tracked]
+        self.swapped = True
+        try:
+            put(self.tracked, self.averages)
+            yield
+        finally:
+            put(self.tracked, kept)
+            self.swapped = False
 
     def swap_before_eval(self) -> None:
-        """Enter `average_parameters`.
+        """Enter `average_parameters`, as trainers of MindSpore's libraries do before an evaluation.
 
         Raises:
             RuntimeError: If it has been entered.
@@ -63,22 +69,45 @@ class Swapping:
         object.__setattr__(self, "_block", None)
         block.__exit__(None, None, None)
 
+    def copy_to(self) -> None:
+        """Write the averages into the network for good."""
+        self._refuse_inside("'copy_to' has no effect")
+        put(self.tracked, self.averages)
 
-def averaged_copy(owner: str, network: nn.Cell, params: Sequence[Parameter], averages: Sequence[Parameter]) -> nn.Cell:
-    """A copy of a network with the averages of those Parameters that it has, which are told by their names."""
-    if not isinstance(network, nn.Cell):
-        raise TypeError(f"For '{owner}', 'network' must be a Cell, but got {type(network).__name__}.")
-    by_name = {param.name: average for param, average in zip(params, averages)}
-    warn_of_buffers(owner, network, params)
-    made = copy.deepcopy(network)
-    inside = [param for param in made.get_parameters() if param.name in by_name]
-    if not inside:
-        raise ValueError(
-            f"For '{owner}', 'network' must have Parameters that are averaged, but got "
-            f"{[param.name for param in made.get_parameters()]}."
-        )
-    put(inside, [by_name[param.name] for param in inside])
-    return made
+    def averaged_copy(self, network: nn.Cell) -> nn.Cell:
+        """Copy a network, and give the copy the averages: to deploy it while the training goes on.
+
+        What of the network is not averaged, as statistics of batch norms that are not in `buffers`, is copied as it is
+        now, and named in a warning.
+
+        Args:
+            network (nn.Cell): What is trained, or a part of it, by the names that its Parameters have.
+
+        Returns:
+            nn.Cell, the copy.
+
+        Raises:
+            TypeError: If `network` is not a Cell.
+            ValueError: If nothing in it is averaged.
+        """
+        owner = type(self).__name__
+        if not isinstance(network, nn.Cell):
+            raise TypeError(f"For '{owner}', 'network' must be a Cell, but got {type(network).__name__}.")
+        by_name = {param.name: average for param, average in zip(self.tracked, self.averages)}
+        warn_of_buffers(owner, network, self.tracked)
+        made = copy.deepcopy(network)
+        inside = [param for param in made.get_parameters() if param.name in by_name]
+        if not inside:
+            raise ValueError(
+                f"For '{owner}', 'network' must have Parameters that are averaged, but got "
+                f"{[param.name for param in made.get_parameters()]}."
+            )
+        put(inside, [by_name[param.name] for param in inside])
+        return made
+
+    def _refuse_inside(self, what):
+        if self.swapped:
+            raise RuntimeError(f"For '{type(self).__name__}', {what} inside 'average_parameters'.")
 
 
 def warn_of_buffers(owner: str, network: nn.Cell, params: Sequence[Parameter]) -> None:

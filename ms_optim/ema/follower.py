@@ -1,7 +1,6 @@
 """A network whose parameters follow another's."""
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import zip_longest
 
 import mindspore as ms
@@ -11,7 +10,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from ms_optim import _compiled, _direct, _host, _native
 from ms_optim._host import memory, vector
 from ms_optim.arguments import COMMON, FLOATS
-from ms_optim.ema.evaluation import Swapping, averaged_copy, in_place, put
+from ms_optim.ema.evaluation import Averaged, put
 from ms_optim.ema.tensors import (
     average,
     average_or_copy,
@@ -22,7 +21,7 @@ from ms_optim.ema.tensors import (
 )
 
 
-class ParameterEMA(Swapping, nn.Cell):
+class ParameterEMA(Averaged, nn.Cell):
     """One network's average in another: a momentum encoder (MoCo) or a target network (DQN).
 
     Each call computes target <- decay*target + (1 - decay)*source, alone or within a larger compiled graph.
@@ -83,7 +82,7 @@ class ParameterEMA(Swapping, nn.Cell):
         self.source, self.target = tuple(param for param, _ in pairs), tuple(other for _, other in pairs)
         self.copied = tuple(param.dtype not in FLOATS or (copies and not param.requires_grad) for param in self.source)
         object.__setattr__(self, "tracked", self.source)
-        self.swapped = False
+        object.__setattr__(self, "averages", self.target)
         self.now = Tensor(True)
         self.hyper_map = ops.HyperMap()
         self._decay = float64_scalar(decay, f"decay.{self.target[0].name}")
@@ -168,37 +167,6 @@ class ParameterEMA(Swapping, nn.Cell):
         made = cls(params, [shadow(param) for param in params], decay)
         made._copy(copied)
         return made
-
-    @contextlib.contextmanager
-    def average_parameters(self) -> Iterator[None]:
-        """Put the averages into the source until the block is left; this takes one copy of it.
-
-        Raises:
-            RuntimeError: If a block is inside another.
-        """
-        if self.swapped:
-            raise RuntimeError("For 'ParameterEMA', no other block can be entered inside 'average_parameters'.")
-        with in_place(self.source, self.target):
-            self.swapped = True
-            try:
-                yield
-            finally:
-                self.swapped = False
-
-    def averaged_copy(self, network: nn.Cell) -> nn.Cell:
-        """Copy a network, and give the copy the averages, as `EMA.averaged_copy` does.
-
-        Args:
-            network (nn.Cell): The source, or a part of it, by the names that its Parameters have.
-
-        Returns:
-            nn.Cell, the copy.
-
-        Raises:
-            TypeError: If `network` is not a Cell.
-            ValueError: If nothing in it is averaged.
-        """
-        return averaged_copy("ParameterEMA", network, self.source, self.target)
 
     def ema_update(self) -> bool:
         """Take one update, as a call does; also inside a graph."""

@@ -99,6 +99,12 @@ def test_an_adapted_one_steps_as_ours(either):
         ),
         ("AdamW", (), {"lr": 0.1, "learning_rate": 0.1}, "'lr' must be given once, but got it as 'learning_rate' too"),
         ("AdamW", (), {"betas": (0.5, 0.5), "epsilon": -1.0}, r"'eps' must be in \[0, inf\), but got -1.0"),
+        (
+            "AdamW",
+            (),
+            {"betas": (0.5, 0.5), "beta1": 0.9},
+            r"'betas' must be given once, but got it as \['beta1'\] too",
+        ),
         ("AdamW", (), {"beta2": 2.0}, r"'betas\[1\]' must be in \[0, 1\), but got 2.0"),
         ("Lion", (0.1, 0.9), {}, r"only \('params', 'learning_rate'\) may go by place, but got 3 values"),
     ],

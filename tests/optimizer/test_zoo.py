@@ -1,5 +1,7 @@
 """What MindSpore's callbacks and the trainers of its libraries read of an optimizer, with groups as they make them."""
 
+import functools
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -42,9 +44,9 @@ def no_decay_groups(net):
     ]
 
 
-def stock(net, rate):
-    """The optimizer that the factories make."""
-    return nn.Momentum(
+def made_by(factory, net, rate):
+    """An optimizer as the factories make it, or that in its place."""
+    return factory(
         params=no_decay_groups(net),
         learning_rate=rate,
         momentum=0.9,
@@ -54,16 +56,7 @@ def stock(net, rate):
     )
 
 
-def ours(net, rate):
-    """That in its place."""
-    return adapters.MomentumAGC(
-        params=no_decay_groups(net),
-        learning_rate=rate,
-        momentum=0.9,
-        weight_decay=0.0,
-        use_nesterov=False,
-        loss_scale=1.0,
-    )
+stock, ours = (functools.partial(made_by, factory) for factory in (nn.Momentum, adapters.MomentumAGC))
 
 
 def averaged(net, rate):
