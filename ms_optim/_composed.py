@@ -1,34 +1,82 @@
 """A rule in MindSpore's operators: lifted from one tensor to all, as it runs where there is no native kernel."""
 
 import functools
+import os
 from collections.abc import Callable
 
 import mindspore as ms
 from mindspore import ops
 from mindspore.ops import MultitypeFuncGraph
 
+from ms_optim import _math
 from ms_optim._gradients import SPARSE_KINDS, fits
+
+# Set to float32, sums are taken on CPU as on other devices.
+SUMS = "MS_OPTIM_SUMS"
+
+
+def prepare_sums() -> None:
+    """Let graphs that are compiled from now on take sums as it is best where they run."""
+    _math.sums_in_float64 = ms.get_context("device_target") == "CPU" and os.environ.get(SUMS) != "float32"
+
+
+def sums() -> bool:
+    """Whether graphs that are compiled now take sums in float64."""
+    return _math.sums_in_float64
+
+
+def cut(rows, moves, dtype, conditions, weights):
+    """What the rule takes of the numbers of a step, for each parameter: they are cast once, and decided on once.
+
+    A vector of bools is split into some of one element: `unbind` of bools goes back to the host on Ascend.
+
+    Args:
+        rows: The numbers of each parameter.
+        moves: Whether each moves.
+        dtype: That of the computation.
+        conditions: As `decide` takes them.
+        weights: The same.
+
+    Returns:
+        For each parameter its row, its conditions, and whether it moves.
+    """
+    numbers, made = _math.decide(rows.to(dtype), conditions, weights)
+    chosen = ((),) * rows.shape[0]
+    if made:
+        parts = ()
+        for condition in made:
+            parts = (*parts, ops.Split(0, rows.shape[0])(condition))
+        chosen = tuple(zip(*parts))
+    return ops.unbind(numbers), chosen, ops.Split(0, rows.shape[0])(moves)
+
+
+def without_axis(conditions):
+    """A condition that has one axis, or a tuple of them, as what has none needs it."""
+    if isinstance(conditions, tuple):
+        made = ()
+        for condition in conditions:
+            made = (*made, condition.reshape(()))
+        return made
+    return conditions.reshape(())
 
 
 @functools.cache
 def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
     """The rule of one tensor as a graph of fixed arity that `HyperMap` applies to every parameter.
 
-    It computes in float64 for float64 parameters and in float32 for all others, and rounds once, on store. The row of
-    numbers ends with whether the parameter moves: where it does not, all stays as it is, chosen and not multiplied, so
-    that no NaN comes in. If `scaled`, the number before it multiplies the gradient first.
+    It computes in float64 for float64 parameters and in float32 for all others, and rounds once, on store. Where the
+    parameter does not move all stays as it is, chosen and not multiplied, so that no NaN comes in. If `scaled`, the
+    last number multiplies the gradient first.
     """
     lifted = MultitypeFuncGraph(update.__name__)
 
-    @lifted.register("Tensor", "Tensor", "Tensor", "Tuple", "Tuple", "Bool", "String")
-    def apply(param, grad, numbers, slots, flags, present, said):
+    @lifted.register("Tensor", "Tensor", "Tensor", "Tuple", "Tensor", "Tuple", "Tuple", "Bool", "String")
+    def apply(param, grad, numbers, conditions, moves, slots, flags, present, said):
         if not present:
             return True
         fits(param, grad, present, said)
         dtype = ms.float64 if param.dtype == ms.float64 else ms.float32
-        numbers = numbers.to(dtype).unbind()
-        moves = numbers[-1] > 0
-        numbers = numbers[:-1]
+        numbers = numbers.unbind()
         grad = grad.to(dtype)
         if scaled:
             grad = grad * numbers[-1]
@@ -37,16 +85,18 @@ def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
         for slot in slots:
             state = (*state, None if slot is None else slot.to(dtype))
         old_param = param.to(dtype)
-        new_param, new_state = update(old_param, grad, state, *numbers, *flags)
+        if param.ndim == 0:
+            moves, conditions = without_axis(moves), without_axis(conditions)
+        new_param, new_state = update(old_param, grad, state, *numbers, *conditions, *flags)
         ops.assign(param, new_param.where(moves, old_param).to(param.dtype))
         for slot, new, old in zip(slots, new_state, state):
             if slot is not None:
                 ops.assign(slot, new.where(moves, old).to(slot.dtype))
         return True
 
-    def refuse(param, grad, numbers, slots, flags, present, said):
+    def refuse(param, grad, numbers, conditions, moves, slots, flags, present, said):
         return fits(param, grad, present, said)
 
     for kind in SPARSE_KINDS:
-        lifted.register("Tensor", kind, "Tensor", "Tuple", "Tuple", "Bool", "String")(refuse)
+        lifted.register("Tensor", kind, "Tensor", "Tuple", "Tensor", "Tuple", "Tuple", "Bool", "String")(refuse)
     return lifted

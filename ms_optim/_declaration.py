@@ -13,6 +13,7 @@ class Declared:
     scalars: Callable
     update: Callable
     slots: ClassVar[tuple] = ()
+    conditions: ClassVar[Mapping[str, tuple[str, Callable]]] = {}
     arguments: ClassVar[Mapping[str, Kind]] = {}
 
     @classmethod
@@ -59,6 +60,16 @@ class Declared:
         return tuple(inspect.signature(cls.scalars).parameters)[before:]
 
     @classmethod
+    def _taken_by_update(cls):
+        """What `update` takes after parameter, gradient and slots."""
+        return tuple(inspect.signature(cls.update).parameters)[3:]
+
+    @classmethod
+    def _conditions_taken(cls):
+        """Those that `update` takes: a class that derives from another may have a rule that takes none of its."""
+        return {name: cls.conditions[name] for name in cls._taken_by_update() if name in cls.conditions}
+
+    @classmethod
     def _check_declaration(cls, kinds):
         """Raise if the arguments, which have these kinds, are not what the functions and the slots read."""
         missing = [name for name in ("scalars", "update") if not hasattr(cls, name)]
@@ -75,6 +86,13 @@ class Declared:
                 f"For '{cls.__name__}', 'defaults' must have all that 'scalars' and 'slots' read, but got no {missing}."
             )
         cls._refuse_names(cls._own_names() & {*kinds, *members})
+        read = {number for number, _ in cls._conditions_taken().values()}
+        missing = sorted((read | cls.__dict__.get("conditions", {}).keys()) - {*cls._taken_by_update()})
+        if missing:
+            raise TypeError(
+                f"For '{cls.__name__}', 'update' must take all that 'conditions' are of and are called, but takes no "
+                f"{missing}."
+            )
 
     @staticmethod
     def _refuse_idle_patterns(owner, groups, kinds):

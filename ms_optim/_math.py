@@ -1,15 +1,58 @@
 """The vocabulary of rules: tensor formulas that several optimizers share, for MindSpore and torch tensors alike."""
 
 
-def lerp(start, end, weight):
-    """Go from start to end by weight, as torch does: from the nearer side, so that weights 0 and 1 are exact."""
-    near = weight.abs() < 0.5
-    return start.where(near, end) + (end - start) * weight.where(near, weight - 1)
+def is_near(weight):
+    """Whether `lerp` goes by a weight from its start, and not from its end."""
+    return weight.abs() < 0.5
 
 
-def decay_gradient(grad, param, weight_decay):
+def way_of(weight):
+    """How far `lerp` goes by a weight, from its start or, where that is nearer, back from its end."""
+    return weight.where(is_near(weight), weight - 1)
+
+
+def lerp(start, end, way, near):
+    """Go from start to end, as torch does: from the nearer side, so that weights 0 and 1 are exact."""
+    return start.where(near, end) + (end - start) * way
+
+
+def is_applied(number):
+    """Whether a number is not zero."""
+    return number != 0
+
+
+def is_one(number):
+    """Whether a number is 1."""
+    return number == 1
+
+
+def is_positive(number):
+    """Whether a number is positive."""
+    return number > 0
+
+
+def decide(numbers, conditions, weights):
+    """Decide what a rule chooses by, of all parameters at once.
+
+    Args:
+        numbers: A row for each parameter.
+        conditions: For each condition the column that it is of, and a function.
+        weights: Which columns are weights of `lerp`; None if none is.
+
+    Returns:
+        The numbers, weights as ways; and the conditions, each a vector.
+    """
+    columns, made = numbers.unbind(1), ()
+    for place, condition in conditions:
+        made = (*made, condition(columns[place]))
+    if weights is not None:
+        numbers = way_of(numbers).where(weights, numbers)
+    return numbers, made
+
+
+def decay_gradient(grad, param, weight_decay, decays):
     """Add weight_decay*param, and nothing where weight_decay is 0: there torch leaves an infinite param out of it."""
-    return grad + (weight_decay * param).where(weight_decay != 0, 0)
+    return grad + (weight_decay * param).where(decays, 0)
 
 
 def exact(numerator, denominator, like):
@@ -19,7 +62,7 @@ def exact(numerator, denominator, like):
 
 def maximum(x, y):
     """The larger of two numbers, or NaN if one is: MindSpore's own drops a NaN of the first on CPU."""
-    return x.where((x > y) | (x != x), y)
+    return x.where((x > y).logical_or(x != x), y)
 
 
 def larger(x, y):
@@ -27,10 +70,83 @@ def larger(x, y):
     return x.where(x > y, y)
 
 
+# Whether sums of many elements are taken in float64, which a CPU alone computes at speed. Elsewhere they are taken in
+# the dtype of the elements and in parts. A graph has what it was when it was compiled.
+sums_in_float64 = True
+# How many elements a part of a sum has.
+PART = 4096
+# The range of what float32 elements are divided by before they are squared.
+TINY, HUGE = 2.0**-126, 2.0**127
+
+
+def product(sizes):
+    """The number of elements of a shape."""
+    count = 1
+    for size in sizes:
+        count = count * size
+    return count
+
+
+def sum_in_parts(x, axes):
+    """The sum along adjacent axes, which stay, or of all: of parts first, because many float32 would lose digits."""
+    begin, end = (0, len(x.shape)) if axes is None else (axes[0], axes[-1] + 1)
+    before, sizes, after = x.shape[:begin], x.shape[begin:end], x.shape[end:]
+    count = product(sizes)
+    if count <= PART:
+        return x.sum() if axes is None else x.sum(axes, True)
+    x = x.reshape(product(before), count, product(after))
+    parts, rest = count // PART, count % PART
+    whole = x[:, : parts * PART] if rest else x
+    total = whole.reshape(product(before), parts, PART, product(after)).sum(2).sum(1)
+    if rest:
+        total = total + x[:, parts * PART :].sum(1)
+    return total.reshape(()) if axes is None else total.reshape(*before, *(1,) * len(axes), *after)
+
+
+def total(x):
+    """The sum of all elements."""
+    return x.double().sum() if sums_in_float64 else sum_in_parts(x, None)
+
+
+def sum_of_products(x, y, axes):
+    """The sum of products of elements along adjacent axes, which stay, or of all: float64 where that is the way."""
+    if sums_in_float64:
+        products = x.double() * y.double()
+        return products.sum() if axes is None else products.sum(axes, True)
+    return sum_in_parts(x * y, axes)
+
+
+def norm(x, axes):
+    """The L2 norm along adjacent axes, which stay, or of all.
+
+    In float32 the square of 1e20 is infinite and that of 1e-23 is 0: elements are taken relative to the largest there.
+    """
+    if sums_in_float64:
+        return sum_of_products(x, x, axes).sqrt()
+    scale = (x.abs().max() if axes is None else x.abs().amax(axes, True)).clamp(TINY, HUGE)
+    x = x / scale
+    return sum_of_products(x, x, axes).sqrt() * scale
+
+
+def mean(x, axis):
+    """The mean along an axis, which stays."""
+    if sums_in_float64:
+        return x.double().mean(axis, True).to(x.dtype)
+    return sum_in_parts(x * (1 / x.shape[axis]), (len(x.shape) + axis,))
+
+
 def mean_square(x, axis):
-    """The float64 mean of squares along an axis, which stays, or of all. A float32 sum is off at many elements."""
-    square = x.double() * x.double()
-    return square.mean() if axis is None else square.mean(axis, True)
+    """The mean of squares along an axis, which stays."""
+    if sums_in_float64:
+        return (x.double() * x.double()).mean(axis, True).to(x.dtype)
+    return sum_of_products(x, x * (1 / x.shape[axis]), (len(x.shape) + axis,))
+
+
+def root_mean_square(x):
+    """The root of the mean of all squares."""
+    if sums_in_float64:
+        return (x.double() * x.double()).mean().sqrt().to(x.dtype)
+    return norm(x, None) * product(x.shape) ** -0.5
 
 
 def unit_axes(shape, unit):
@@ -49,19 +165,18 @@ def unit_axes(shape, unit):
 
 
 def unitwise_norm(x, unit):
-    """The float64 L2 norm of each unit of x, broadcastable to x. A float32 sum is 2e-5 off at a million elements."""
-    axes = unit_axes(x.shape, unit)
-    square = x.double() * x.double()
-    return square.sum().sqrt() if axes is None else square.sum(axes, True).sqrt()
+    """The L2 norm of each unit of x, broadcastable to x."""
+    return norm(x, unit_axes(x.shape, unit))
 
 
-def clip_adaptively(grad, param, clipping, eps, unit):
-    """Compute grad * min(1, clipping * max(|param|, eps) / max(|grad|, 1e-6)) by units; clipping 0 is none.
+def clip_adaptively(grad, param, clipping, eps, unit, clips):
+    """Compute grad * min(1, clipping * max(|param|, eps) / max(|grad|, 1e-6)) by units, if it clips.
 
     A unit whose weight or gradient holds a NaN becomes NaN: every choice is written so that NaN is not swallowed.
     """
-    floor, param_norm, grad_norm = eps.double(), unitwise_norm(param, unit), unitwise_norm(grad, unit)
+    param_norm, grad_norm = unitwise_norm(param, unit), unitwise_norm(grad, unit)
+    floor = eps.to(grad_norm.dtype)
     max_norm = floor.where(param_norm < floor, param_norm) * clipping
     factor = (max_norm * 1_000_000).where(grad_norm * 1_000_000 < 1, max_norm / grad_norm)
-    clipped = (grad_norm < max_norm).logical_not() & (clipping != 0)
-    return (grad.double() * factor.where(clipped, 1)).to(grad.dtype)
+    clipped = (grad_norm < max_norm).logical_not().logical_and(clips)
+    return (grad.to(factor.dtype) * factor.where(clipped, 1)).to(grad.dtype)

@@ -8,7 +8,7 @@ import contextlib
 import ctypes
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -270,7 +270,9 @@ def absence(owner: str, rule: str) -> str | None:
     return None if rule in kernels_for(owner) else f"the rule {rule!r} has no kernel"
 
 
-def kernel_of(owner: str, update: Callable, slots: Sequence, flag_names: Sequence[str]) -> Kernel:
+def kernel_of(
+    owner: str, update: Callable, slots: Sequence, flag_names: Sequence[str], conditions: Iterable[str] = ()
+) -> Kernel:
     """The kernel of a rule that has one, known to take what the rule takes.
 
     Args:
@@ -278,12 +280,13 @@ def kernel_of(owner: str, update: Callable, slots: Sequence, flag_names: Sequenc
         update: The rule: a function of parameter, gradient, slots, the numbers and the flags.
         slots: The tensors of state that it declares, each with `name` and `when`.
         flag_names: Which of its parameters are flags.
+        conditions: Which of them are decided of the numbers, as a kernel does itself.
 
     Raises:
         RuntimeError: If the library was built from other sources.
     """
     names = tuple(inspect.signature(update).parameters)[3:]
-    numbers = [name for name in names if name not in flag_names]
+    numbers = [name for name in names if name not in {*flag_names, *conditions}]
     flags = [name for name in names if name in flag_names]
     kernel = kernels_for(owner)[update.__name__]
     kernel.check(owner, numbers, flags, {slot.name: slot.when is not None for slot in slots})

@@ -1,7 +1,7 @@
 """Adadelta (Zeiler 2012, "ADADELTA: An Adaptive Learning Rate Method")."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import decay_gradient
+from ms_optim._math import decay_gradient, is_applied
 from ms_optim.arguments import Number
 from ms_optim.optimizer import Optimizer, Params, Slot
 
@@ -11,11 +11,11 @@ def adadelta_scalars(step, lr, rho, eps, weight_decay):
     return lr, rho, 1 - rho, eps, weight_decay
 
 
-def adadelta(param, grad, slots, lr, rho, take, eps, weight_decay, maximize):
+def adadelta(param, grad, slots, lr, rho, take, eps, weight_decay, decays, maximize):
     """Compute delta <- sqrt(acc_delta + eps) / sqrt(square_avg + eps) * grad; param <- param - lr*delta."""
     square_avg, acc_delta = slots
     grad = -grad if maximize else grad
-    grad = decay_gradient(grad, param, weight_decay)
+    grad = decay_gradient(grad, param, weight_decay, decays)
     square_avg = rho * square_avg + take * grad * grad
     delta = (acc_delta + eps).sqrt() / (square_avg + eps).sqrt() * grad
     acc_delta = rho * acc_delta + take * delta * delta
@@ -59,7 +59,7 @@ class Adadelta(Optimizer):
             parameter occurs twice, or the gradients do not fit the parameters.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -70,6 +70,7 @@ class Adadelta(Optimizer):
 
     scalars, update = adadelta_scalars, adadelta
     slots = (Slot("step", scalar=True), Slot("square_avg"), Slot("acc_delta"))
+    conditions = {"decays": ("weight_decay", is_applied)}
     arguments = {"rho": Number("[0, 1]")}
 
     def __init__(

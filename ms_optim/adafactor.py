@@ -1,7 +1,7 @@
 """Adafactor (Shazeer and Stern 2018, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost")."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import larger, lerp, mean_square
+from ms_optim._math import is_near, larger, lerp, mean, mean_square, root_mean_square
 from ms_optim._native import power
 from ms_optim.arguments import Number, Numbers, machine_epsilon
 from ms_optim.optimizer import Optimizer, Params, Slot
@@ -28,24 +28,24 @@ def adafactor_scalars(step, lr, beta2_decay, eps1, eps2, d, weight_decay):
     return 1 - lr * weight_decay, power(step, beta2_decay), lr.where(lr < limit, limit), eps1, eps1 * eps1, eps2, d
 
 
-def adafactor(param, grad, slots, keep, take, rho, eps1, eps1_square, eps2, d, maximize):
+def adafactor(param, grad, slots, keep, take, rho, eps1, eps1_square, eps2, d, near, maximize):
     """Compute u <- grad/sqrt(v); param <- (1 - lr*weight_decay)*param - max(eps2, rms(param))*rho*u / max(1, rms(u)/d).
 
     v is the mean square of the gradient: of a matrix, the product of those of its rows and of its columns over their
-    mean. Means are taken in float64.
+    mean. Means are taken in float64 on CPU.
     """
     row_var, col_var, variance = slots
     grad = -grad if maximize else grad
-    alpha = larger(mean_square(param, None).sqrt().to(param.dtype), eps2) * rho
+    alpha = larger(root_mean_square(param), eps2) * rho
     if variance is None:
-        row_var = lerp(row_var, mean_square(grad, -1).to(grad.dtype), take)
-        col_var = lerp(col_var, mean_square(grad, -2).to(grad.dtype), take)
-        mean = row_var.double().mean(-2, True).to(grad.dtype)
-        estimate = row_var * col_var / eps1.where(mean < eps1, mean)
+        row_var = lerp(row_var, mean_square(grad, -1), take, near)
+        col_var = lerp(col_var, mean_square(grad, -2), take, near)
+        overall = mean(row_var, -2)
+        estimate = row_var * col_var / eps1.where(overall < eps1, overall)
     else:
-        estimate = variance = lerp(variance, grad * grad, take)
+        estimate = variance = lerp(variance, grad * grad, take, near)
     update = grad / eps1_square.where(estimate < eps1_square, estimate).sqrt()
-    rms = mean_square(update, None).sqrt().to(grad.dtype)
+    rms = root_mean_square(update)
     param = param * keep - alpha / larger(rms / d, 1 + 0 * d) * update
     return param, (row_var, col_var, variance)
 
@@ -91,7 +91,7 @@ class Adafactor(Optimizer):
             parameter occurs twice, or the gradients do not fit the parameters.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -107,6 +107,7 @@ class Adafactor(Optimizer):
         Slot("col_var", shape=column_shape),
         Slot("variance", shape=vector_shape),
     )
+    conditions = {"near": ("take", is_near)}
     arguments = {
         "beta2_decay": Number("(-inf, 0]"),
         "d": Number("[1, inf)"),

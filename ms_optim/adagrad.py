@@ -1,7 +1,7 @@
 """Adagrad (Duchi et al. 2011, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization")."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import decay_gradient
+from ms_optim._math import decay_gradient, is_applied
 from ms_optim.arguments import Number
 from ms_optim.optimizer import Optimizer, Params, Slot
 
@@ -11,11 +11,11 @@ def adagrad_scalars(step, lr, lr_decay, weight_decay, eps):
     return lr / (1 + (step - 1) * lr_decay), weight_decay, eps
 
 
-def adagrad(param, grad, slots, step_size, weight_decay, eps, maximize):
+def adagrad(param, grad, slots, step_size, weight_decay, eps, decays, maximize):
     """Compute sum <- sum + grad^2; param <- param - lr/(1 + (t-1)*lr_decay) * grad / (sqrt(sum) + eps)."""
     (total,) = slots
     grad = -grad if maximize else grad
-    grad = decay_gradient(grad, param, weight_decay)
+    grad = decay_gradient(grad, param, weight_decay, decays)
     total = total + grad * grad
     return param - step_size * grad / (total.sqrt() + eps), (total,)
 
@@ -58,7 +58,7 @@ class Adagrad(Optimizer):
             parameter occurs twice, or the gradients do not fit the parameters.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -69,6 +69,7 @@ class Adagrad(Optimizer):
 
     scalars, update = adagrad_scalars, adagrad
     slots = (Slot("step", scalar=True), Slot("sum", init="initial_accumulator_value"))
+    conditions = {"decays": ("weight_decay", is_applied)}
     arguments = {"initial_accumulator_value": Number("[0, inf)"), "lr_decay": Number("[0, inf)")}
 
     def __init__(

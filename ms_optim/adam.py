@@ -1,10 +1,11 @@
 """Adam (Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization")."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import decay_gradient, lerp
+from ms_optim._math import decay_gradient, is_applied, is_near, lerp
 from ms_optim._native import power
 from ms_optim.optimizer import Optimizer, Params, Slot
 
+adam_conditions = {"near1": ("take1", is_near), "decays": ("weight_decay", is_applied)}
 adam_slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"), Slot("max_exp_avg_sq", when="amsgrad"))
 
 
@@ -23,7 +24,21 @@ def adam_scalars(step, lr, beta1, beta2, eps, weight_decay):
 
 
 def adam(
-    param, grad, slots, keep, weight_decay, take1, beta2, take2, step_size, root, eps, decoupled_weight_decay, maximize
+    param,
+    grad,
+    slots,
+    keep,
+    weight_decay,
+    take1,
+    beta2,
+    take2,
+    step_size,
+    root,
+    eps,
+    near1,
+    decays,
+    decoupled_weight_decay,
+    maximize,
 ):
     """Compute param <- param - lr*m_hat / (sqrt(v_hat) + eps), after decaying param (decoupled) or grad."""
     exp_avg, exp_avg_sq, max_exp_avg_sq = slots
@@ -31,8 +46,8 @@ def adam(
     if decoupled_weight_decay:
         param = param * keep
     else:
-        grad = decay_gradient(grad, param, weight_decay)
-    exp_avg = lerp(exp_avg, grad, take1)
+        grad = decay_gradient(grad, param, weight_decay, decays)
+    exp_avg = lerp(exp_avg, grad, take1, near1)
     exp_avg_sq = beta2 * exp_avg_sq + take2 * grad * grad
     if max_exp_avg_sq is None:
         largest = exp_avg_sq
@@ -79,7 +94,7 @@ class Adam(Optimizer):
             parameter occurs twice, or the gradients do not fit the parameters.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -88,7 +103,7 @@ class Adam(Optimizer):
         >>> optimizer = ms_optim.Adam(net.trainable_params(), lr=1e-3, betas=(0.9, 0.99))
     """
 
-    scalars, update, slots = adam_scalars, adam, adam_slots
+    scalars, update, slots, conditions = adam_scalars, adam, adam_slots, adam_conditions
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Adamax (Kingma and Ba 2015, "Adam: A Method for Stochastic Optimization", section 7.1)."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import decay_gradient, lerp, maximum
+from ms_optim._math import decay_gradient, is_applied, is_near, lerp, maximum
 from ms_optim._native import power
 from ms_optim.optimizer import Optimizer, Params, Slot
 
@@ -11,12 +11,12 @@ def adamax_scalars(step, lr, beta1, beta2, eps, weight_decay):
     return lr / (1 - power(beta1, step)), 1 - beta1, beta2, eps, weight_decay
 
 
-def adamax(param, grad, slots, step_size, take, beta2, eps, weight_decay, maximize):
+def adamax(param, grad, slots, step_size, take, beta2, eps, weight_decay, near, decays, maximize):
     """Compute exp_inf <- max(beta2*exp_inf, |grad| + eps); param <- param - lr*m_hat / exp_inf."""
     exp_avg, exp_inf = slots
     grad = -grad if maximize else grad
-    grad = decay_gradient(grad, param, weight_decay)
-    exp_avg = lerp(exp_avg, grad, take)
+    grad = decay_gradient(grad, param, weight_decay, decays)
+    exp_avg = lerp(exp_avg, grad, take, near)
     exp_inf = maximum(beta2 * exp_inf, grad.abs() + eps)
     return param - step_size * exp_avg / exp_inf, (exp_avg, exp_inf)
 
@@ -58,7 +58,7 @@ class Adamax(Optimizer):
             parameter occurs twice, or the gradients do not fit the parameters.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -69,6 +69,7 @@ class Adamax(Optimizer):
 
     scalars, update = adamax_scalars, adamax
     slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_inf"))
+    conditions = {"near": ("take", is_near), "decays": ("weight_decay", is_applied)}
 
     def __init__(
         self,

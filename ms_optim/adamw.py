@@ -1,7 +1,7 @@
 """AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization")."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim.adam import adam, adam_scalars, adam_slots
+from ms_optim.adam import adam, adam_conditions, adam_scalars, adam_slots
 from ms_optim.optimizer import Optimizer, Params
 
 
@@ -42,7 +42,7 @@ class AdamW(Optimizer):
             parameter occurs twice, or the gradients do not fit the parameters.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -52,7 +52,7 @@ class AdamW(Optimizer):
         >>> optimizer = ms_optim.AdamW([decayed, {"params": [net.bias]}], lr=1e-3, weight_decay=0.0)
     """
 
-    scalars, update, slots = adam_scalars, adam, adam_slots
+    scalars, update, slots, conditions = adam_scalars, adam, adam_slots, adam_conditions
 
     def __init__(
         self,

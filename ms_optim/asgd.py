@@ -1,7 +1,7 @@
 """Averaged SGD (Polyak and Juditsky 1992, "Acceleration of stochastic approximation by averaging")."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import decay_gradient
+from ms_optim._math import decay_gradient, is_applied, is_one
 from ms_optim._native import power
 from ms_optim.arguments import Number
 from ms_optim.optimizer import Optimizer, Params, Slot
@@ -16,13 +16,13 @@ def asgd_scalars(step, eta, mu, lr, lambd, alpha, t0, weight_decay):
     return next_eta, next_mu, eta, mu, 1 - lambd * eta, weight_decay
 
 
-def asgd(param, grad, slots, eta, mu, keep, weight_decay, maximize):
+def asgd(param, grad, slots, eta, mu, keep, weight_decay, copied, decays, maximize):
     """Compute param <- (1 - lambd*eta)*param - eta*grad; ax <- ax + mu*(param - ax)."""
     (ax,) = slots
     grad = -grad if maximize else grad
-    grad = decay_gradient(grad, param, weight_decay)
+    grad = decay_gradient(grad, param, weight_decay, decays)
     param = param * keep - eta * grad
-    return param, (param.where(mu == 1, ax + (param - ax) * mu),)
+    return param, (param.where(copied, ax + (param - ax) * mu),)
 
 
 class ASGD(Optimizer):
@@ -62,7 +62,7 @@ class ASGD(Optimizer):
             parameter occurs twice, or the gradients do not fit the parameters.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -73,6 +73,7 @@ class ASGD(Optimizer):
 
     scalars, update = asgd_scalars, asgd
     slots = (Slot("step", scalar=True), Slot("eta", scalar=True), Slot("mu", scalar=True), Slot("ax"))
+    conditions = {"copied": ("mu", is_one), "decays": ("weight_decay", is_applied)}
     arguments = {"alpha": Number("[0, inf)"), "lambd": Number("[0, inf)"), "t0": Number("(-inf, inf)")}
 
     def __init__(

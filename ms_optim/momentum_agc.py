@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from mindspore import Parameter
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import clip_adaptively
+from ms_optim._math import clip_adaptively, is_applied
 from ms_optim.arguments import Choice, Number, Predicate
 from ms_optim.optimizer import Optimizer, Params, Slot
 from ms_optim.sgd import check_nesterov, sgd, sgd_scalars
@@ -22,12 +22,26 @@ def momentum_agc_scalars(step, lr, momentum, dampening, weight_decay, clipping, 
 
 
 def momentum_agc(
-    param, grad, slots, lr, momentum, take, weight_decay, clipping, clip_eps, nesterov, maximize, unit, exempt
+    param,
+    grad,
+    slots,
+    lr,
+    momentum,
+    take,
+    weight_decay,
+    clipping,
+    clip_eps,
+    clips,
+    decays,
+    nesterov,
+    maximize,
+    unit,
+    exempt,
 ):
     """Scale each unit of grad to at most clipping*max(|unit of param|, clip_eps), then do as SGD."""
     if not exempt:
-        grad = clip_adaptively(grad, param, clipping, clip_eps, unit)
-    return sgd(param, grad, slots, lr, momentum, take, weight_decay, nesterov, maximize)
+        grad = clip_adaptively(grad, param, clipping, clip_eps, unit, clips)
+    return sgd(param, grad, slots, lr, momentum, take, weight_decay, decays, nesterov, maximize)
 
 
 class MomentumAGC(Optimizer):
@@ -80,7 +94,7 @@ class MomentumAGC(Optimizer):
             momentum, or with dampening, or a pattern of `exempt` matches no name.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -93,6 +107,7 @@ class MomentumAGC(Optimizer):
 
     scalars, update = momentum_agc_scalars, momentum_agc
     slots = (Slot("momentum_buffer", when="momentum"),)
+    conditions = {"clips": ("clipping", is_applied), "decays": ("weight_decay", is_applied)}
     arguments = {
         "clip_eps": Number("[0, inf)"),
         "clipping": Number("[0, inf)"),

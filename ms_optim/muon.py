@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks")."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import exact, lerp
+from ms_optim._math import exact, is_near, lerp, total
 from ms_optim.arguments import Choice, Number, Numbers, Whole
 from ms_optim.optimizer import Optimizer, Params, Slot
 
@@ -19,7 +19,7 @@ def orthogonalized(x, a, b, c, eps, steps):
     tall = x.shape[0] > x.shape[1]
     x = rounded(x.mT if tall else x)
     squares = x.float() * x.float()  # as torch's, infinite beyond 1.8e19: the update is then zero
-    norm = rounded(squares.double().sum().float().sqrt().to(x.dtype))
+    norm = rounded(total(squares).float().sqrt().to(x.dtype))
     x = rounded(x / rounded(eps).where(norm < eps, norm))
     for _ in range(steps):
         gram = rounded(x @ x.mT)
@@ -32,11 +32,28 @@ def muon_scalars(step, lr, weight_decay, momentum, ns_a, ns_b, ns_c, eps):
     return lr, 1 - lr * weight_decay, momentum, 1 - momentum, ns_a, ns_b, ns_c, eps
 
 
-def muon(param, grad, slots, lr, keep, momentum, take, ns_a, ns_b, ns_c, eps, nesterov, ns_steps, adjust_lr_fn):
+def muon(
+    param,
+    grad,
+    slots,
+    lr,
+    keep,
+    momentum,
+    take,
+    ns_a,
+    ns_b,
+    ns_c,
+    eps,
+    near,
+    near_momentum,
+    nesterov,
+    ns_steps,
+    adjust_lr_fn,
+):
     """Compute buf <- lerp(buf, grad, 1-momentum); param <- (1 - lr*weight_decay)*param - lr*ratio*orthogonalized."""
     (momentum_buffer,) = slots
-    momentum_buffer = lerp(momentum_buffer, grad, take)
-    update = lerp(grad, momentum_buffer, momentum) if nesterov else momentum_buffer
+    momentum_buffer = lerp(momentum_buffer, grad, take, near)
+    update = lerp(grad, momentum_buffer, momentum, near_momentum) if nesterov else momentum_buffer
     update = orthogonalized(update, ns_a, ns_b, ns_c, eps, ns_steps)
     rows, columns = param.shape
     if adjust_lr_fn == "match_rms_adamw":
@@ -89,7 +106,7 @@ class Muon(Optimizer):
             parameter occurs twice, or the gradients do not fit the parameters. Also if a parameter is no matrix.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -100,6 +117,7 @@ class Muon(Optimizer):
 
     scalars, update = muon_scalars, muon
     slots = (Slot("momentum_buffer"),)
+    conditions = {"near": ("take", is_near), "near_momentum": ("momentum", is_near)}
     arguments = {
         "adjust_lr_fn": Choice(None, "original", "match_rms_adamw"),
         "ns_coefficients": Numbers({name: Number("(-inf, inf)") for name in ("ns_a", "ns_b", "ns_c")}),

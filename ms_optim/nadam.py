@@ -1,7 +1,7 @@
 """NAdam (Dozat 2016, "Incorporating Nesterov Momentum into Adam")."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import decay_gradient, exact, lerp
+from ms_optim._math import decay_gradient, exact, is_applied, is_near, lerp
 from ms_optim._native import power
 from ms_optim.arguments import Number
 from ms_optim.optimizer import Optimizer, Params, Slot
@@ -40,6 +40,8 @@ def nadam(
     eps,
     grad_size,
     momentum_size,
+    near1,
+    decays,
     decoupled_weight_decay,
     maximize,
 ):
@@ -49,8 +51,8 @@ def nadam(
     if decoupled_weight_decay:
         param = param * keep
     else:
-        grad = decay_gradient(grad, param, weight_decay)
-    exp_avg = lerp(exp_avg, grad, take1)
+        grad = decay_gradient(grad, param, weight_decay, decays)
+    exp_avg = lerp(exp_avg, grad, take1, near1)
     exp_avg_sq = beta2 * exp_avg_sq + take2 * grad * grad
     denominator = (exp_avg_sq / correction2).sqrt() + eps
     param = param - grad_size * grad / denominator
@@ -95,7 +97,7 @@ class NAdam(Optimizer):
             parameter occurs twice, or the gradients do not fit the parameters.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -106,6 +108,7 @@ class NAdam(Optimizer):
 
     scalars, update = nadam_scalars, nadam
     slots = (Slot("step", scalar=True), Slot("mu_product", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"))
+    conditions = {"near1": ("take1", is_near), "decays": ("weight_decay", is_applied)}
     arguments = {"momentum_decay": Number("[0, inf)")}
 
     def __init__(

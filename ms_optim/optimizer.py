@@ -16,6 +16,7 @@ from ms_optim._freezing import Freezing
 from ms_optim._gradients import check_gradients, fits, wanted
 from ms_optim._groups import MEMBERS, Groups, ParamGroup, by_step
 from ms_optim._learning_rate import Rates, look_up
+from ms_optim._math import is_near
 from ms_optim._values import float64_parameter
 from ms_optim.arguments import COMMON, Kind
 
@@ -66,6 +67,9 @@ class Optimizer(Declared, Freezing, _state.Stateful):
     hyperparameters that its signature names; the new scalar slots come first), `update` (the rule for one tensor:
     parameter, gradient, slots, these numbers, flags), `slots`, and as `arguments` the kinds of those that are not in
     the common vocabulary, or mean something else there.
+    Where the rule chooses by a number, `conditions` may have for the name of the choice that of the number and a
+    function from a vector of it to one of bools, so that it is decided once and not for each parameter; the rule takes
+    it after the numbers, in this order. A weight for which the function is that of `lerp` is taken as its way.
     Every number is a vector with one entry per parameter, so groups, schedules and live changes never recompile.
 
     Args:
@@ -150,7 +154,10 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self.present = (True,) * len(self.parameters)
         self.wanted, self.dtypes = wanted(owner, self.parameters), [param.dtype for param in self.parameters]
         _native.prepare_power(owner)
+        _composed.prepare_sums()
         self.rule = _composed.lift(type(self).update, self.need_scale)
+        self.computed_in = tuple(ms.float64 if dtype == ms.float64 else ms.float32 for dtype in self.dtypes)
+        self.precisions = tuple({*self.computed_in})
         self._set_slots()
         self._set_path(fused)
         self._name_slots()
@@ -192,11 +199,13 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             columns = [kind.number(group[argument[name]], name, group) for group in self.groups]
             self.hyperparameters[name] = self._keep_vector(name, by_step(columns))
         self.numbers = tuple(self.hyperparameters.values())
-        self.flag_names = tuple(
-            name
-            for name in inspect.signature(type(self).update).parameters
-            if name in self.kinds and not self.kinds[name].members(name)
-        )
+        taken, conditions = self._taken_by_update(), self._conditions_taken()
+        self.flag_names = tuple(name for name in taken if name in self.kinds and not self.kinds[name].members(name))
+        self.conditions_read = tuple((taken.index(name), condition) for name, condition in conditions.values())
+        weights = [name for name, condition in conditions.values() if condition is is_near]
+        numbers = [name for name in taken if name not in self.flag_names and name not in conditions]
+        scale = [False] if self.need_scale else []  # which follows the numbers
+        self.lerp_weights = Tensor([name in weights for name in numbers] + scale) if weights else None
         self.flags = tuple(
             tuple(self.kinds[name].decided(name, self.groups[i][name], param) for name in self.flag_names)
             for param, i in zip(self.parameters, self.group_of)
@@ -265,7 +274,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             )
         if self.fused:
             slots = [slot for slot in self.slots if not slot.scalar]
-            kernel = _native.kernel_of(owner, update, slots, self.flag_names)
+            kernel = _native.kernel_of(owner, update, slots, self.flag_names, self.conditions)
             self.check_state = _native.checked_when_compiled(
                 _native.check_state, owner, self.parameters, slots, self.slot_table
             )
@@ -390,6 +399,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             self.loss_scale,
             tuple(self.group_of),
             tuple(self.rates.own),
+            _composed.sums(),
             tuple(kept.shape for kept in self.numbers),
             tuple(tuple(kept is not None for kept in row) for row in self.slot_table),
         )
@@ -445,22 +455,19 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self.warn_unseen()
         moves = self.trainable.logical_and(Tensor(present))
         steps = self.step_counts + moves.double()
-        hyper = ()
+        of_groups = (self._learning_rates(),)
         for kept in self.numbers:
             now = kept if kept.ndim == 1 else look_up(kept, self.global_step).reshape(kept.shape[1:])
-            hyper = (*hyper, now.gather(self.group_index, 0))
-        numbers = self.scalars(steps, *self.scalar_state, self._learning_rates(), *hyper)
+            of_groups = (*of_groups, now)
+        hyper = ops.stack(of_groups).gather(self.group_index, 1).unbind()
+        numbers = self.scalars(steps, *self.scalar_state, *hyper)
         for kept, new in zip(self.scalar_state, numbers):
             ops.assign(kept, new.where(moves, kept))
         numbers = numbers[len(self.scalar_state) :]
         ops.assign(self.step_counts, steps)
         ops.assign_add(self.global_step, self.global_step_increase_tensor)
-        if self.fused:
+        if self.fused or self.need_scale:
             numbers = (*numbers, self.reciprocal)
-        else:
-            if self.need_scale:
-                numbers = (*numbers, self.reciprocal)
-            numbers = (*numbers, moves.double())
         return ops.stack(numbers, 1), moves
 
     def apply_rule(self, gradients, rows, moves, present, part):
@@ -473,16 +480,31 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             slots = self.kernel_slots[self.slots_before[begin] : self.slots_before[end]]
             self.kernel(rows, moves, self.layout[begin:end], *self.parameters[begin:end], *gradients, *slots)
             return done
-        return self._apply(gradients, ops.unbind(rows), present, part)
+        return self._apply(gradients, self._cut(rows, moves, begin), present, part)
 
-    def _apply(self, gradients, rows, present, part):
+    def _cut(self, rows, moves, begin):
+        """What the rule takes of the numbers, for each parameter from one place on, in the dtype of its computation."""
+        one = _composed.cut(rows, moves, self.precisions[0], self.conditions_read, self.lerp_weights)
+        if len(self.precisions) == 1:
+            return one
+        other = _composed.cut(rows, moves, self.precisions[1], self.conditions_read, self.lerp_weights)
+        numbers, conditions = (), ()
+        for i in range(rows.shape[0]):
+            own = one if self.computed_in[begin + i] == self.precisions[0] else other
+            numbers, conditions = (*numbers, own[0][i]), (*conditions, own[1][i])
+        return numbers, conditions, one[2]
+
+    def _apply(self, gradients, given, present, part):
         """The rule on each parameter of a part, in MindSpore's operators."""
         begin, end = part
+        rows, conditions, moves = given
         return self.hyper_map(
             self.rule,
             self.parameters[begin:end],
             gradients,
             rows,
+            conditions,
+            moves,
             self.slot_table[begin:end],
             self.flags[begin:end],
             present,
@@ -490,14 +512,14 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         )
 
     def _learning_rates(self):
-        """This step's learning rates, a float64 vector over parameters."""
+        """This step's learning rates, a float64 vector over groups."""
         rates = ()
         for source in self.rate_sources:
             rates = (*rates, source(self.global_step).reshape(()).double() if self.dynamic_lr else source)
         rates = ops.stack(rates)
         if self.later_rates is not None:
             rates = rates.where(ops.isnan(self.later_rates), self.later_rates)
-        return rates.gather(self.group_index, 0)
+        return rates
 
 
 def _short(value):

@@ -1,7 +1,7 @@
 """RAdam (Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond")."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import decay_gradient, lerp
+from ms_optim._math import decay_gradient, is_applied, is_near, is_positive, lerp
 from ms_optim._native import power
 from ms_optim.optimizer import Optimizer, Params, Slot
 
@@ -44,6 +44,9 @@ def radam(
     eps,
     rect,
     rectified,
+    near1,
+    decays,
+    adapts,
     decoupled_weight_decay,
     maximize,
 ):
@@ -53,10 +56,10 @@ def radam(
     if decoupled_weight_decay:
         param = param * keep
     else:
-        grad = decay_gradient(grad, param, weight_decay)
-    exp_avg = lerp(exp_avg, grad, take1)
+        grad = decay_gradient(grad, param, weight_decay, decays)
+    exp_avg = lerp(exp_avg, grad, take1, near1)
     exp_avg_sq = beta2 * exp_avg_sq + take2 * grad * grad
-    adaptive = (root / (exp_avg_sq.sqrt() + eps)).where(rectified > 0, 1)
+    adaptive = (root / (exp_avg_sq.sqrt() + eps)).where(adapts, 1)
     return param - exp_avg / correction1 * lr * adaptive * rect, (exp_avg, exp_avg_sq)
 
 
@@ -98,7 +101,7 @@ class RAdam(Optimizer):
             parameter occurs twice, or the gradients do not fit the parameters.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -109,6 +112,11 @@ class RAdam(Optimizer):
 
     scalars, update = radam_scalars, radam
     slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"))
+    conditions = {
+        "near1": ("take1", is_near),
+        "decays": ("weight_decay", is_applied),
+        "adapts": ("rectified", is_positive),
+    }
 
     def __init__(
         self,

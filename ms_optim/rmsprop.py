@@ -1,7 +1,7 @@
 """RMSprop (Tieleman and Hinton 2012, "Lecture 6.5: rmsprop"; centered: Graves 2013)."""
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import decay_gradient, lerp
+from ms_optim._math import decay_gradient, is_applied, is_near, lerp, way_of
 from ms_optim.arguments import Flag, Number
 from ms_optim.optimizer import Optimizer, Params, Slot
 
@@ -11,15 +11,15 @@ def rmsprop_scalars(step, lr, alpha, eps, weight_decay, momentum):
     return lr, alpha, 1 - alpha, eps, weight_decay, momentum
 
 
-def rmsprop(param, grad, slots, lr, alpha, take, eps, weight_decay, momentum, maximize):
+def rmsprop(param, grad, slots, lr, alpha, take, eps, weight_decay, momentum, decays, maximize):
     """Compute buf <- momentum*buf + grad / (sqrt(square_avg [- grad_avg^2]) + eps); param <- param - lr*buf."""
     square_avg, momentum_buffer, grad_avg = slots
     grad = -grad if maximize else grad
-    grad = decay_gradient(grad, param, weight_decay)
+    grad = decay_gradient(grad, param, weight_decay, decays)
     square_avg = alpha * square_avg + take * grad * grad
     variance = square_avg
     if grad_avg is not None:
-        grad_avg = lerp(grad_avg, grad, take)
+        grad_avg = lerp(grad_avg, grad, way_of(take), is_near(take))
         variance = square_avg - grad_avg * grad_avg
     deviation = variance.sqrt() + eps
     if momentum_buffer is None:
@@ -68,7 +68,7 @@ class RMSprop(Optimizer):
             parameter occurs twice, or the gradients do not fit the parameters.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -84,6 +84,7 @@ class RMSprop(Optimizer):
         Slot("momentum_buffer", when="momentum"),
         Slot("grad_avg", when="centered"),
     )
+    conditions = {"decays": ("weight_decay", is_applied)}
     arguments = {"alpha": Number("[0, inf)"), "centered": Flag()}
 
     def __init__(

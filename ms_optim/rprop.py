@@ -1,6 +1,7 @@
 """Rprop (Riedmiller and Braun 1993, "A direct adaptive method for faster backpropagation learning")."""
 
 from ms_optim._learning_rate import LearningRate
+from ms_optim._math import is_positive
 from ms_optim.arguments import Number, Numbers
 from ms_optim.optimizer import Optimizer, Params, Slot
 
@@ -10,14 +11,14 @@ def rprop_scalars(step, lr, etaminus, etaplus, step_size_min, step_size_max):
     return (step == 1).double(), lr, etaminus, etaplus, step_size_min, step_size_max
 
 
-def rprop(param, grad, slots, first, lr, etaminus, etaplus, step_size_min, step_size_max, maximize):
+def rprop(param, grad, slots, first, lr, etaminus, etaplus, step_size_min, step_size_max, begins, maximize):
     """Scale step_size by etaplus or etaminus as grad keeps or turns its sign; param <- param - sign(grad)*step_size.
 
     Where it turns, grad counts as zero, now and as the next step's prev.
     """
     prev, step_size = slots
     grad = -grad if maximize else grad
-    step_size = lr.where(first > 0, step_size)
+    step_size = lr.where(begins, step_size)
     turn = grad * prev
     step_size = step_size * etaplus.where(turn > 0, etaminus.where(turn < 0, 1))
     step_size = step_size.maximum(step_size_min).minimum(step_size_max)
@@ -62,7 +63,7 @@ class Rprop(Optimizer):
             parameter occurs twice, or the gradients do not fit the parameters.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -73,6 +74,7 @@ class Rprop(Optimizer):
 
     scalars, update = rprop_scalars, rprop
     slots = (Slot("step", scalar=True), Slot("prev"), Slot("step_size"))
+    conditions = {"begins": ("first", is_positive)}
     arguments = {
         "etas": Numbers({"etaminus": Number("(0, 1)"), "etaplus": Number("(1, inf)")}),
         "step_sizes": Numbers({"step_size_min": Number("[0, inf)"), "step_size_max": Number("[0, inf]")}),

@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import decay_gradient
+from ms_optim._math import decay_gradient, is_applied
 from ms_optim.optimizer import Optimizer, Params, Slot
 
 
 def sgd_scalars(step, lr, momentum, dampening, weight_decay):
     """The step's numbers. The first step seeds the momentum buffer with the gradient itself, undampened."""
-    return lr, momentum, 1 - dampening * (step > 1), weight_decay
+    return lr, momentum, (1 - dampening).where(step > 1, 1), weight_decay
 
 
-def sgd(param, grad, slots, lr, momentum, take, weight_decay, nesterov, maximize):
+def sgd(param, grad, slots, lr, momentum, take, weight_decay, decays, nesterov, maximize):
     """Compute buf <- momentum*buf + take*(grad + weight_decay*param); param <- param - lr*buf."""
     (momentum_buffer,) = slots
     grad = -grad if maximize else grad
-    grad = decay_gradient(grad, param, weight_decay)
+    grad = decay_gradient(grad, param, weight_decay, decays)
     if momentum_buffer is not None:
         momentum_buffer = momentum * momentum_buffer + take * grad
         grad = grad + momentum * momentum_buffer if nesterov else momentum_buffer
@@ -72,7 +72,7 @@ class SGD(Optimizer):
             momentum, or with dampening.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import ms_optim
@@ -83,6 +83,7 @@ class SGD(Optimizer):
 
     scalars, update = sgd_scalars, sgd
     slots = (Slot("momentum_buffer", when="momentum"),)
+    conditions = {"decays": ("weight_decay", is_applied)}
 
     def __init__(
         self,

@@ -70,7 +70,7 @@ def lift_rows(update: Callable, scaled: bool) -> MultitypeFuncGraph:
     """
     lifted = MultitypeFuncGraph(update.__name__)
 
-    def apply(param, indices, values, numbers, exp_avg, exp_avg_sq, flags, present):
+    def apply(param, indices, values, numbers, moves, exp_avg, exp_avg_sq, flags, present):
         axes = 1 if indices.ndim == 1 else indices.shape[1]
         if values.shape != (indices.shape[0], *param.shape[axes:]) or values.dtype not in FLOATS:
             raise ValueError("For 'SparseAdam', 'gradients' must have the shapes of the parameters and be floats.")
@@ -79,9 +79,7 @@ def lift_rows(update: Callable, scaled: bool) -> MultitypeFuncGraph:
         if axes == 1:
             indices = indices.reshape(-1)
         dtype = ms.float64 if param.dtype == ms.float64 else ms.float32
-        numbers = numbers.to(dtype).unbind()
-        moves = numbers[-1] > 0
-        numbers = numbers[:-1]
+        numbers = numbers.unbind()
         grad = sum_duplicates(indices, values.to(dtype), param.shape)
         if scaled:
             grad = grad * numbers[-1]
@@ -95,18 +93,18 @@ def lift_rows(update: Callable, scaled: bool) -> MultitypeFuncGraph:
         )
         return ops.depend(True, (write(param, indices, new_param.where(moves, old_param)), moments))
 
-    @lifted.register("Tensor", "Tuple", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
-    def apply_pair(param, grad, numbers, exp_avg, exp_avg_sq, flags, present):
-        return apply(param, grad[0], grad[1], numbers, exp_avg, exp_avg_sq, flags, present)
+    @lifted.register("Tensor", "Tuple", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
+    def apply_pair(param, grad, numbers, moves, exp_avg, exp_avg_sq, flags, present):
+        return apply(param, grad[0], grad[1], numbers, moves, exp_avg, exp_avg_sq, flags, present)
 
-    def apply_sparse(param, grad, numbers, exp_avg, exp_avg_sq, flags, present):
-        return apply(param, grad.indices, grad.values, numbers, exp_avg, exp_avg_sq, flags, present)
+    def apply_sparse(param, grad, numbers, moves, exp_avg, exp_avg_sq, flags, present):
+        return apply(param, grad.indices, grad.values, numbers, moves, exp_avg, exp_avg_sq, flags, present)
 
     for kind in ("RowTensor", "COOTensor"):
-        lifted.register("Tensor", kind, "Tensor", "Tensor", "Tensor", "Tuple", "Bool")(apply_sparse)
+        lifted.register("Tensor", kind, "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")(apply_sparse)
 
-    @lifted.register("Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
-    def refuse(param, grad, numbers, exp_avg, exp_avg_sq, flags, present):
+    @lifted.register("Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
+    def refuse(param, grad, numbers, moves, exp_avg, exp_avg_sq, flags, present):
         if present:
             raise TypeError("For 'SparseAdam', 'gradients' must be sparse, but got a dense Tensor. Adam takes those.")
         return True
@@ -211,7 +209,7 @@ class SparseAdam(Optimizer):
             a direct call if an index is out of range; in a graph, MindSpore raises a RuntimeError then.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import mindspore as ms
@@ -249,14 +247,16 @@ class SparseAdam(Optimizer):
         self.rule = lift_rows(type(self).update, self.need_scale)
         self.widest = [0] * len(self.parameters)
 
-    def _apply(self, gradients, rows, present, part):
+    def _apply(self, gradients, given, present, part):
         """Map the rule without tuples of slots, whose elements the compiler replaces by 0 beside a RowTensor."""
         begin, end = part
+        rows, _, moves = given
         return self.hyper_map(
             self.rule,
             self.parameters[begin:end],
             gradients,
             rows,
+            moves,
             self.exp_avg[begin:end],
             self.exp_avg_sq[begin:end],
             self.flags[begin:end],

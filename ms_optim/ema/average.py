@@ -18,7 +18,7 @@ from ms_optim._values import as_number, plain, repeated
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
 from ms_optim.ema.evaluation import Averaged
 from ms_optim.ema.schedules import SCHEDULES, ema_weight
-from ms_optim.ema.tensors import average, average_or_copy, check_parameters, float64_scalar, shadow
+from ms_optim.ema.tensors import average, average_or_copy, check_parameters, float64_scalar, shadow, sides
 
 
 class EMA(Averaged, Stateful):
@@ -385,7 +385,7 @@ class EMA(Averaged, Stateful):
             self.check_averages()
             self.kernel(weight, due, self.layout[begin:end], *averages, *tracked)
         else:
-            self.hyper_map(ops.partial(average, weight, due), averages, tracked, self.copied[begin:end])
+            self.hyper_map(ops.partial(average, sides(weight), due), averages, tracked, self.copied[begin:end])
         return True
 
     def _step_in_pieces(self, gradients, present):

@@ -18,6 +18,7 @@ from ms_optim.ema.tensors import (
     float64_scalar,
     shadow,
     shadow_dtype,
+    sides,
 )
 
 
@@ -123,7 +124,9 @@ class ParameterEMA(Averaged, nn.Cell):
             self.check_averages()
             self.kernel(1 - self._decay, self.now, self.layout, *self.target, *self.source)
         else:
-            self.hyper_map(ops.partial(average, 1 - self._decay, self.now), self.target, self.source, self.copied)
+            self.hyper_map(
+                ops.partial(average, sides(1 - self._decay), self.now), self.target, self.source, self.copied
+            )
         return True
 
     def copy(self) -> None:

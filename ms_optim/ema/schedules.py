@@ -41,6 +41,8 @@ SCHEDULES = {
 def ema_weight(step, decay, warmup, schedule, update_after_step, update_every):
     """The parameters' weight in the average at a step, counted from 1, and whether this step averages."""
     steps = step - update_after_step
-    n = (step - 1) // update_every - (update_after_step - 1) // update_every
+    before = step - 1
+    rounds = before if update_every == 1 else before // update_every
+    n = rounds - (update_after_step - 1) // update_every
     weight = (1 - schedule(n, steps, decay, warmup)).where(steps > 0, 1)
-    return weight, (step - 1) % update_every == 0
+    return weight, rounds * update_every == before  # GPUs have no remainder of float64

@@ -8,23 +8,31 @@ from mindspore.common.initializer import Initializer
 from mindspore.nn.utils import no_init_parameters
 from mindspore.ops import MultitypeFuncGraph
 
-from ms_optim._math import lerp
+from ms_optim._math import is_near, lerp, way_of
 from ms_optim.arguments import FLOATS
 
 average = MultitypeFuncGraph("average")
 
 
-@average.register("Tensor", "Tensor", "Tensor", "Tensor", "Bool")
+def sides(weight):
+    """How `lerp` goes by a float64 weight: in float32, then in float64."""
+    single = weight.float()
+    return (way_of(single), is_near(single)), (way_of(weight), is_near(weight))
+
+
+@average.register("Tuple", "Tensor", "Tensor", "Tensor", "Bool")
 def average_or_copy(weight, due, average, value, copied):
     """Compute average <- average + weight*(value - average), in float32 unless it is float64; or average <- value.
 
-    Where it is not due, the average is not what weight 0 gives: that would be NaN for an infinite value.
+    The weight is given as its `sides`, which are decided once for all tensors. Where it is not due, the average is not
+    what weight 0 gives: that would be NaN for an infinite value.
     """
     if copied:
         new = value.to(average.dtype)
     else:
         dtype = ms.float64 if average.dtype == ms.float64 else ms.float32
-        new = lerp(average.to(dtype), value.to(dtype), weight.to(dtype)).to(average.dtype)
+        way, near = weight[1] if average.dtype == ms.float64 else weight[0]
+        new = lerp(average.to(dtype), value.to(dtype), way, near).to(average.dtype)
     ops.assign(average, new.where(due, average))
     return True
 

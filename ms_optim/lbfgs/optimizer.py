@@ -11,6 +11,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from ms_optim._composed import prepare_sums
 from ms_optim._gradients import check_gradients
 from ms_optim._groups import Group, Groups, own_key
 from ms_optim._state import Change, Stateful, parts
@@ -119,7 +120,7 @@ class LBFGS(Stateful):
         grows; `state_dict()` holds both. All of the arguments may be set in `param_groups[0]` between steps.
 
     Supported Platforms:
-        ``Ascend`` ``GPU`` ``CPU``
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
 
     Examples:
         >>> import mindspore as ms
@@ -180,6 +181,7 @@ class LBFGS(Stateful):
         self._refuse_parameters(groups.parameters)
         super().__init__(0.0, groups.parameters)
         groups[0]["params"] = groups.parameters
+        prepare_sums()
         self.learning_rate = float64_parameter(groups[0]["lr"], "learning_rate")
         dtype = ms.float64 if any(param.dtype == ms.float64 for param in groups.parameters) else ms.float32
         self.like = Tensor(0.0, dtype)

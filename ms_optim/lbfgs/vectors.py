@@ -8,6 +8,7 @@ from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
 
 from ms_optim import _compiled
+from ms_optim._math import sum_of_products
 
 
 class Graph(nn.Cell):
@@ -28,8 +29,8 @@ class Graph(nn.Cell):
 
 @Graph
 def dot(a, b):
-    """The sum of products, accumulated in float64."""
-    return (a.double() * b.double()).sum().to(a.dtype)
+    """The sum of products."""
+    return sum_of_products(a, b, None).to(a.dtype)
 
 
 @Graph

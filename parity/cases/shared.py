@@ -7,7 +7,7 @@ ADAM_GRID = (
     {"lr": 0.1, "betas": (0.999, 0.9), "eps": 1e-12, "weight_decay": 0.3, "maximize": True},
     {"lr": 0.02, "betas": (0.5, 0.7), "eps": 1e-4, "weight_decay": 0.5, "amsgrad": True},
 )
-DECAY = "grad = decay_gradient(grad, param, weight_decay)"
+DECAY = "grad = decay_gradient(grad, param, weight_decay, decays)"
 NEGATE = "grad = -grad if maximize else grad"
 NO_DECAY = ("decay dropped", DECAY, "grad = grad + 0")
 NO_MAXIMIZE = ("maximize ignored", NEGATE, "grad = grad if maximize else grad")
@@ -15,7 +15,7 @@ DECAY_TURNED = ("maximize turns the decay around", f"    {NEGATE}\n    {DECAY}",
 DECAY_SIGNED = (
     "the sign of the decay follows maximize",
     DECAY,
-    "grad = decay_gradient(grad, param, -weight_decay if maximize else weight_decay)",
+    "grad = decay_gradient(grad, param, -weight_decay if maximize else weight_decay, decays)",
 )
 # Of a rule whose decay goes into the gradient, and of one where a flag says whether it does.
 COUPLED_MISTAKES = (NO_DECAY, NO_MAXIMIZE, DECAY_TURNED)

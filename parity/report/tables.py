@@ -17,9 +17,16 @@ BEGIN, END = "<!-- optimizers -->\n", "<!-- end -->\n"
 
 def optimizers() -> str:
     """One row for each optimizer: paper, state, memory in multiples of the parameters, proof."""
-    rows = [("optimizer", "paper", "state", "memory", "parity"), ("---",) * 5]
+    rows = [("optimizer", "paper", "state", "memory", "parity", "on devices"), ("---",) * 6]
     rows += [
-        (f"`{entry.name}`", paper(getattr(ms_optim, entry.name)), state(entry), memory(entry), proof(entry))
+        (
+            f"`{entry.name}`",
+            paper(getattr(ms_optim, entry.name)),
+            state(entry),
+            memory(entry),
+            proof(entry),
+            on_devices(entry),
+        )
         for entry in ENTRIES.values()
     ]
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
@@ -32,6 +39,11 @@ def state(entry: Entry) -> str:
     return ", ".join(
         f"`{name}`{condition}" for name, condition in (conditions or dict.fromkeys(entry.state, "")).items()
     )
+
+
+def on_devices(entry: Entry) -> str:
+    """How many operators a step is where no native kernel runs."""
+    return "{} a parameter, {} a step".format(*entry.kernels) if entry.kernels else "not counted"
 
 
 def memory(entry: Entry) -> str:

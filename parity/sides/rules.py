@@ -3,7 +3,7 @@
 import torch
 from mindspore import Parameter, Tensor
 
-from ms_optim._math import lerp
+from ms_optim._math import decide, is_near, lerp, way_of
 from parity.cases.problems import Problem, Rows
 from parity.sides.torch import DTYPES, default_dtype, one_thread
 from parity.sides.trace import Recorder, Trace
@@ -39,6 +39,8 @@ class _Rule:
         self.hyper = [torch.tensor(values.asnumpy()[optimizer.group_of]) for values in optimizer.numbers]
         self.rates = torch.tensor([optimizer.param_groups[i]["lr"] for i in optimizer.group_of])
         self.steps = torch.zeros(len(self.names))
+        weights = optimizer.lerp_weights
+        self.weights = None if weights is None else torch.tensor(weights.asnumpy())
 
     def step(self, gradients):
         present = torch.tensor([gradients[name] is not None for name in self.names])
@@ -46,12 +48,15 @@ class _Rule:
         numbers = self.optimizer.scalars(self.steps, *self.numbers.values(), self.rates, *self.hyper)
         self.numbers = {name: new.where(present, old) for (name, old), new in zip(self.numbers.items(), numbers)}
         rows = torch.stack(numbers[len(self.numbers) :], 1).to(self.dtype)
-        for name, row, flags in zip(self.names, rows, self.optimizer.flags):
+        weights = None if self.weights is None else self.weights[: rows.shape[1]]
+        rows, conditions = decide(rows, self.optimizer.conditions_read, weights)
+        for i, (name, row, flags) in enumerate(zip(self.names, rows, self.optimizer.flags)):
             if gradients[name] is not None:
                 rows, grad = _summed(gradients[name], self.dtype)
                 kept = [slot if slot is None or rows is None else slot[rows] for slot in self.slots[name]]
+                chosen = [condition[i] for condition in conditions]
                 param = self.params[name] if rows is None else self.params[name][rows]
-                param, kept = self.optimizer.update(param, grad, tuple(kept), *row, *flags)
+                param, kept = self.optimizer.update(param, grad, tuple(kept), *row, *chosen, *flags)
                 if rows is not None:
                     param, *kept = (
                         old.index_put((rows,), new)
@@ -97,8 +102,9 @@ class _Average:
         weight, due = self.ema.ema_weight(
             self.steps, self.decay, self.warmup, self.ema.schedule, self.ema.update_after_step, self.ema.update_every
         )
+        weight = weight.to(self.inner.dtype)
         self.averages = {
-            name: lerp(average, self.params[name], weight.to(self.inner.dtype)).where(due, average)
+            name: lerp(average, self.params[name], way_of(weight), is_near(weight)).where(due, average)
             for name, average in self.averages.items()
         }
 

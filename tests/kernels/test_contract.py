@@ -179,8 +179,8 @@ def test_a_rule_whose_signature_changed_is_refused():
     ):
         rule.__name__ = "sgd"
         with pytest.raises(RuntimeError, match=f"For 'SGD', the native kernel 'sgd' expects {what} "):
-            _native.kernel_of("SGD", rule, slots, ("nesterov", "maximize"))
-    assert _native.kernel_of("SGD", SGD.update, SGD.slots, ("nesterov", "maximize")) == RULES["sgd"]
+            _native.kernel_of("SGD", rule, slots, ("nesterov", "maximize"), SGD.conditions)
+    assert _native.kernel_of("SGD", SGD.update, SGD.slots, ("nesterov", "maximize"), SGD.conditions) == RULES["sgd"]
 
 
 def test_every_kernel_is_one_of_a_rule():

@@ -52,6 +52,35 @@ def moved(optimizer):
     return before - param.asnumpy().flat[0]
 
 
+def is_rate(rate):
+    """Whether there is one."""
+    return rate != 0
+
+
+def careful(param, grad, slots, rate, trusts):
+    """Compute param <- param - rate*grad, if it trusts."""
+    return param - (rate * grad).where(trusts, 0), ()
+
+
+@pytest.mark.parametrize(("default", "expected"), [(0.5, 0.0625), (0.0, 0.0)])
+def test_a_condition_is_decided_for_the_rule(default, expected, graph):
+    """Of a number that the rule takes, also where the rule is not the library's."""
+    cls = declare(Number("[0, 1]"), default=default)
+    cls.update, cls.conditions = staticmethod(careful), {"trusts": ("rate", is_rate)}
+    assert moved(cls(ones("a", "b"))) == expected
+
+
+@pytest.mark.parametrize(
+    ("conditions", "missing"), [({"trusts": ("lr", abs)}, "lr"), ({"doubts": ("rate", abs)}, "doubts")]
+)
+def test_a_condition_of_what_the_rule_does_not_take(conditions, missing):
+    """It is named."""
+    cls = declare(Number("[0, 1]"))
+    cls.update, cls.conditions = staticmethod(careful), conditions
+    with pytest.raises(TypeError, match=rf"'Trusting', 'update' must take all .* but takes no \['{missing}'\]"):
+        cls(ones())
+
+
 def test_an_argument_without_a_kind():
     """It is named, and so is what a rule reads and the defaults do not have."""
     with pytest.raises(TypeError, match="'arguments' must have the kind of 'trust'"):

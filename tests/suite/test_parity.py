@@ -1,5 +1,7 @@
 """Every case of the parity suite on the synthetic problem."""
 
+import sys
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ import torch
 from helpers import COMPOSED, PART
 from mindspore import nn
 
+import ms_optim
+from ms_optim import _composed
 from parity import suite
 from parity.cases import CASES, ENTRIES, MINIMIZERS
 from parity.cases.losses import losses
@@ -20,6 +24,8 @@ PROBLEM, PRESENT = synthetic(), synthetic(absent=False)
 SMALL = PROBLEM.part(PART)
 EXTREME = PRESENT.part([*PART, "tiny.weight", "huge.gamma", "temperature", "breaking.weight"])
 LOUDEST = [cases[-1] for cases in CASES.values()]
+# What rules take sums by.
+SUMS = {"clip_adaptively", "mean", "mean_square", "root_mean_square", "total"}
 EACH = pytest.mark.parametrize("case", [case for cases in CASES.values() for case in cases], ids=str)
 # The quietest and the loudest of each optimizer.
 ENDS = [case for cases in CASES.values() for case in dict.fromkeys((cases[0], cases[-1]))]
@@ -53,6 +59,23 @@ def test_equals_torch_in_pynative(case):
     """Where gradients are tiny, huge and not finite too; composed, where that is the one path, and on some others."""
     both = "native" not in suite.paths(case) or (case.inner or case).optimizer in COMPOSED
     assert_passed(suite.verify(case, EXTREME, ("pynative",), ("composed", "native") if both else ("native",)))
+
+
+def sums(case):
+    """Whether the rule of a case takes sums over a tensor."""
+    return bool({*vars(sys.modules[getattr(ms_optim, case.optimizer).update.__module__])} & SUMS)
+
+
+@pytest.mark.parametrize("case", [case for case in LOUDEST if not case.inner and sums(case)], ids=str)
+def test_equals_torch_with_the_sums_of_devices(case, monkeypatch):
+    """Which are float32, in parts and scaled, where on CPU they are float64."""
+    monkeypatch.setenv(_composed.SUMS, "float32")
+    try:
+        assert_passed(suite.verify(case, EXTREME, ("graph",), ("composed",)))
+        assert not _composed.sums()
+    finally:
+        monkeypatch.undo()
+        _composed.prepare_sums()
 
 
 @pytest.mark.parametrize("loss", losses(), ids=lambda loss: loss.name)

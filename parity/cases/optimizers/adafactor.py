@@ -3,7 +3,7 @@
 from parity.cases.case import Entry, grid, mutants
 from parity.cases.shared import NO_MAXIMIZE
 
-_SCALE = "larger(mean_square(param, None).sqrt().to(param.dtype), eps2)"
+_SCALE = "larger(root_mean_square(param), eps2)"
 _STEP = "param = param * keep - alpha / larger(rms / d, 1 + 0 * d) * update"
 
 
@@ -28,10 +28,10 @@ ENTRY = Entry(
         "Adafactor",
         ("beta2_decay one step ahead", "power(step, beta2_decay)", "power(step + 1, beta2_decay)"),
         ("eps1 not squared", "eps1 * eps1", "eps1"),
-        ("no floor under the mean of the rows", "eps1.where(mean < eps1, mean)", "mean"),
+        ("no floor under the mean of the rows", "eps1.where(overall < eps1, overall)", "overall"),
         ("eps1 added and no floor", "eps1_square.where(estimate < eps1_square, estimate)", "(estimate + eps1_square)"),
-        ("sum for mean", "row_var.double().mean(-2, True)", "row_var.double().sum(-2, True)"),
-        ("the mean of the whole stack", "row_var.double().mean(-2, True)", "row_var.double().mean()"),
+        ("sum for mean", "mean(row_var, -2)", "row_var.sum(-2, True)"),
+        ("the mean of the whole stack", "mean(row_var, -2)", "row_var.mean()"),
         (
             "the new gradient's share taken for the old one's",
             "power(step, beta2_decay)",
@@ -40,8 +40,8 @@ ENTRY = Entry(
         ("d ignored", "rms / d", "rms"),
         ("updates not clipped", "larger(rms / d, 1 + 0 * d)", "(1 + 0 * d)"),
         ("no scale of the parameter", _SCALE, "(1 + 0 * eps2)"),
-        ("eps2 added and no floor", _SCALE, "(mean_square(param, None).sqrt().to(param.dtype) + eps2)"),
-        ("the scale of the decayed parameter", "mean_square(param, None)", "mean_square(param * keep, None)"),
+        ("eps2 added and no floor", _SCALE, "(root_mean_square(param) + eps2)"),
+        ("the scale of the decayed parameter", "root_mean_square(param)", "root_mean_square(param * keep)"),
         ("lr without the limit", "lr.where(lr < limit, limit)", "lr"),
         ("the limit is a floor", "lr.where(lr < limit, limit)", "lr.where(lr > limit, limit)"),
         (
@@ -54,6 +54,7 @@ ENTRY = Entry(
         NO_MAXIMIZE,
     ),
     memory=(({}, 0.002),),
+    kernels=(61, 30, 17),
     explicit=_explicit,
     network="transformer",
     training=grid("Adafactor", {"lr": 1e-2, "eps": (1e-7, 1e-3)})[0],

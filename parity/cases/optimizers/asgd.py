@@ -5,7 +5,7 @@ from parity.cases.shared import COUPLED_MISTAKES, DECAY
 
 _NUMBERS = "return next_eta, next_mu, eta, mu, 1 - lambd * eta, "
 _STEP = """    param = param * keep - eta * grad
-    return param, (param.where(mu == 1, ax + (param - ax) * mu),)"""
+    return param, (param.where(copied, ax + (param - ax) * mu),)"""
 
 ENTRY = Entry(
     "ASGD",
@@ -41,6 +41,7 @@ ENTRY = Entry(
         ("the parameter does not shrink", "param * keep)", "param)"),
     ),
     memory=(({}, 1),),
+    kernels=(15, 37, 28),
     network="transformer",
     training=grid("ASGD", {"lr": 0.1, "t0": 100.0, "weight_decay": 1e-4})[0],
     nn="ASGD",

@@ -50,7 +50,7 @@ ENTRY = Entry(
             "1 - ((1 - decay) / (1 - decay**n)).where(decay < 1, 1 / n)",
             "decay.where(n > 0, 0)",
         ),
-        ("update_every ignored", "return weight, (step - 1) % update_every == 0", "return weight, step > 0"),
+        ("update_every ignored", "return weight, rounds * update_every == before", "return weight, step > 0"),
         ("one step too late after update_after_step", ".where(steps > 0, 1)", ".where(steps >= 0, 1)"),
         ("update_after_step ignored", "steps = step - update_after_step", "steps = step - 0 * update_after_step"),
     ),
@@ -60,6 +60,7 @@ ENTRY = Entry(
         ("the weight is taken twice", "lerp(mean, value, weight)", "lerp(mean, value, weight * weight)"),
     ),
     memory=(({}, 1),),
+    kernels=(16, 32, 21),
     network="nfnet",
     training=grid(
         "EMA",

@@ -4,7 +4,7 @@ from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import mend_nesterov
 
 _REFERENCE = "parity.references.SGDAGC"
-_CLIP = "clip_adaptively(grad, param, clipping, clip_eps, unit)"
+_CLIP = "clip_adaptively(grad, param, clipping, clip_eps, unit, clips)"
 
 ENTRY = Entry(
     "MomentumAGC",
@@ -42,15 +42,15 @@ ENTRY = Entry(
         (
             "eps added and no floor",
             _CLIP,
-            "clip_adaptively(grad, param.abs() + clip_eps, clipping, clip_eps * 0, unit)",
+            "clip_adaptively(grad, param.abs() + clip_eps, clipping, clip_eps * 0, unit, clips)",
         ),
         (
             "no floor under the weight's norm",
-            "param, clipping, clip_eps, unit)",
-            "param, clipping, clip_eps * 0, unit)",
+            "param, clipping, clip_eps, unit,",
+            "param, clipping, clip_eps * 0, unit,",
         ),
-        ("clipping twice as much", "param, clipping, clip_eps, unit)", "param, clipping / 2, clip_eps, unit)"),
-        ("the other unit", "clip_eps, unit)", 'clip_eps, "squeezed" if unit == "output" else "output")'),
+        ("clipping twice as much", "param, clipping, clip_eps, unit,", "param, clipping / 2, clip_eps, unit,"),
+        ("the other unit", "clip_eps, unit,", 'clip_eps, "squeezed" if unit == "output" else "output",'),
         ("exempt ignored", "if not exempt:", "if exempt or not exempt:"),
         ("everything exempt", "if not exempt:", "if exempt and not exempt:"),
         ("gradient and weight swapped", "clip_adaptively(grad, param,", "clip_adaptively(param, grad,"),
@@ -65,6 +65,7 @@ ENTRY = Entry(
         ("one unit for the whole tensor", "return {size / shape[0], 1};", "return {size, 1};"),
     ),
     memory=(({"momentum": 0.0}, 0), ({"momentum": 0.9}, 1)),
+    kernels=(42, 21, 12),
     network="nfnet",
     training=grid(
         "MomentumAGC",

@@ -2,8 +2,8 @@
 
 from parity.cases.case import Entry, grid, mutants
 
-_BUFFER = "momentum_buffer = lerp(momentum_buffer, grad, take)"
-_UPDATE = "lerp(grad, momentum_buffer, momentum) if nesterov else momentum_buffer"
+_BUFFER = "momentum_buffer = lerp(momentum_buffer, grad, take, near)"
+_UPDATE = "lerp(grad, momentum_buffer, momentum, near_momentum) if nesterov else momentum_buffer"
 _RATIO = "exact(max(rows, columns), columns, lr)"
 _STEP = "param * keep - lr * ratio * update"
 # torch rounds to bfloat16 after each product, in an order of summation that depends on the processor, and a rounding
@@ -32,10 +32,10 @@ ENTRY = Entry(
         "Muon",
         ("one iteration too few", "range(steps)", "range(steps - 1)"),
         ("nesterov ignored", _UPDATE, "momentum_buffer"),
-        ("nesterov always", _UPDATE, "lerp(grad, momentum_buffer, momentum)"),
-        ("nesterov from the gradient's side", _UPDATE, _UPDATE.replace("momentum)", "take)")),
-        ("momentum sums", _BUFFER, "momentum_buffer = momentum * momentum_buffer + grad"),
-        ("momentum and 1 - momentum swapped", _BUFFER, _BUFFER.replace("take", "momentum")),
+        ("nesterov always", _UPDATE, "lerp(grad, momentum_buffer, momentum, near_momentum)"),
+        ("nesterov from the gradient's side", _UPDATE, _UPDATE.replace("momentum, near_momentum)", "take, near)")),
+        ("momentum sums", _BUFFER, "momentum_buffer = (1 - take) * momentum_buffer + grad"),
+        ("momentum and 1 - momentum swapped", _BUFFER, _BUFFER.replace("take, near", "momentum, near_momentum")),
         ("coefficients swapped", "b * gram + c * (gram @ gram)", "c * gram + b * (gram @ gram)"),
         ("no floor under the norm", "rounded(eps).where(norm < eps, norm)", "norm"),
         ("not normalized", "x / rounded(eps).where(norm < eps, norm)", "x"),
@@ -48,6 +48,7 @@ ENTRY = Entry(
         ("decay dropped", "param * keep - lr", "param - lr"),
     ),
     memory=(({}, 1),),
+    kernels=(110, 28, 12),
     network="transformer",
     training=grid("Muon", {"lr": 0.02}, **_LIMITS)[0],
     spans={"eps": (-10, 1), "ns_coefficients": (-2, -1)},

@@ -44,6 +44,7 @@ ENTRY = Entry(
         ("the gradient for the momentum", "momentum_size * exp_avg", "momentum_size * grad"),
     ),
     memory=(({}, 2),),
+    kernels=(27, 57, 42),
     network="transformer",
     training=grid("NAdam", {"lr": 2e-3})[0],
     experimental="NAdam",

@@ -3,7 +3,7 @@
 from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import COUPLED_MISTAKES, DECAY
 
-_VARIANCE = """        grad_avg = lerp(grad_avg, grad, take)
+_VARIANCE = """        grad_avg = lerp(grad_avg, grad, way_of(take), is_near(take))
         variance = square_avg - grad_avg * grad_avg
 """
 _BUFFER = "momentum * momentum_buffer + grad / deviation"
@@ -63,6 +63,7 @@ ENTRY = Entry(
         ({"centered": True}, 2),
         ({"momentum": 0.9, "centered": True}, 3),
     ),
+    kernels=(17, 17, 10),
     network="nfnet",
     training=grid("RMSprop", {"lr": 1e-3, "momentum": 0.9})[0],
     nn="RMSProp",

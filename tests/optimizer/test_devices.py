@@ -1,0 +1,156 @@
+"""What a step is compiled to where there are no native kernels is what Ascend runs on its AI Core.
+
+MindSpore compiles for Ascend the same operators as for CPU, so that its graph can be read here.
+"""
+
+from collections import Counter
+
+import mindspore as ms
+import numpy as np
+import pytest
+from helpers.graphs import nodes
+from mindspore import Parameter, Tensor
+
+import ms_optim
+from ms_optim import SGD, Optimizer, Slot, _composed, _native
+from ms_optim._host import SWITCH
+from ms_optim._math import PART
+from ms_optim.sgd import sgd_scalars
+from parity.cases import ENTRIES
+
+# By what path MindSpore 2.10.0 runs an operator of float32, bool or int32 on Ascend910B2: its own selection of kernels,
+# as its log has it with MS_SIMULATION_LEVEL=1. "aclop" is the older and slower one.
+ASCEND = {
+    **dict.fromkeys(["Assign", "AssignAdd", "Gather", "Split", "Stack", "TensorMove", "Unstack"], "aclop"),
+    **dict.fromkeys(["Abs", "Add", "Cast", "ClampScalar", "Div", "Divs", "EqScalar", "Greater", "Less"], "aclnn"),
+    **dict.fromkeys(["LessScalar", "LogicalAnd", "LogicalNot", "LogicalOr", "MatMulExt", "Max", "Maximum"], "aclnn"),
+    **dict.fromkeys(["Minimum", "Mul", "Muls", "NotEqual", "Pow", "Reciprocal", "ReduceMax", "Select"], "aclnn"),
+    **dict.fromkeys(["Equal", "Reshape", "Sign", "Sqrt", "StridedSlice", "Sub", "SumExt", "Transpose"], "aclnn"),
+}
+# What it has no kernel of bools for on Ascend, so that each goes back to the host.
+BITWISE = ("BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot")
+# A parameter's shape, and one of which units and whole are summed in parts.
+SHAPES = {"small": (9, 13), "in parts": (3, PART + 8)}
+DENSE = [name for name, entry in ENTRIES.items() if entry.kernels]
+
+
+@pytest.fixture(autouse=True)
+def device_form(monkeypatch, graph, own_graph):
+    """No kernel and no power of the library's, sums as on devices, and no direct calls."""
+    monkeypatch.setattr(_native, "library", lambda: None)
+    monkeypatch.setattr(_native, "_power", None)
+    monkeypatch.setenv(_composed.SUMS, "float32")
+    monkeypatch.setenv(SWITCH, "0")
+    yield
+    monkeypatch.undo()
+    _composed.prepare_sums()
+
+
+def compiled(make, count, shape):
+    """The operators of a step of so many parameters."""
+    params = [Parameter(Tensor(np.ones(shape), ms.float32), name=f"p{i}") for i in range(count)]
+    optimizer = make(params)
+    optimizer(tuple(Tensor(np.ones(shape), ms.float32) for _ in params))
+    return nodes(optimizer)
+
+
+def what_is_wrong(make, shape, ceilings):
+    """What keeps a step from running as it is claimed to, in sentences."""
+    few, many = (compiled(make, count, shape) for count in (2, 3))
+    found = [f"{node.primitive} of {sorted(node.dtypes)}" for node in many if node.primitive in BITWISE]
+    known = {*ASCEND, *BITWISE}
+    found += [f"{node.primitive} is in no table" for node in many if node.primitive not in known]
+    wide = [node for node in many if "float64" in node.dtypes]
+    found += [f"{node.primitive} in float64 of a parameter's size" for node in wide if shape in node.shapes]
+    count = [Counter("float64" in node.dtypes for node in part) for part in (few, many)]
+    each, each_wide = sum(count[1].values()) - sum(count[0].values()), count[1][True] - count[0][True]
+    step, step_wide = sum(count[0].values()) - 2 * each, count[0][True] - 2 * each_wide
+    if each_wide:
+        found.append(f"{each_wide:g} in float64 for each parameter")
+    said = "for each parameter", "for each step", "in float64 for each step"
+    for what, has, ceiling in zip(said, (each, step, step_wide), ceilings):
+        if has > ceiling:
+            found.append(f"{has:g} operators {what}, where at most {ceiling} are allowed")
+    return sorted({*found})
+
+
+def default(name):
+    """A function that makes the optimizer with its defaults, or an average around SGD."""
+    if name == "EMA":
+        return lambda params: ms_optim.EMA(SGD(params, fused=False))
+    return lambda params: getattr(ms_optim, name)(params, fused=False)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_a_step_runs_on_the_device(name):
+    """No operator goes back to the host, none of a parameter is float64, and they are no more than the entry says."""
+    assert what_is_wrong(default(name), SHAPES["small"], ENTRIES[name].kernels) == []
+
+
+@pytest.mark.parametrize("name", ["MomentumAGC", "Adafactor"])
+def test_sums_in_parts_run_on_the_device(name):
+    """Which need some more operators."""
+    each, *step = ENTRIES[name].kernels
+    assert what_is_wrong(default(name), SHAPES["in parts"], (each + 24, *step)) == []
+
+
+def spoiled(rule):
+    """A function that makes an optimizer of a rule like that of SGD."""
+
+    def spoiled_update(param, grad, slots, lr, momentum, take, weight_decay, maximize):
+        (velocity,) = slots
+        velocity = momentum * velocity + take * grad
+        return param - lr * velocity, (velocity,)
+
+    def init(self, params):
+        defaults = {"lr": 0.1, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.0, "maximize": False}
+        Optimizer.__init__(self, params, defaults, fused=False)
+
+    parts = {"scalars": sgd_scalars, "update": rule or spoiled_update, "slots": (Slot("velocity"),), "__init__": init}
+    return type("Spoiled", (Optimizer,), parts)
+
+
+def in_float64(param, grad, slots, lr, momentum, take, weight_decay, maximize):
+    """The gradient is widened."""
+    (velocity,) = slots
+    velocity = (momentum.double() * velocity.double() + take * grad.double()).float()
+    return param - lr * velocity, (velocity,)
+
+
+def bit_by_bit(param, grad, slots, lr, momentum, take, weight_decay, maximize):
+    """Two conditions are joined by the operator of bits."""
+    (velocity,) = slots
+    velocity = momentum * velocity + take * grad
+    return param - lr * velocity.where((momentum > 0) & (take > 0), grad), (velocity,)
+
+
+def one_cast_more(param, grad, slots, lr, momentum, take, weight_decay, maximize):
+    """It goes through half precision."""
+    (velocity,) = slots
+    velocity = momentum * velocity + take * grad
+    return param - lr * velocity.half().float(), (velocity,)
+
+
+def of_another_operator(param, grad, slots, lr, momentum, take, weight_decay, maximize):
+    """Nobody has looked at it."""
+    (velocity,) = slots
+    velocity = momentum * velocity + take * grad
+    return param - lr * velocity.atan(), (velocity,)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (None, []),
+        (in_float64, ["in float64 for each parameter", "in float64 of a parameter's size"]),
+        (bit_by_bit, ["BitwiseAnd of ['bool']"]),
+        (one_cast_more, ["operators for each parameter, where at most 10 are allowed"]),
+        (of_another_operator, ["Atan is in no table"]),
+    ],
+)
+def test_what_is_spoiled_is_named(rule, expected):
+    """Each in the sentence that is about it, and the rule itself in none."""
+    found = what_is_wrong(spoiled(rule), SHAPES["small"], (10, 40, 30))
+    assert bool(found) == bool(expected)
+    for sentence in expected:
+        assert any(sentence in one for one in found), found
