@@ -93,7 +93,7 @@ def sum_in_parts(x, axes):
     before, sizes, after = x.shape[:begin], x.shape[begin:end], x.shape[end:]
     count = product(sizes)
     if count <= PART:
-        return x.sum() if axes is None else x.sum(axes, True)
+        return x.sum() if axes is None else x.sum(axes, keepdims=True)
     x = x.reshape(product(before), count, product(after))
     parts, rest = count // PART, count % PART
     whole = x[:, : parts * PART] if rest else x
@@ -112,7 +112,7 @@ def sum_of_products(x, y, axes):
     """The sum of products of elements along adjacent axes, which stay, or of all: float64 where that is the way."""
     if sums_in_float64:
         products = x.double() * y.double()
-        return products.sum() if axes is None else products.sum(axes, True)
+        return products.sum() if axes is None else products.sum(axes, keepdims=True)
     return sum_in_parts(x * y, axes)
 
 

@@ -44,8 +44,15 @@ def factory(
     return build
 
 
-def set_mode(mode: str):
-    """Compile or not, with the strict syntax: what the compiler cannot lift is an error and never runs in Python."""
+def set_mode(mode: str, device: str | None = None, jit_level: str | None = None):
+    """Compile or not, with the strict syntax: what the compiler cannot lift is an error and never runs in Python.
+
+    A device, which MindSpore takes before anything has run, and a level of optimization are set if they are given.
+    """
+    if device not in (None, ms.get_context("device_target")):
+        ms.set_device(device)
+    if jit_level is not None:
+        ms.set_context(jit_config={"jit_level": jit_level})
     ms.set_context(mode=MODES[mode], jit_syntax_level=ms.STRICT)
 
 
@@ -53,7 +60,8 @@ def structure(optimizer: nn.Optimizer) -> tuple | None:
     """What two optimizers share that differ in numbers only, so that one graph serves both; None if it is not known."""
     constants = getattr(optimizer, "constants", None)
     described = tuple((param.name, param.shape, param.dtype) for param in optimizer.get_parameters())
-    return constants and (ms.get_context("mode"), *constants, described)
+    level = str(ms.get_context("jit_config"))
+    return constants and (ms.get_context("mode"), level, *constants, described)
 
 
 _compiled: dict[tuple, nn.Optimizer] = {}
@@ -88,7 +96,8 @@ class Session:
 
     `schedule` is the name and the arguments of a scheduler, which steps after each of its steps. `anew` compiles, even
     if one like it has compiled before. `dtype` is that of the parameters, if not that of `initial`. If `compiled`, the
-    steps are what a graph runs, else what direct calls do; by default as in `mode`.
+    steps are what a graph runs, else what direct calls do; by default as in `mode`. `device` and `jit_level` are set
+    first, if they are given.
     """
 
     def __init__(
@@ -100,10 +109,12 @@ class Session:
         anew: bool = False,
         dtype: str | None = None,
         compiled: bool | None = None,
+        device: str | None = None,
+        jit_level: str | None = None,
     ):
         self.compiled = mode == "graph" if compiled is None else compiled
         self.mode, self.dtype = mode, dtype and getattr(ms, dtype)
-        set_mode(mode)
+        set_mode(mode, device, jit_level)
         self.optimizer = build(_parameters(initial, self.dtype))
         if not anew:
             self.optimizer = compiled_before(self.optimizer)
@@ -165,12 +176,23 @@ def _arrays(tree):
     return tree.asnumpy() if isinstance(tree, Tensor) else tree
 
 
-def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, mode: str, compiled: bool = False) -> Trace:
+def run(
+    build: Callable[[list[Parameter]], nn.Optimizer],
+    problem: Problem,
+    mode: str,
+    compiled: bool = False,
+    device: str | None = None,
+    jit_level: str | None = None,
+) -> Trace:
     """The trace of the optimizer that `build` makes of parameters, fed the problem's gradients in float32.
 
-    Its steps are what a graph runs if `compiled`, else direct calls, as a user makes them.
+    Its steps are what a graph runs if `compiled`, else direct calls, as a user makes them; on a device and at a level
+    of optimization ("O0", "O1", "O2"), if they are given.
     """
-    return Session(build, problem.initial, mode, dtype=problem.dtype, compiled=compiled).steps(problem.gradients)
+    session = Session(
+        build, problem.initial, mode, dtype=problem.dtype, compiled=compiled, device=device, jit_level=jit_level
+    )
+    return session.steps(problem.gradients)
 
 
 class _Loss(nn.Cell):

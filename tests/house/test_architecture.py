@@ -97,6 +97,37 @@ def test_torch_is_asked_for_by_one_function():
     )
 
 
+WITHOUT_TORCH = """
+import importlib.machinery
+import sys
+
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self) if name == "torch" else None
+
+    def create_module(self, spec):
+        raise ImportError("there is no torch here")
+
+
+sys.meta_path.insert(0, NoTorch())
+from parity.cases import CASES
+from parity.cases.problems import synthetic
+from parity.judge.compare import compare_bits
+from parity.sides import mindspore
+
+case = CASES["AdamW"][-1]
+problem, build = synthetic(3).fitting(case), mindspore.factory(case)
+runs = [mindspore.run(build, problem, mode) for mode in mindspore.MODES]
+assert compare_bits(*runs).passed
+"""
+
+
+def test_the_side_of_mindspore_runs_without_torch():
+    """Cases, problems, steps and the comparison: a machine with a device may have no torch."""
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=True, cwd=ROOT)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_imports_are_absolute(name):
     """Or the test above would not see them."""

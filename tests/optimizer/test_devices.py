@@ -3,7 +3,10 @@
 MindSpore compiles for Ascend the same operators as for CPU, so that its graph can be read here.
 """
 
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -18,6 +21,7 @@ from ms_optim._math import PART
 from ms_optim.sgd import sgd_scalars
 from parity.cases import ENTRIES
 
+ROOT = Path(__file__).parents[2]
 # By what path MindSpore 2.10.0 runs an operator of float32, bool or int32 on Ascend910B2: its own selection of kernels,
 # as its log has it with MS_SIMULATION_LEVEL=1. "aclop" is the older and slower one.
 ASCEND = {
@@ -92,6 +96,28 @@ def test_sums_in_parts_run_on_the_device(name):
     """Which need some more operators."""
     each, *step = ENTRIES[name].kernels
     assert what_is_wrong(default(name), SHAPES["in parts"], (each + 24, *step)) == []
+
+
+LEVELS = """
+import sys
+from parity.cases import CASES
+from parity.cases.problems import synthetic
+from parity.judge.compare import compare_bits
+from parity.sides import mindspore
+
+for name in sys.argv[1:]:
+    case = CASES[name][-1]
+    build, problem = mindspore.factory(case, fused=False), synthetic(3, absent=False).fitting(case)
+    runs = [mindspore.run(build, problem, "graph", True, "CPU", level) for level in ("O0", "O2")]
+    assert all(compare_bits(run, runs[0]).passed for run in runs), name
+"""
+
+
+@pytest.mark.parametrize("form", ["float32", "float64"])
+def test_every_level_of_optimization_compiles_to_the_same_bits(form, monkeypatch):
+    """What methods of Tensors mean differs from one level to another."""
+    monkeypatch.setenv(_composed.SUMS, form)
+    subprocess.run([sys.executable, "-c", LEVELS, "MomentumAGC", "Adafactor"], check=True, cwd=ROOT)
 
 
 def spoiled(rule):
