@@ -97,10 +97,10 @@ def sum_in_parts(x, axes):
     x = x.reshape(product(before), count, product(after))
     parts, rest = count // PART, count % PART
     whole = x[:, : parts * PART] if rest else x
-    total = whole.reshape(product(before), parts, PART, product(after)).sum(2).sum(1)
+    summed = whole.reshape(product(before), parts, PART, product(after)).sum(2).sum(1)
     if rest:
-        total = total + x[:, parts * PART :].sum(1)
-    return total.reshape(()) if axes is None else total.reshape(*before, *(1,) * len(axes), *after)
+        summed = summed + x[:, parts * PART :].sum(1)
+    return summed.reshape(()) if axes is None else summed.reshape(*before, *(1,) * len(axes), *after)
 
 
 def total(x):
