@@ -20,11 +20,6 @@ def prepare_sums() -> None:
     _math.sums_in_float64 = ms.get_context("device_target") == "CPU" and os.environ.get(SUMS) != "float32"
 
 
-def sums() -> bool:
-    """Whether graphs that are compiled now take sums in float64."""
-    return _math.sums_in_float64
-
-
 def cut(rows, moves, dtype, conditions, weights):
     """What the rule takes of the numbers of a step, for each parameter: they are cast once, and decided on once.
 

@@ -90,8 +90,8 @@ class Declared:
         missing = sorted((read | cls.__dict__.get("conditions", {}).keys()) - {*cls._taken_by_update()})
         if missing:
             raise TypeError(
-                f"For '{cls.__name__}', 'update' must take all that 'conditions' are of and are called, but takes no "
-                f"{missing}."
+                f"For '{cls.__name__}', 'conditions' must have names, and be of numbers, that 'update' takes, but it "
+                f"takes no {missing}."
             )
 
     @staticmethod

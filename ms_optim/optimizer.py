@@ -10,13 +10,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
-from ms_optim import _compiled, _composed, _direct, _host, _native, _pieces, _state
+from ms_optim import _compiled, _composed, _direct, _host, _math, _native, _pieces, _state
 from ms_optim._declaration import Declared
 from ms_optim._freezing import Freezing
 from ms_optim._gradients import check_gradients, fits, wanted
 from ms_optim._groups import MEMBERS, Groups, ParamGroup, by_step
 from ms_optim._learning_rate import Rates, look_up
-from ms_optim._math import is_near
 from ms_optim._values import float64_parameter
 from ms_optim.arguments import COMMON, Kind
 
@@ -67,9 +66,9 @@ class Optimizer(Declared, Freezing, _state.Stateful):
     hyperparameters that its signature names; the new scalar slots come first), `update` (the rule for one tensor:
     parameter, gradient, slots, these numbers, flags), `slots`, and as `arguments` the kinds of those that are not in
     the common vocabulary, or mean something else there.
-    Where the rule chooses by a number, `conditions` may have for the name of the choice that of the number and a
-    function from a vector of it to one of bools, so that it is decided once and not for each parameter; the rule takes
-    it after the numbers, in this order. A weight for which the function is that of `lerp` is taken as its way.
+    Where the rule chooses by a number, `conditions` may have under the name of the choice the name of the number and a
+    function, no lambda, from a vector of it to one of bools: so it is decided once and not for each parameter. The rule
+    takes the choice between the numbers and the flags.
     Every number is a vector with one entry per parameter, so groups, schedules and live changes never recompile.
 
     Args:
@@ -202,8 +201,9 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         taken, conditions = self._taken_by_update(), self._conditions_taken()
         self.flag_names = tuple(name for name in taken if name in self.kinds and not self.kinds[name].members(name))
         self.conditions_read = tuple((taken.index(name), condition) for name, condition in conditions.values())
-        weights = [name for name, condition in conditions.values() if condition is is_near]
+        weights = [name for name, condition in conditions.values() if condition is _math.is_near]
         numbers = [name for name in taken if name not in self.flag_names and name not in conditions]
+        # What `is_near` is of is a weight of `lerp`, and the rule takes its way.
         scale = [False] if self.need_scale else []  # which follows the numbers
         self.lerp_weights = Tensor([name in weights for name in numbers] + scale) if weights else None
         self.flags = tuple(
@@ -399,7 +399,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             self.loss_scale,
             tuple(self.group_of),
             tuple(self.rates.own),
-            _composed.sums(),
+            _math.sums_in_float64,
             tuple(kept.shape for kept in self.numbers),
             tuple(tuple(kept is not None for kept in row) for row in self.slot_table),
         )

@@ -39,7 +39,7 @@ class _Rule:
         self.hyper = [torch.tensor(values.asnumpy()[optimizer.group_of]) for values in optimizer.numbers]
         self.rates = torch.tensor([optimizer.param_groups[i]["lr"] for i in optimizer.group_of])
         self.steps = torch.zeros(len(self.names))
-        weights = optimizer.lerp_weights
+        weights = optimizer.lerp_weights  # of the numbers, and of the loss scale, which is none here
         self.weights = None if weights is None else torch.tensor(weights.asnumpy())
 
     def step(self, gradients):
@@ -48,8 +48,7 @@ class _Rule:
         numbers = self.optimizer.scalars(self.steps, *self.numbers.values(), self.rates, *self.hyper)
         self.numbers = {name: new.where(present, old) for (name, old), new in zip(self.numbers.items(), numbers)}
         rows = torch.stack(numbers[len(self.numbers) :], 1).to(self.dtype)
-        weights = None if self.weights is None else self.weights[: rows.shape[1]]
-        rows, conditions = decide(rows, self.optimizer.conditions_read, weights)
+        rows, conditions = decide(rows, self.optimizer.conditions_read, self.weights)
         for i, (name, row, flags) in enumerate(zip(self.names, rows, self.optimizer.flags)):
             if gradients[name] is not None:
                 rows, grad = _summed(gradients[name], self.dtype)

@@ -1,14 +1,23 @@
 """What a compiled step consists of: its operators, with the dtypes and shapes of what each takes and gives."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 from mindspore import nn
 from mindspore.graph.api import _cell_graph_executor
 from mindspore.train import mind_ir_pb2
 
-_DTYPES = {2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 16: "bfloat16"}
-_DTYPES[1] = "float32"
+# As MindSpore's format of graphs has them.
+_DTYPES = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    16: "bfloat16",
+}
 # What is no kernel on any device.
 _NO_KERNELS = {"Constant", "Depend", "Load", "MakeTuple", "Return", "TupleGetItem", "UpdateState"}
 
@@ -51,8 +60,3 @@ def nodes(cell: nn.Cell) -> list[Node]:
         takes = tuple(tensor for name in node.input for tensor in known.get(name, ()))
         found.append((primitive, takes, gives))
     return [Node(*node) for node in found if node[0] not in _NO_KERNELS]
-
-
-def count(cell: nn.Cell) -> Counter:
-    """How often each operator with its dtypes is in a graph."""
-    return Counter((node.primitive, node.dtypes) for node in nodes(cell))

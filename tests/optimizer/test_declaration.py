@@ -77,7 +77,7 @@ def test_a_condition_of_what_the_rule_does_not_take(conditions, missing):
     """It is named."""
     cls = declare(Number("[0, 1]"))
     cls.update, cls.conditions = staticmethod(careful), conditions
-    with pytest.raises(TypeError, match=rf"'Trusting', 'update' must take all .* but takes no \['{missing}'\]"):
+    with pytest.raises(TypeError, match=rf"'Trusting', 'conditions' must .* but it takes no \['{missing}'\]"):
         cls(ones())
 
 
