@@ -35,7 +35,7 @@ setup(
         )
     ],
     python_requires=">=3.10,<3.13",
-    install_requires=["mindspore>=2.9,<2.11", "numpy<2"],
+    install_requires=["mindspore>=2.8,<2.11", "numpy<2"],
     extras_require={
         "parity": ["hypothesis", "matplotlib", "rich", "scikit-learn", "torch>=2.6,<2.14"],
         "zoo": ["mindcv==0.3.0"],

@@ -15,12 +15,13 @@ from ms_optim.lion import Lion
 from ms_optim.momentum_agc import MomentumAGC
 from ms_optim.muon import Muon
 from ms_optim.nadam import NAdam
-from ms_optim.optimizer import Optimizer, Slot
+from ms_optim.optimizer import Optimizer
 from ms_optim.radam import RAdam
 from ms_optim.resuming import RandomState, resume
 from ms_optim.rmsprop import RMSprop
 from ms_optim.rprop import Rprop
 from ms_optim.sgd import SGD
+from ms_optim.slot import Slot
 from ms_optim.sparse_adam import SparseAdam
 from ms_optim.stopping import StopRequest
 

@@ -56,12 +56,12 @@ def without_axis(conditions):
 
 
 @functools.cache
-def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
+def lift(update: Callable, scaled: bool, masters: bool = False) -> MultitypeFuncGraph:
     """The rule of one tensor as a graph of fixed arity that `HyperMap` applies to every parameter.
 
     It computes in float64 for float64 parameters and in float32 for all others, and rounds once, on store. Where the
     parameter does not move all stays as it is, chosen and not multiplied, so that no NaN comes in. If `scaled`, the
-    last number multiplies the gradient first.
+    last number multiplies the gradient first. With `masters` the last slot is what is rounded to the parameter.
     """
     lifted = MultitypeFuncGraph(update.__name__)
 
@@ -79,11 +79,18 @@ def lift(update: Callable, scaled: bool) -> MultitypeFuncGraph:
         state = ()
         for slot in slots:
             state = (*state, None if slot is None else slot.to(dtype))
-        old_param = param.to(dtype)
+        old_param, master = param.to(dtype), None
+        if masters:
+            master, slots, state = slots[-1], slots[:-1], state[:-1]
+        if master is not None:
+            old_param = master.where(master.to(param.dtype) == param, old_param)
         if param.ndim == 0:
             moves, conditions = without_axis(moves), without_axis(conditions)
         new_param, new_state = update(old_param, grad, state, *numbers, *conditions, *flags)
-        ops.assign(param, new_param.where(moves, old_param).to(param.dtype))
+        new_param = new_param.where(moves, old_param)
+        ops.assign(param, new_param.to(param.dtype))
+        if master is not None:
+            ops.assign(master, new_param)
         for slot, new, old in zip(slots, new_state, state):
             if slot is not None:
                 ops.assign(slot, new.where(moves, old).to(slot.dtype))

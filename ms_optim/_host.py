@@ -11,7 +11,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
-from mindspore.graph.api import _pynative_executor
+from mindspore._c_expression import PyNativeExecutor_
 
 from ms_optim import _native
 
@@ -46,7 +46,7 @@ def chunks(tensors: Sequence[Tensor]) -> list[Sequence[Tensor]]:
 
 
 # Until nothing is queued, which might read or write memory.
-wait = _pynative_executor.sync
+wait = PyNativeExecutor_.get_instance().sync
 
 
 def memory(tensor: Tensor) -> np.ndarray:

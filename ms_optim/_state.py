@@ -15,6 +15,7 @@ from mindspore import Parameter, Tensor, nn
 from ms_optim import _compiled
 from ms_optim._groups import HOW, MEMBERS, own_key
 from ms_optim._values import LIST, as_array, as_number, plain, write
+from ms_optim.slot import MASTER
 
 # What other Adams call whether they correct the bias: apex and DeepSpeed, and transformers.
 CORRECTED = ("bias_correction", "correct_bias")
@@ -378,8 +379,10 @@ def _parameter_changes(optimizer, i, given, numbers):
     owner, param, state = type(optimizer).__name__, optimizer.parameters[i], optimizer.state
     slots = [slot for slot in optimizer.slots if not slot.scalar and state.slots[slot.name][i] is not None]
     wanted = {*(slot.name for slot in slots), *state.vectors}
-    idle = {*state.slots} - wanted  # left over from a flag that is off
+    idle = {*state.slots, MASTER.name} - wanted  # left over from a flag that is off
     given = {name: value for name, value in given.items() if value is not None and name not in idle}
+    if given and MASTER in slots:  # where there was none, it is taken from the parameter at the next step
+        given = {MASTER.name: np.zeros(param.shape), **given}
     if given and given.keys() != wanted:
         raise ValueError(
             f"For '{owner}', the state of '{param.name}' must be {sorted(wanted)}, but got {sorted(given, key=str)}."

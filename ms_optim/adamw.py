@@ -1,5 +1,7 @@
 """AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization")."""
 
+import mindspore as ms
+
 from ms_optim._learning_rate import LearningRate
 from ms_optim.adam import adam, adam_conditions, adam_scalars, adam_slots
 from ms_optim.optimizer import Optimizer, Params
@@ -12,9 +14,9 @@ class AdamW(Optimizer):
 
     Args:
         params (Union[list[Parameter], list[tuple[str, Parameter]], list[dict]]): The parameters, alone or each with a
-            name, or groups of them: dicts with the key "params" and any of the arguments below but `fused` and
-            `loss_scale`. Other keys of a group are kept, unless they seem to mean an argument. A dict with the one key
-            "order_params" gives the order in which the gradients come.
+            name, or groups of them: dicts with the key "params" and any of the arguments below but `fused`,
+            `loss_scale`, `state_dtype` and `master_weights`. Other keys of a group are kept, unless they seem to mean
+            an argument. A dict with the one key "order_params" gives the order in which the gradients come.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
             Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
             accumulated, and holds its last. Default: ``1e-3`` .
@@ -27,6 +29,10 @@ class AdamW(Optimizer):
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
             the kernel where there is one. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+        state_dtype (Union[None, mindspore.dtype]): ``mindspore.float32`` keeps the state of float16 and bfloat16
+            parameters in float32, None in the dtype of the parameter. Default: ``None`` .
+        master_weights (bool): Keep a float32 copy of float16 and bfloat16 parameters, `master_param` in the state, from
+            which the steps go on; the parameter is the copy, rounded. Default: ``False`` .
 
     Inputs:
         - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
@@ -66,6 +72,8 @@ class AdamW(Optimizer):
         maximize: bool = False,
         fused: bool | None = None,
         loss_scale: float = 1.0,
+        state_dtype: ms.dtype.Type | None = None,
+        master_weights: bool = False,
     ):
         defaults = dict(
             lr=lr,
@@ -76,4 +84,4 @@ class AdamW(Optimizer):
             maximize=maximize,
             decoupled_weight_decay=True,
         )
-        super().__init__(params, defaults, loss_scale, fused)
+        super().__init__(params, defaults, loss_scale, fused, state_dtype, master_weights)

@@ -222,7 +222,8 @@ class Choice(Kind):
 
     def check(self, owner: str, name: str, value: Any) -> Any:
         """The value, if it is one of them and not only equal to one: 1 is not True."""
-        if not any(value is choice or (isinstance(choice, str) and value == choice) for choice in self.choices):
+        alike = [choice for choice in self.choices if isinstance(choice, str) or type(value) is type(choice)]
+        if not any(value == choice for choice in alike):
             kind = ValueError if isinstance(value, type(self.choices[-1])) else TypeError
             raise kind(f"For '{owner}', '{name}' must be {self}, but got {value!r}.")
         return value
@@ -307,8 +308,10 @@ COMMON: dict[str, Kind] = {
     "fused": Choice(None, False, True),
     "loss_scale": Number("(0, inf)"),
     "lr": Rate(),
+    "master_weights": Flag(),
     "maximize": Flag(),
     "momentum": PerStep("[0, inf)"),
     "nesterov": Flag(),
+    "state_dtype": Choice(None, ms.float32),
     "weight_decay": PerStep("[0, inf)"),
 }

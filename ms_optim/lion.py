@@ -1,7 +1,10 @@
 """Lion (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms")."""
 
+import mindspore as ms
+
 from ms_optim._learning_rate import LearningRate
-from ms_optim.optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params
+from ms_optim.slot import Slot
 
 
 def lion_scalars(step, lr, beta1, beta2, weight_decay):
@@ -25,9 +28,9 @@ class Lion(Optimizer):
 
     Args:
         params (Union[list[Parameter], list[tuple[str, Parameter]], list[dict]]): The parameters, alone or each with a
-            name, or groups of them: dicts with the key "params" and any of the arguments below but `fused` and
-            `loss_scale`. Other keys of a group are kept, unless they seem to mean an argument. A dict with the one key
-            "order_params" gives the order in which the gradients come.
+            name, or groups of them: dicts with the key "params" and any of the arguments below but `fused`,
+            `loss_scale`, `state_dtype` and `master_weights`. Other keys of a group are kept, unless they seem to mean
+            an argument. A dict with the one key "order_params" gives the order in which the gradients come.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
             Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
             accumulated, and holds its last. Default: ``1e-4`` .
@@ -38,6 +41,10 @@ class Lion(Optimizer):
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+        state_dtype (Union[None, mindspore.dtype]): ``mindspore.float32`` keeps the state of float16 and bfloat16
+            parameters in float32, None in the dtype of the parameter. Default: ``None`` .
+        master_weights (bool): Keep a float32 copy of float16 and bfloat16 parameters, `master_param` in the state, from
+            which the steps go on; the parameter is the copy, rounded. Default: ``False`` .
 
     Inputs:
         - **gradients** (tuple[Tensor]) - One for each parameter, of its shape, in the order of `optimizer.parameters`.
@@ -74,6 +81,8 @@ class Lion(Optimizer):
         maximize: bool = False,
         fused: bool | None = None,
         loss_scale: float = 1.0,
+        state_dtype: ms.dtype.Type | None = None,
+        master_weights: bool = False,
     ):
         defaults = dict(lr=lr, betas=betas, weight_decay=weight_decay, maximize=maximize)
-        super().__init__(params, defaults, loss_scale, fused)
+        super().__init__(params, defaults, loss_scale, fused, state_dtype, master_weights)

@@ -2,8 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, ClassVar
 
 import mindspore as ms
@@ -17,46 +16,10 @@ from ms_optim._gradients import check_gradients, fits, wanted
 from ms_optim._groups import MEMBERS, Groups, ParamGroup, by_step
 from ms_optim._learning_rate import Rates, look_up
 from ms_optim._values import float64_parameter
-from ms_optim.arguments import COMMON, Kind
+from ms_optim.arguments import COMMON
+from ms_optim.slot import HALVES, MASTER, TAKEN, Slot
 
 Params = Iterable[Parameter] | Iterable[tuple[str, Parameter]] | Iterable[dict]
-# No names of slots: the kinds of state of a trace and of an average, and what an optimizer has if it runs a kernel.
-TAKEN = ("ema", "parameter", "check_state", "kernel", "kernel_slots", "layout", "slots_before", "stepper")
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One kind of state: a tensor for each parameter, or one float64 number for each.
-
-    Args:
-        name: torch's key for it in `state_dict()["state"]`, and of the tensors that the optimizer's attribute, a tuple
-            with one entry for each parameter.
-        when: The argument that must be nonzero or true for a parameter to have this slot; None is always.
-        scalar: Whether it is a number: an entry of a vector over parameters, which `scalars` reads and writes.
-        init: The argument that the tensor is filled with at first; None is zero.
-        shape: A function from the shape of a parameter to that of its tensor, or to None if it has none.
-
-    Raises:
-        ValueError: When a class is defined or made, if `name` is that of something else.
-    """
-
-    name: str
-    when: str | None = None
-    scalar: bool = False
-    init: str | None = None
-    shape: Callable[[tuple[int, ...]], tuple[int, ...] | None] = tuple
-
-    def first(self, group: Mapping, kinds: Mapping[str, Kind]) -> float:
-        """What the tensor is filled with at first, in a group with these arguments, which are of these kinds."""
-        return kinds[self.init].number(group[self.init], self.init, group) if self.init else 0.0
-
-    def allocate(self, param: Parameter, group: Mapping, kinds: Mapping[str, Kind]) -> Parameter | None:
-        """The state of a parameter of a group with these arguments, if it has this slot."""
-        shape = self.shape(param.shape)
-        if shape is None or (self.when and not group[self.when]):
-            return None
-        value = Tensor(np.full(shape, self.first(group, kinds)), param.dtype)
-        return Parameter(value, name=f"{self.name}.{param.name}", requires_grad=False)
 
 
 class Optimizer(Declared, Freezing, _state.Stateful):
@@ -80,6 +43,10 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
         fused (Union[None, bool]): True runs the rule's native kernel on CPU, False MindSpore's operators, None the
             kernel where there is one. Default: ``None`` .
+        state_dtype (Union[None, mindspore.dtype]): ``mindspore.float32`` keeps the state of float16 and bfloat16
+            parameters in float32, None in the dtype of the parameter. Default: ``None`` .
+        master_weights (bool): Keep a float32 copy of float16 and bfloat16 parameters, `master_param` in the state, from
+            which the steps go on; the parameter is the copy, rounded. Default: ``False`` .
 
     Inputs:
         - **gradients** (tuple[Tensor]) - One per parameter, in the order of `parameters` and of the same shapes. In a
@@ -127,11 +94,19 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         taken = {name for name in names if names.count(name) > 1 or name in TAKEN}
         cls._refuse_names(taken | {name for name in cls._own_names() if hasattr(Optimizer, name)})
 
-    def __init__(self, params: Params, defaults: dict[str, Any], loss_scale: float = 1.0, fused: bool | None = None):
+    def __init__(
+        self,
+        params: Params,
+        defaults: dict[str, Any],
+        loss_scale: float = 1.0,
+        fused: bool | None = None,
+        state_dtype: ms.dtype.Type | None = None,
+        master_weights: bool = False,
+    ):
         owner = type(self).__name__
         self.__dict__.pop("settled", None)  # of an optimizer that is made anew
-        fused = COMMON["fused"].check(owner, "fused", fused)
-        loss_scale = COMMON["loss_scale"].check(owner, "loss_scale", loss_scale)
+        whole = dict(loss_scale=loss_scale, fused=fused, state_dtype=state_dtype, master_weights=master_weights)
+        whole = {name: COMMON[name].check(owner, name, value) for name, value in whole.items()}
         kinds = {name: self.kind_of(name) for name in defaults}
         defaults = {name: kinds[name].check(owner, name, value) for name, value in defaults.items()}
         self._check_declaration(kinds)
@@ -139,30 +114,32 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         for group in groups:
             self.check_group(group)
         self._refuse_idle_patterns(owner, groups, kinds)
-        for slot in self.slots:
+        for slot in (*self.slots, MASTER):
             self.__dict__.pop(slot.name, None)
         self._refuse_parameters(groups.parameters)
-        super().__init__(0.0, groups.parameters, 0.0, loss_scale)
-        self.kinds, self.defaults, self.fused_as_asked = kinds, defaults, fused
+        super().__init__(0.0, groups.parameters, 0.0, whole["loss_scale"])
+        self.kinds, self.defaults, self.of_whole = kinds, defaults, whole
         self.groups, self.group_of = groups, groups.group_of
         self.group_index = Tensor(np.array(self.group_of, np.int32))
         self.is_group = len(groups) > 1
         self._set_learning_rate()
         self._set_numbers()
-        self.reciprocal = Tensor(np.full(len(self.parameters), 1.0 / loss_scale))
+        self.reciprocal = Tensor(np.full(len(self.parameters), 1.0 / self.loss_scale))
         self.present = (True,) * len(self.parameters)
         self.wanted, self.dtypes = wanted(owner, self.parameters), [param.dtype for param in self.parameters]
         _native.prepare_power(owner)
         _composed.prepare_sums()
-        self.rule = _composed.lift(type(self).update, self.need_scale)
+        halves = [param.name for param in self.parameters if param.dtype in HALVES]
+        self.widened = [name for name in ("state_dtype", "master_weights") if halves and whole[name]]
+        self.rule = _composed.lift(type(self).update, self.need_scale, "master_weights" in self.widened)
         self.computed_in = tuple(ms.float64 if dtype == ms.float64 else ms.float32 for dtype in self.dtypes)
         self.precisions = tuple({*self.computed_in})
         self._set_slots()
-        self._set_path(fused)
+        self._set_path(whole["fused"])
         self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
         self._refuse_parameters(self.parameters, lambda param: id(param) not in kept or param is self.global_step)
-        self.settled = {"fused", "loss_scale", *defaults, "weight_decay"}
+        self.settled = {*whole, *defaults, "weight_decay"}
 
     def _keep(self, key, param):
         """Have a Parameter of this Cell that is no attribute: it is in `get_parameters()`, and so in checkpoints."""
@@ -218,12 +195,14 @@ class Optimizer(Declared, Freezing, _state.Stateful):
 
     def _set_slots(self):
         """Allocate the state: Parameters of this Cell, else it would train and never reach a checkpoint."""
-        slots = {}
+        self.slots = (*type(self).slots, *((MASTER,) if "master_weights" in self.widened else ()))
+        slots, dtype = {}, self.of_whole["state_dtype"]
         for slot in self.slots:
             if slot.scalar:
                 continue
             column = tuple(
-                slot.allocate(param, self.groups[i], self.kinds) for param, i in zip(self.parameters, self.group_of)
+                slot.allocate(param, self.groups[i], self.kinds, dtype)
+                for param, i in zip(self.parameters, self.group_of)
             )
             slots[slot.name] = column
             for kept in column:
@@ -253,7 +232,12 @@ class Optimizer(Declared, Freezing, _state.Stateful):
     def _set_path(self, fused):
         """Choose the native kernel or MindSpore's operators."""
         owner, update = type(self).__name__, type(self).update
-        obstacle = "" if fused is False else _native.obstacle(owner, update)
+        if fused is False:
+            obstacle = ""
+        elif self.widened:
+            obstacle = f"no kernel takes float16 or bfloat16 parameters with '{self.widened[0]}'"
+        else:
+            obstacle = _native.obstacle(owner, update)
         if fused and obstacle is not None:
             raise ValueError(f"For '{owner}', 'fused' must be None or False here, because {obstacle}, but got True.")
         self.fused = obstacle is None
@@ -266,11 +250,11 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             self.no_launch = "the class has a 'scalars' of its own"
         else:
             self.no_launch = changed
-        halves = [param.name for param in self.parameters if param.dtype == ms.bfloat16]
-        if not self.fused and halves and ms.get_context("device_target") == "CPU":
+        unwritten = [param.name for param in self.parameters if param.dtype == ms.bfloat16]
+        if not self.fused and unwritten and ms.get_context("device_target") == "CPU":
             raise TypeError(
                 f"For '{owner}', 'params' must not be bfloat16 on CPU where MindSpore's operators compute, which "
-                f"cannot write it there, because {obstacle or 'fused is False'}, but got {halves}."
+                f"cannot write it there, because {obstacle or 'fused is False'}, but got {unwritten}."
             )
         if self.fused:
             slots = [slot for slot in self.slots if not slot.scalar]
@@ -342,7 +326,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
 
     def _arguments(self):
         known = inspect.signature(type(self)).parameters
-        given = {**self.defaults, "fused": self.fused_as_asked, "loss_scale": self.loss_scale}
+        given = {**self.defaults, **self.of_whole}
         return {name: value for name, value in given.items() if name in known}
 
     def add_param_group(self, group: dict) -> None:
@@ -396,7 +380,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             type(self),
             self.fused,
             self.flags,
-            self.loss_scale,
+            *self.of_whole.values(),
             tuple(self.group_of),
             tuple(self.rates.own),
             _math.sums_in_float64,

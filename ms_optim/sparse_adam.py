@@ -17,7 +17,8 @@ from ms_optim._gradients import check_gradients
 from ms_optim._learning_rate import LearningRate
 from ms_optim._native import power
 from ms_optim.arguments import FLOATS, Number
-from ms_optim.optimizer import Optimizer, Params, Slot
+from ms_optim.optimizer import Optimizer, Params
+from ms_optim.slot import Slot
 
 KINDS = "RowTensors, COOTensors, pairs of indices and values"
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import COMPOSED, SPAN
+from helpers.graphs import api
 from mindspore._c_expression import GraphExecutor_, JitExecutor_
-from mindspore.graph import api
 
 from ms_optim import OPTIMIZERS, _compiled, _host, _native
 from ms_optim._values import write

@@ -243,8 +243,16 @@ def _first(value, *_):
     return value
 
 
+@_Function
+def _member(owner, *names):
+    """What Python 3.11 before 3.11.4 makes of a choice of an enum: it is none that is read, of that class."""
+    known = isinstance(owner, type) and issubclass(owner, Unread)
+    return owner(*names) if known else unread("builtins.getattr")(owner, *names)
+
+
 # What names stand for.
 KNOWN: dict[tuple[str, str], Callable] = {
+    ("builtins", "getattr"): _member,
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_of_dtype,

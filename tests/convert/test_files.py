@@ -64,6 +64,15 @@ class Color(enum.Enum):
     RED = 1
 
 
+class Choice(enum.Enum):
+    """The same, pickled as Python 3.11.0 does it."""
+
+    BLUE = 2
+
+    def __reduce_ex__(self, protocol):
+        return getattr, (Choice, self.name)
+
+
 @dataclasses.dataclass
 class Config:
     """A configuration of one's own."""
@@ -145,6 +154,7 @@ def test_what_lies_beside_the_tensors_is_plain_data(zipped, tmp_path):
         "raw": b"\x00\xff",
         "size": torch.Size([2, 3]),
         "color": Color.RED,
+        "choice": Choice.BLUE,
         "config": Config(0.3),
         "dtype": torch.float32,
         "device": torch.device("cpu"),
@@ -160,9 +170,10 @@ def test_what_lies_beside_the_tensors_is_plain_data(zipped, tmp_path):
     assert (found["ordered"], found["default"], found["counted"]) == ({"a": 1}, {"k": [1]}, {"a": 2, "b": 1})
     assert found["space"]["z"].tolist() == [1, 1]
     assert (found["kinds"], found["complex"], found["raw"], found["size"]) == ({1, 2}, 1j, b"\x00\xff", (2, 3))
-    unread = {name: found[name].name for name in ("color", "config", "dtype", "device")}
+    unread = {name: found[name].name for name in ("color", "choice", "config", "dtype", "device")}
     assert unread == {
         "color": f"{__name__}.Color",
+        "choice": f"{__name__}.Choice",
         "config": f"{__name__}.Config",
         "dtype": "torch.float32",
         "device": "torch.device",

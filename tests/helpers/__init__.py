@@ -58,6 +58,7 @@ LOUD = {
     "loss_scale": (1.0, 1.0),
     "lr": (0.05, 0.3),
     "lr_decay": (0.2, 0.7),
+    "master_weights": (False, False),
     "maximize": (False, True),
     "momentum": (0.9, 0.5),
     "momentum_decay": (0.3, 0.05),
@@ -65,13 +66,14 @@ LOUD = {
     "ns_coefficients": ((2.0, -1.5, 0.5), (3.0, -3.0, 1.0)),
     "ns_steps": (2, 3),
     "rho": (0.5, 0.95),
+    "state_dtype": (None, None),
     "step_sizes": ((1e-2, 2.0), (0.1, 0.5)),
     "t0": (2.0, 0.0),
     "unit": ("output", "squeezed"),
     "weight_decay": (0.3, 0.1),
 }
 # What belongs to the optimizer and not to its groups.
-UNGROUPED = ("fused", "loss_scale")
+UNGROUPED = ("fused", "loss_scale", "state_dtype", "master_weights")
 
 
 def arguments_of(cls):

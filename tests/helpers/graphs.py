@@ -1,10 +1,14 @@
 """What a compiled step consists of: its operators, with the dtypes and shapes of what each takes and gives."""
 
+import sys
 from dataclasses import dataclass
 
+import mindspore as ms
 from mindspore import nn
-from mindspore.graph.api import _cell_graph_executor
 from mindspore.train import mind_ir_pb2
+
+# The module of MindSpore that compiles, whose place is another in each version.
+api = sys.modules[ms.jit.__module__]
 
 # As MindSpore's format of graphs has them.
 _DTYPES = {
@@ -49,7 +53,7 @@ def nodes(cell: nn.Cell) -> list[Node]:
     """The operators of the one graph of a Cell that has compiled, as MindSpore hands it to a backend."""
     (phase,) = cell.compile_cache
     model = mind_ir_pb2.ModelProto()
-    model.ParseFromString(_cell_graph_executor._graph_executor.get_func_graph_proto(phase, "mind_ir"))
+    model.ParseFromString(api._cell_graph_executor._graph_executor.get_func_graph_proto(phase, "mind_ir"))
     known = {param.name: (_described(param),) for param in model.graph.parameter}
     known |= {taken.name: tuple(map(_described, taken.tensor)) for taken in model.graph.input}
     found = []

@@ -11,7 +11,7 @@ from torch.testing._internal.common_optimizers import optim_db
 PUBLISHED = {info.optim_cls.__name__: info for info in optim_db}
 # Arguments that say how torch computes and have no meaning here, and what ours has beyond torch's.
 ABSENT = ("foreach", "capturable", "differentiable")
-OWN = ("fused", "loss_scale")
+OWN = ("fused", "loss_scale", "state_dtype", "master_weights")
 
 
 def arguments(function):

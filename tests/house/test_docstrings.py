@@ -20,6 +20,8 @@ SHARED = (
     "fused",
     "maximize",
     "loss_scale",
+    "state_dtype",
+    "master_weights",
     "Inputs",
     "Outputs",
     "TypeError",
@@ -35,6 +37,7 @@ OTHERWISE = {
     ("LBFGS", "Outputs"): CLOSURE,
     ("LBFGS", "ValueError"): CLOSURE,
     ("SparseAdam", "Inputs"): "gradients are sparse",
+    ("SparseAdam", "params"): "it has the dtype of the parameters for all",
 }
 each = pytest.mark.parametrize("name", CLASSES)
 
@@ -58,7 +61,7 @@ def expected(kind):
     if isinstance(kind, Flag):
         return set()
     if isinstance(kind, Choice):
-        return {f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in kind.choices}
+        return {f'"{choice}"' if isinstance(choice, str) else repr(choice) for choice in kind.choices}
     if isinstance(kind, Rate):
         return {kind.each.interval}
     return {str(kind)} if isinstance(kind, (Number, Whole)) else set()

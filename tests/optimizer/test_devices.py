@@ -29,7 +29,7 @@ ASCEND = {
     "aclnn": {
         "float32": "Abs Add ClampScalar Div Divs MatMulExt Max Maximum Minimum Mul Muls ReduceMax Reshape Select Sign "
         "Sqrt StridedSlice Sub SumExt Transpose",
-        "bool float32": "EqScalar Greater Less LessScalar NotEqual Select",
+        "bool float32": "EqScalar Equal Greater Less LessScalar NotEqual Select",
         "bool": "LogicalAnd LogicalNot LogicalOr",
         "bfloat16 float32": "Cast",
         "float32 float64": "Cast",
