@@ -84,8 +84,8 @@ def pytest_collection_modifyitems(config, items):
     """Give the tests of one optimizer to one process, which compiles each of its graphs once.
 
     What runs without kernels compiles for seconds, so that it is left out where there is no kernel anyway. Where it is
-    marked as generic, which no rule could get wrong, it runs on those of COMPOSED only, and in PYNATIVE on those of
-    SPAN; so it does in GRAPH if it compiles a training for each, `generic(compiles=True)`.
+    marked as generic, which no rule could get wrong, it runs on that of COMPOSED only, and in PYNATIVE on those of
+    SPAN that have kernels; in GRAPH on all of SPAN if it compiles a training for each, `generic(compiles=True)`.
     """
     for item in list(items):
         params = getattr(getattr(item, "callspec", None), "params", {})
@@ -93,12 +93,13 @@ def pytest_collection_modifyitems(config, items):
         if name not in OPTIMIZERS:
             continue
         how, generic = params.get("mode") or params.get("path"), item.get_closest_marker("generic")
-        if (how == "composed" and _native.obstacle(name, OPTIMIZERS[name].update)) or (
+        is_composed = _native.obstacle(name, OPTIMIZERS[name].update)
+        if (how == "composed" and is_composed) or (
             generic
             and name
             not in {
                 "composed": COMPOSED,
-                "pynative": SPAN,
+                "pynative": () if is_composed else SPAN,
                 "graph": SPAN if generic.kwargs.get("compiles") else OPTIMIZERS,
             }.get(how, OPTIMIZERS)
         ):

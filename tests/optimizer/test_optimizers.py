@@ -323,17 +323,19 @@ def test_gradients_must_fit(name, graph):
     optimizer = DENSE[name](make_params(name), **loud(DENSE[name]))
     before = everything(optimizer)
     first, *others = make_grads(name)[0]
-    scale, one = (re.escape(str(shapes_of(name)[key])) for key in ("scale", "ema.one"))
+    shapes = shapes_of(name)
+    count, fourth = len(shapes), list(shapes)[3]
+    got, wanted = (re.escape(str(shapes[key])) for key in ("scale", fourth))
     for wrong, kind, message in [
-        (others, ValueError, "must hold 7 entries.*, but got 6"),
-        ([*make_grads(name)[0], first], ValueError, "must hold 7 entries.*, but got 8"),
+        (others, ValueError, f"must hold {count} entries.*, but got {count - 1}"),
+        ([*make_grads(name)[0], first], ValueError, f"must hold {count} entries.*, but got {count + 1}"),
         (first, TypeError, "must be a tuple of .*, but got Tensor"),
         ([first.asnumpy(), *others], TypeError, "must be a tuple of .*, but got ndarray for 'a.weight'"),
         ([first.to(ms.complex64), *others], TypeError, "must be a tuple of float .*, but got Complex64 for 'a.weight'"),
         ([first.to(ms.int32), *others], TypeError, "must be a tuple of float .*, but got Int32 for 'a.weight'"),
         ([first, others[0].to(ms.bool_), *others[1:]], TypeError, "must be .*, but got Bool for 'b.gamma'"),
         ([first[:1], *others], ValueError, r"but got \(1, 4\) for 'a.weight' of shape \(3, 4\)"),
-        ([first, *others[:2], others[1], *others[3:]], ValueError, rf"but got {scale} for 'ema.one' of shape {one}"),
+        ([first, *others[:2], others[1], *others[3:]], ValueError, rf"but got {got} for '{fourth}' of shape {wanted}"),
     ]:
         with pytest.raises(kind, match=f"^For '{name}', 'gradients' {'' if kind is TypeError else '.*'}{message}"):
             optimizer(wrong)
