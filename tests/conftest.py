@@ -93,7 +93,8 @@ def pytest_collection_modifyitems(config, items):
         if name not in OPTIMIZERS:
             continue
         how, generic = params.get("mode") or params.get("path"), item.get_closest_marker("generic")
-        is_composed = _native.obstacle(name, OPTIMIZERS[name].update)
+        update = getattr(OPTIMIZERS[name], "update", None)
+        is_composed = not update or _native.obstacle(name, update)
         if (how == "composed" and is_composed) or (
             generic
             and name

@@ -86,8 +86,7 @@ class Entry:
         kernel_mutants: Wrong versions of its native kernel, if it has one of its own, by text that occurs once in the
             functor, or in all of `ms_optim/kernels/rules.h`.
         kernels: How many operators MindSpore compiles a step to at most, with the defaults and without a native kernel:
-            for each parameter, for the step, and of the latter in float64; None if its step takes a closure or sparse
-            gradients.
+            for each parameter, for the step, and of the latter in float64; None if its step takes a closure.
         memory: Arguments, and what the state then costs in multiples of a float32 matrix of 1000 x 1000 elements: each
             way to pay, the least and the most among them. Stated by hand, to disagree with what the class declares.
         network: The network in `parity.cases.networks` that it trains for real; "" is none.

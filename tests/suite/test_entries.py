@@ -45,7 +45,7 @@ def test_an_entry_has_what_proves_it(name):
     """Cases, mutants of different mistakes, what memory and operators are measured by, a reference that exists."""
     entry = ENTRIES[name]
     assert entry.cases and entry.mutants and entry.memory
-    assert entry.kernels or entry.closure or entry.sparse, "kernels"
+    assert entry.kernels or entry.closure, "kernels"
     assert len({mutant.mistake for mutant in entry.mutants}) == len(entry.mutants)
     for case in (*entry.cases, *filter(None, [entry.training])):
         assert inspect.isclass(place(case.reference)), case

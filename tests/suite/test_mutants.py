@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 
 import pytest
-from helpers import PART
+from helpers import PART, SPAN
 from helpers.native import needs_compiler
 
 from parity.cases import CASES, ENTRIES, Mutant
@@ -31,9 +31,9 @@ def test_every_mutant_is_caught(optimizer):
         assert fate.leg == fate.mutant.leg, str(fate.mutant)
 
 
-@pytest.mark.parametrize("optimizer", CASES)
+@pytest.mark.parametrize("optimizer", [name for name in CASES if name in (*SPAN, "SparseAdam", "EMA")])
 def test_a_mutant_is_caught_in_a_compiled_step(optimizer):
-    """Where MindSpore has run it, and not by its rule alone."""
+    """Where MindSpore has run it, and not by its rule alone: one of each kind of step."""
     (fate,) = hunt(ENTRIES[optimizer].mutants[:1], SMALL, compiled=True)
     assert fate.caught and fate.leg == "graph"
 
