@@ -8,6 +8,8 @@ import numpy as np
 from parity.cases import Case
 
 STEPS = 30
+# A part of the synthetic problem: matrices, a vector, and what patterns are about.
+PART = ("fc.weight", "twin.weight", "ema.gain", "flip.beta")
 
 
 @dataclass(frozen=True)

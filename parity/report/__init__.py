@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from rich.table import Table
 
-from parity.judge.compare import Verdict
+from parity.judge.compare import RATIO, RELATIVE, Verdict
 from parity.sides.trace import PARAMETER
 from parity.suite import FREE_RATIO, Fate, FreeRun, Outcome
 
@@ -17,6 +17,50 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 VERDICT = {True: "[green]passed[/]", False: "[red]FAILED[/]"}
+
+
+# How strictly what is compared is judged, and what the words in the tables mean.
+_JUDGED = (
+    f"What passes is no further from torch in float64 than {RATIO:g} times what torch in float32 is (the oracle ratio; "
+    f"{FREE_RATIO:g} where a network trains freely), which is not equality: the share of equal bits is beside it."
+)
+_WAYS = (
+    "graph, pynative: the modes of MindSpore. composed: its operators. native: the CPU kernel of the library. direct: "
+    "the same called outside of a graph, with the same bits."
+)
+FIRST_WORDS = (
+    "Compared are, of each optimizer, the quietest and the loudest case on gradients that are made up, and a small "
+    "NFNet on handwritten digits that MomentumAGC trains, with an average: every parameter and slot at every step. "
+    f"{_JUDGED} {_WAYS}"
+)
+WORDS = f"{_JUDGED} maths: the rule in float64 on the host, equal to {RELATIVE:g}. {_WAYS}"
+
+
+def job_line(name: str, outcomes: Iterable[Outcome | FreeRun], done: int, total: int, seconds: float) -> str:
+    """What is printed when a part is done."""
+    passed = [outcome.passed for outcome in outcomes]
+    return f"{done:{len(str(total))}}/{total} {seconds:4.0f} s  {VERDICT[all(passed)]}  {name}, {len(passed)} compared"
+
+
+def summary_table(done: Mapping[str, Iterable[Outcome | FreeRun]]) -> Table:
+    """One row for each part, with the worst of its comparisons: parameters first, then the state."""
+    result = Table(title="parameters / state, against torch in float64", title_justify="left")
+    for heading in ("", "run as"):
+        result.add_column(heading, overflow="fold")
+    for heading in ("oracle ratio", "worst ulps", "bit-equal", "verdict"):
+        result.add_column(heading, justify="right", no_wrap=True)
+    for name, outcomes in done.items():
+        legs = [(leg, verdict) for outcome in outcomes for leg, verdict in outcome.modes.items()]
+        judged = [verdict for leg, verdict in legs if not leg.endswith("direct")]
+        result.add_row(
+            name,
+            ", ".join(dict.fromkeys(leg for leg, _ in legs)),
+            _pair(judged, "ratio", "{:.2f}"),
+            _pair(judged, "ulps", "{:.3g}"),
+            _pair(judged, "bit_equal", "{:.1%}", min),
+            VERDICT[all(outcome.passed for outcome in outcomes)],
+        )
+    return result
 
 
 def case_table(outcomes: Iterable[Outcome]) -> Table:
@@ -32,9 +76,9 @@ def case_table(outcomes: Iterable[Outcome]) -> Table:
         first = str(outcome.case), outcome.problem, exact if outcome.maths.passed else VERDICT[False]
         for mode, verdict in outcome.modes.items():
             cells = [
-                _pair(verdict, "ratio", "{:.2f}"),
-                _pair(verdict, "ulps", "{:.3g}"),
-                _pair(verdict, "bit_equal", "{:.1%}", min),
+                _pair([verdict], "ratio", "{:.2f}"),
+                _pair([verdict], "ulps", "{:.3g}"),
+                _pair([verdict], "bit_equal", "{:.1%}", min),
             ]
             result.add_row(*first, mode, *cells, VERDICT[verdict.passed and outcome.maths.passed])
             first = "", "", ""
@@ -57,8 +101,8 @@ def free_table(runs: Iterable[FreeRun]) -> Table:
             result.add_row(
                 *first,
                 mode,
-                _pair(verdict, "ratio", "{:.2f}"),
-                _pair(verdict, "ulps", "{:.3g}"),
+                _pair([verdict], "ratio", "{:.2f}"),
+                _pair([verdict], "ulps", "{:.3g}"),
                 f"{run.accuracy[mode]:.1%}",
                 f"{run.accuracy['torch']:.1%}",
                 VERDICT[verdict.passed],
@@ -71,11 +115,10 @@ def _worst(scores, field, pick=max):
     return pick((getattr(score, field) for score in scores), default=float("nan"))
 
 
-def _pair(verdict, field, form, pick=max):
-    """The figure of the parameters and the worst figure of the slots; an optimizer may have no state."""
-    parts = [
-        [score for kind, score in verdict.scores.items() if (kind == PARAMETER) == wanted] for wanted in (True, False)
-    ]
+def _pair(verdicts, field, form, pick=max):
+    """The worst figure of the parameters and that of the slots; an optimizer may have no state."""
+    scores = [item for verdict in verdicts for item in verdict.scores.items()]
+    parts = [[score for kind, score in scores if (kind == PARAMETER) == wanted] for wanted in (True, False)]
     return " / ".join(form.format(_worst(part, field, pick)) if part else "-" for part in parts)
 
 

@@ -19,8 +19,6 @@ DENSE = {name: cls for name, cls in OPTIMIZERS.items() if name in CASES and not 
 SPAN = ("SGD", "AdamW", "NAdam", "MomentumAGC", "Adafactor")
 # The one of them that has a kernel on which that is tested without.
 COMPOSED = ("AdamW",)
-# A part of the synthetic problem: matrices, a vector, and what patterns are about.
-PART = ("fc.weight", "twin.weight", "ema.gain", "flip.beta")
 # Equal shapes, all ranks that clipping tells apart, and parts of names that look like those of norms and averages.
 SHAPES = {
     "a.weight": (3, 4),

@@ -1,19 +1,26 @@
 """`python -m parity` from the command line."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from parity import report, suite
+from parity import jobs, report, suite
 from parity.__main__ import main
-from parity.cases import CASES
+from parity.cases import CASES, ENTRIES
 from parity.judge.compare import Verdict
 
+ROOT = Path(__file__).parents[2]
 
-def test_lists_cases(capsys):
-    """Each case is a line, and names select."""
-    assert main(["SGD", "--list"]) == 0
-    assert capsys.readouterr().out.splitlines() == [str(case) for case in CASES["SGD"]]
+
+@pytest.mark.parametrize(("full", "cases"), [([], CASES["SGD"][:: len(CASES["SGD"]) - 1]), (["--full"], CASES["SGD"])])
+def test_lists_cases(full, cases, capsys):
+    """Each case that is run is a line, and names select."""
+    assert main(["SGD", "--list", *full]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(case) for case in cases]
 
 
 @pytest.mark.parametrize(
@@ -36,21 +43,27 @@ def test_bad_arguments(arguments, message, capsys):
 
 
 def test_report_must_be_a_folder(tmp_path, capsys):
-    """A file in its place is told before the run."""
-    (tmp_path / "report").write_text("")
-    with pytest.raises(SystemExit):
-        main(["SGD", "--report", str(tmp_path / "report")])
-    assert "is a file" in capsys.readouterr().err
+    """A file in its place, or above it, is told before the run."""
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "report"):
+        with pytest.raises(SystemExit):
+            main(["SGD", "--report", str(folder)])
+        assert "--report must be a folder that can be written, but got" in capsys.readouterr().err
 
 
 def test_runs_and_reports(tmp_path, monkeypatch, capsys):
     """The table names the case, the JSON holds the scores, and each mode has a plot."""
+    monkeypatch.setattr("parity.__main__.STEPS", 3)
     monkeypatch.setattr("parity.__main__.FREE_STEPS", 40)
     monkeypatch.setitem(CASES, "SGD", CASES["SGD"][-2:])
     folder = tmp_path / "new" / "report"
-    assert main(["SGD", "--mode", "graph", "--steps", "3", "--workers", "2", "--report", str(folder)]) == 0
+    assert main(["SGD", "--full", "--mode", "graph", "--workers", "2", "--report", str(folder)]) == 0
     count = len(CASES["SGD"]) + 3
-    assert f"{count} of {count} comparisons equal PyTorch, mode graph, 3 steps" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert (
+        f"{count} of {count} comparisons are as near to the truth as PyTorch: mode graph, 3 steps, 40 where" in output
+    )
+    assert all(f"passed  {part} compared" in output for part in ("SGD, 3", "nfnet, trained by SGD, 2"))
     outcomes = json.loads((folder / "parity.json").read_text())
     assert [outcome["case"] for outcome in outcomes[:-3]] == [str(case) for case in CASES["SGD"]]
     assert outcomes[-3]["case"].startswith(f"EMA({CASES['SGD'][-1]}, ")
@@ -77,12 +90,65 @@ def test_runs_and_reports(tmp_path, monkeypatch, capsys):
 def test_a_failure_is_red(monkeypatch, capsys):
     """Exit code 1, and the leg and its reason."""
     case = CASES["SGD"][0]
-    monkeypatch.setattr("parity.jobs.RECIPES", ())
     failed = suite.Outcome(case, "synthetic", Verdict(), {"graph": Verdict(problems=("exp_avg of 'x' is missing",))})
-    for name in ("verify", "resumed"):
-        monkeypatch.setattr(suite, name, lambda *_: failed)
-    assert main(["SGD", "--mode", "graph", "--workers", "1"]) == 1
+    monkeypatch.setattr(suite, "as_users_run", lambda *_: failed)
+    assert main(["SGD", "--workers", "1"]) == 1
     output = capsys.readouterr().out
     assert "SGD() on synthetic, graph: failed: exp_avg of 'x' is missing" in output
     assert "0 of" in output
     assert report.failures([failed])
+
+
+def test_a_first_answer(monkeypatch, capsys):
+    """Of some optimizers: a line as each is done and a row for each, and how strictly they were compared."""
+    monkeypatch.setattr("parity.__main__.FIRST_FREE_STEPS", 3)
+    assert main(["Lion", "LBFGS", "MomentumAGC", "--workers", "1", "--steps", "5"]) == 0
+    output = capsys.readouterr().out
+    lines, _, rest = output.partition("parameters / state")
+    found = [re.fullmatch(r"(\d)/4 +\d+ s  passed  (.*), (\d) compared", line).groups() for line in lines.splitlines()]
+    assert found == [("1", "nfnet, trained", "1"), ("2", "Lion", "2"), ("3", "LBFGS", "2"), ("4", "MomentumAGC", "2")]
+    ways = {"Lion": "composed", "MomentumAGC": "native, graph direct", "LBFGS": "", "nfnet, trained": ""}
+    for name, way in ways.items():
+        assert re.search(rf"{name} +│ graph ?{way} +│", rest)
+    assert "7 of 7 comparisons are as near to the truth as PyTorch: mode graph, 5 steps, 3 where" in rest
+    assert "the share of equal bits is beside it" in " ".join(rest.split())
+
+
+def test_every_optimizer_is_in_the_first_answer():
+    """Its quietest and its loudest case, and the network that the average is trained with."""
+    found = jobs.first_answer(ENTRIES, ("graph",), 3, 3)
+    assert [job.name for job in found] == ["nfnet, trained", *ENTRIES]
+    for job in found[1:]:
+        cases = ENTRIES[job.name].cases
+        assert [part.args[0] for part in job.parts] == [cases[0], cases[-1]]
+
+
+INTERRUPTED = """
+import os, signal, threading
+from parity import jobs
+from parity.__main__ import main
+
+def stuck(keep):
+    os.kill(os.getppid(), signal.SIGINT)
+    threading.Event().wait()
+
+class Stuck:
+    name = "Adam"
+    run = staticmethod(stuck)
+
+if __name__ == "__main__":
+    first = jobs.first_answer
+    jobs.first_answer = lambda *asked: [*first(*asked), Stuck()]
+    raise SystemExit(main(["SGD", "--workers", "2", "--steps", "2"]))
+"""
+
+
+def test_stopped_it_prints_what_is_done(tmp_path):
+    """And ends with the code of Ctrl-C, leaving no process behind."""
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
+    assert done.returncode == 130, done.stderr
+    assert re.search(r"stopped after [01] of 2 parts", done.stdout)
+    assert "comparisons are as near to the truth as PyTorch" in done.stdout
+    assert "Traceback" not in done.stderr

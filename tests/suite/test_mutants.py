@@ -4,11 +4,11 @@ import inspect
 from pathlib import Path
 
 import pytest
-from helpers import PART, SPAN
+from helpers import SPAN
 from helpers.native import needs_compiler
 
 from parity.cases import CASES, ENTRIES, Mutant
-from parity.cases.problems import synthetic
+from parity.cases.problems import PART, synthetic
 from parity.hunt import kernels
 from parity.hunt.mutants import breed
 from parity.hunt.rules import hunt

@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from helpers import COMPOSED, PART
+from helpers import COMPOSED
 from mindspore import nn
 
 import ms_optim
@@ -14,7 +14,7 @@ from ms_optim import _composed, _math
 from parity import suite
 from parity.cases import CASES, ENTRIES, MINIMIZERS
 from parity.cases.losses import losses
-from parity.cases.problems import Problem, synthetic
+from parity.cases.problems import PART, Problem, synthetic
 from parity.judge.compare import compare_exactly
 from parity.sides import mindspore as mindspore_side
 from parity.sides import torch as torch_side
