@@ -1,6 +1,7 @@
 """The state of an optimizer under the names and in the order of the other side."""
 
 import itertools
+import re
 from collections.abc import Mapping
 
 from ms_optim._groups import MEMBERS
@@ -8,12 +9,20 @@ from ms_optim._state import parts
 from ms_optim.convert.files import array, dtype_of, ms_tensor, torch_tensor
 from ms_optim.convert.names import COUNTER, aligned, sides
 
+# A key of what `get_optimizer_state_dict` flattens: the name of a parameter, and of a slot or an argument.
+_FLAT = re.compile(r"(state|param_groups)\.(.+)\.([^.]+)")
 BUFFERS = (COUNTER, "running_mean", "running_var")
 
 
 def state_by_name(rows, params, optimizer, given, names):
     """The state dict of torch's optimizer with its parameters in our order, and their shapes."""
-    by_parameter, slots = {row.parameter: row for row in rows}, set(optimizer.state.slots)
+    by_parameter = {row.parameter: row for row in rows}
+    dtypes = {
+        (param.name, slot): kept.dtype
+        for slot, column in optimizer.state.slots.items()
+        for param, kept in zip(optimizer.parameters, column)
+        if kept is not None
+    }
     state_of, matched = _matched(rows, params, optimizer, given, names, "to_mindspore")
     groups, state, count = [], {}, itertools.count()
     for (theirs, numbers), group in zip(matched, optimizer.param_groups):
@@ -22,10 +31,10 @@ def state_by_name(rows, params, optimizer, given, names):
         for param in group["params"]:
             row, kept = by_parameter[param.name], dict(state_of.get(numbers.get(param.name), {}))
             for slot, value in kept.items():
-                if slot in slots and value is not None:
+                if (param.name, slot) in dtypes and value is not None:
                     name = f"{slot} of {row.torch}"
                     found = _reshaped(array(value, name), row.torch_shape, row.shape, name)
-                    kept[slot] = ms_tensor(found, param.dtype, name)
+                    kept[slot] = ms_tensor(found, dtypes[param.name, slot], name)
             if kept:
                 state[places[param.name]] = kept
     return {"state": state, "param_groups": groups}
@@ -64,6 +73,9 @@ def _matched(rows, params, optimizer, given, names, owner):
     A parameter that one side freezes, and of which the other has no state, may be missing there.
     """
     what = f"optimizer_{'like' if owner == 'to_torch' else 'state'}"
+    flattened = isinstance(given, Mapping) and bool(given) and all(_FLAT.fullmatch(str(key)) for key in given)
+    if flattened:
+        given = _unflattened(given)
     try:
         state, groups = parts(owner, {key: given[key] for key in ("state", "param_groups")})
     except (KeyError, TypeError, ValueError) as error:
@@ -93,6 +105,8 @@ def _matched(rows, params, optimizer, given, names, owner):
         {known.get(short[name]) or (name,): number for name, number in zip(*each)} for each in zip(named, numbers)
     ]
     ours = [{param.name: param.requires_grad for param in group["params"]} for group in optimizer.param_groups]
+    if flattened:
+        groups, theirs = _split(groups, theirs, ours)
     matched = [
         (group, found) for own in ours for group, found in zip(groups, theirs) if _same_members(own, found, state)
     ]
@@ -102,6 +116,36 @@ def _matched(rows, params, optimizer, given, names, owner):
             + sides(map(str, named), map(str, map(list, ours)))
         )
     return state, matched
+
+
+def _unflattened(given):
+    """The layout of torch's optimizers of what `get_optimizer_state_dict` has flattened, with a key for each value.
+
+    Which groups there were it does not say: those with the same arguments become one.
+    """
+    state, arguments = {}, {}
+    for key, value in given.items():
+        kind, name, what = _FLAT.fullmatch(key).groups()
+        (state if kind == "state" else arguments).setdefault(name, {})[what] = value
+    groups = []
+    for name, values in arguments.items():
+        same = next((group for group in groups if {**group, "params": None} == {**values, "params": None}), None)
+        if same is None:
+            groups.append(same := {**values, "params": []})
+        same["params"].append(name)
+    return {"state": state, "param_groups": groups}
+
+
+def _split(groups, theirs, ours):
+    """Groups that became one because they have the same arguments, as they are in our optimizer; and what is left."""
+    owned = {name for own in ours for name in own}
+    parted = [
+        (group, {name: number for name, number in found.items() if (name in own if own else name not in owned)})
+        for own in (*ours, {})
+        for group, found in zip(groups, theirs)
+    ]
+    parted = [(group, found) for group, found in parted if found]
+    return [group for group, _ in parted], [found for _, found in parted]
 
 
 def _same_members(ours, theirs, state):

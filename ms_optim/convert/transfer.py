@@ -59,8 +59,8 @@ def to_mindspore(
         optimizer (Optimizer): One of this library over Parameters of `cell`, or an EMA; not LBFGS, whose
             `load_state_dict` takes torch's. Default: ``None`` .
         optimizer_state (Mapping): `state_dict()` of torch's optimizer, whose groups must hold the same parameters, in
-            any order; by number or, as FSDP has it, by name. What one side freezes, and of which the other has no
-            state, may be missing. Default: ``None`` .
+            any order; by number or, as FSDP has it, by name, also flattened by `get_optimizer_state_dict`. What one
+            side freezes, and of which the other has no state, may be missing. Default: ``None`` .
         ema_state (Mapping): That of torch's AveragedModel, or averages by the module's names, as timm's. An EMA needs
             it. Buffers that the EMA does not average must be those of `state_dict`. Default: ``None`` .
         ema_step (int): How many steps the EMA has seen. Default: ``None`` , "n_averaged" of AveragedModel.

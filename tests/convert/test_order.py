@@ -1,10 +1,12 @@
 """Whose state each number of torch's optimizer has, where no names say it."""
 
+import mindspore as ms
 import numpy as np
 import pytest
 import torch
 from helpers.modules import Module, Net, assert_equal, trained
 from mindspore import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 
 from ms_optim import SGD, AdamW
 from ms_optim.convert import parameter_map, to_mindspore, to_torch
@@ -176,6 +178,44 @@ def test_states_by_name(prefix, graph):
     assert_taken(net, module, optimizer, reference)
     back = to_torch(net, module.state_dict(), optimizer, optimizer_like=given)["optimizer"]
     assert_equal(back["state"], dict(sorted(given["state"].items())))
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_flattened_states(same, graph):
+    """As `get_optimizer_state_dict` gives them: a key for each value, and no groups, which arguments tell."""
+    module, net = trained(), Net()
+    values = [*module.parameters()]
+    reference = stepped([{"params": values[:2]}, {"params": values[2:], "lr": 0.01 if same else 0.1}])
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    given = get_optimizer_state_dict(module, reference, options=options)
+    assert all(key.startswith(("state.", "param_groups.")) for key in given)
+    first = ("scale", "embed.embedding_table")  # as in torch
+    parted = [
+        [param for param in net.trainable_params() if (param.name in first) == wanted] for wanted in (True, False)
+    ]
+    optimizer = AdamW([{"params": parted[0]}, {"params": parted[1], "lr": 0.5}])
+    to_mindspore(net, module.state_dict(), optimizer, given)
+    assert_taken(net, module, optimizer, reference)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.01 if same else 0.1]
+    given["state.other.weight.exp_avg"] = given["param_groups.other.weight.lr"] = torch.ones(())
+    with pytest.raises(ValueError, match="the groups of both optimizers must hold the same parameters"):
+        to_mindspore(net, module.state_dict(), optimizer, given)
+
+
+def test_states_have_the_dtype_of_the_slots(graph):
+    """Where the parameters are float16 and the state is float32 nothing is rounded."""
+    module, net = trained(), Net()
+    reference = stepped(module.parameters())
+    for value in module.state_dict().values():
+        value.copy_(value.half())
+    for param in net.get_parameters():
+        param.set_dtype(ms.float16)
+    optimizer = AdamW(net.trainable_params(), state_dtype=ms.float32, master_weights=True)
+    to_mindspore(net, module.state_dict(), optimizer, reference.state_dict())
+    expected = {name: reference.state[param]["exp_avg_sq"].numpy() for name, param in module.named_parameters()}
+    got = {kept.asnumpy().tobytes() for kept in optimizer.exp_avg_sq}
+    assert {kept.dtype for kept in optimizer.exp_avg_sq} == {ms.float32}
+    assert {value.tobytes() for value in expected.values()} == got
 
 
 def test_a_part_of_a_file(graph):
