@@ -37,9 +37,9 @@ setup(
     python_requires=">=3.10,<3.13",
     install_requires=["mindspore>=2.8,<2.11", "numpy<2"],
     extras_require={
-        "parity": ["hypothesis", "matplotlib", "rich", "scikit-learn", "torch>=2.6,<2.14"],
+        "parity": ["hypothesis", "matplotlib", "rich", "safetensors", "scikit-learn", "torch>=2.6,<2.14"],
         "zoo": ["mindcv==0.3.0"],
-        "test": ["expecttest", "mypy", "pytest", "pytest-xdist", "ruff", "safetensors"],
+        "test": ["expecttest", "mypy", "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -1,6 +1,7 @@
 """`python -m parity`: verify optimizers against PyTorch, in a minute or in full; exit with 1 if one parts from it.
 
 For example: `python -m parity`, `python -m parity AdamW EMA --full --report out`, `python -m parity SGD --mutants`.
+With a run of yours: `python -m parity record --help`, `python -m parity replay --help`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from parity.cases import ENTRIES, MUTANTS
 from parity.cases.draws import Draw
 from parity.cases.problems import STEPS, synthetic
 from parity.names import parse_names
+from parity.runs.commands import VERBS
 
 # Of a training in full, and of the one before the first answer.
 FREE_STEPS, FIRST_FREE_STEPS = 200, 60
@@ -78,6 +80,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Run what the command line asks for; 0 if all is well."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in VERBS:
+        return VERBS[argv[0]](argv[1:])
     options = arguments(argv)
     console = Console()
     if not console.is_terminal:

@@ -6,10 +6,14 @@ An optimizer is added by a file there with an `ENTRY`. None of this imports a fr
 import importlib
 import pkgutil
 
+from parity import require
 from parity.cases import optimizers
 from parity.cases.case import Case, Entry, Mutant
 
 __all__ = ["CASES", "ENTRIES", "MINIMIZERS", "MUTANTS", "RECIPES", "Case", "Entry", "Mutant"]
+
+
+require()
 
 
 def _collected() -> dict[str, Entry]:

@@ -127,16 +127,16 @@ class Session:
         for drawn in gradients:
             given = [drawn[param.name] for param in self.optimizer.parameters]
             with direct_calls(self.compiled):
-                self.optimizer(tuple(_gradient(grad, self.dtype) for grad in given))
+                self.optimizer(tuple(gradient(grad, self.dtype) for grad in given))
             if self.scheduler:
                 self.scheduler.step()
-            recorder.add(self.values, _state(self.optimizer))
+            recorder.add(self.values, state(self.optimizer))
         return recorder.trace()
 
     @property
     def values(self) -> dict[str, np.ndarray]:
         """The weights as they are now."""
-        return _values(self.optimizer.parameters)
+        return values(self.optimizer.parameters)
 
     def stop(self) -> tuple[dict[str, np.ndarray], dict]:
         """The weights as they are now, and, as arrays, the state dicts of what there is, by name."""
@@ -162,7 +162,7 @@ class Session:
         return {"optimizer": self.optimizer} | ({"scheduler": self.scheduler} if self.scheduler else {})
 
 
-def _gradient(drawn, dtype):
+def gradient(drawn: Gradient, dtype: ms.dtype.Type | None = None):
     """What a problem has drawn, as an optimizer takes it."""
     if isinstance(drawn, Rows):
         return Tensor(drawn.indices), Tensor(drawn.values, dtype)
@@ -226,7 +226,7 @@ def minimize(build: Callable[[list[Parameter]], nn.Optimizer], loss: Loss, steps
         value = optimizer.step(closure)
         state = optimizer.state_dict()["state"][0]
         counts = {name: np.asarray(state[name]) for name in ("func_evals", "n_iter")}
-        recorder.add(_values(params), {loss.name: {"loss": value.asnumpy(), **counts}})
+        recorder.add(values(params), {loss.name: {"loss": value.asnumpy(), **counts}})
     return recorder.trace()
 
 
@@ -234,7 +234,8 @@ def _parameters(initial, dtype=None):
     return [Parameter(Tensor(value, dtype), name=name) for name, value in initial.items()]
 
 
-def _values(params):
+def values(params: Iterable[Parameter]) -> dict[str, np.ndarray]:
+    """What Parameters hold, by name."""
     return {param.name: _array(param) for param in params}
 
 
@@ -244,7 +245,7 @@ def _array(tensor):
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
-def _state(optimizer):
+def state(optimizer: nn.Optimizer) -> dict[str, dict[str, np.ndarray]]:
     """State by parameter and slot, of an optimizer that tells it; any other is compared by its parameters alone."""
     state = getattr(optimizer, "state", {})
     return {name: {slot: _array(value) for slot, value in slots.items()} for name, slots in state.items()}

@@ -5,7 +5,8 @@ from mindspore import Parameter, Tensor
 
 from ms_optim._math import decide, is_near, lerp, way_of
 from parity.cases.problems import Problem, Rows
-from parity.sides.torch import DTYPES, default_dtype, one_thread
+from parity.sides.torch import DTYPES
+from parity.sides.torch_settings import default_dtype, one_thread
 from parity.sides.trace import Recorder, Trace
 
 

@@ -1,10 +1,9 @@
 """Runs an optimizer of PyTorch on a problem."""
 
-import contextlib
 import copy
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ import torch
 from parity.cases import Case
 from parity.cases.losses import Loss
 from parity.cases.problems import Gradient, Problem, Rows
+from parity.sides.torch_settings import default_dtype, one_thread
 from parity.sides.trace import Recorder, Trace
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -69,32 +69,6 @@ class _Averaged:
         self.optimizer.load_state_dict({key: value for key, value in given.items() if key != "ema"})
         averages = given["ema"]["averages"]
         self._average.restore(given["ema"]["step"], [averages[name] for name in self._names])
-
-
-@contextlib.contextmanager
-def default_dtype(dtype: torch.dtype):
-    """Make new tensors of this dtype: scalar state is made so, and stays float32 in a float64 run otherwise."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in one thread.
-
-    The gradient of a convolution depends on how many share its sums, and small products of bfloat16 take a hundred
-    times as long where threads wait for each other.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Session:

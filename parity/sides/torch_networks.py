@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from parity.cases.networks import MODELS, Run, accuracy, batches, digits, initial_weights
-from parity.sides.torch import DTYPES, default_dtype, one_thread
+from parity.sides.torch import DTYPES
+from parity.sides.torch_settings import default_dtype, one_thread
 
 
 def parameters(name: str, dtype: str = "float32") -> dict[str, torch.nn.Parameter]:

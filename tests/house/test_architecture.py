@@ -59,7 +59,10 @@ FORBIDDEN = {
         name: {"mindspore", "ms_optim"}
         for name in ("parity.sides.torch_networks", "parity.references", "parity.sides.torch")
     },
-    **{name: {"torch"} for name in ("parity.sides.mindspore", "parity.sides.mindspore_networks")},
+    **{name: {"torch"} for name in ("parity.sides.mindspore", "parity.sides.mindspore_networks", "parity.runs.replay")},
+    # Where a training is, there need be nothing else of parity's.
+    "parity.runs.torch": {"hypothesis", "matplotlib", "mindspore", "ms_optim", "rich", "sklearn"},
+    "parity.runs.files": {"hypothesis", "matplotlib", "mindspore", "ms_optim", "rich", "sklearn", "torch"},
     **{name: {"mindspore", "ms_optim", "torch"} for name in FILES if name.startswith(("parity.cases", "parity.judge"))},
 }
 

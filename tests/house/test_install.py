@@ -29,7 +29,7 @@ PARITY = """
 import sys
 sys.modules.update(dict.fromkeys(sys.argv[1:]))
 try:
-    import parity
+    import parity.cases
 except ImportError as error:
     print(error)
 """
@@ -99,4 +99,7 @@ def test_parity_says_what_it_needs(absent, said):
         [sys.executable, "-c", PARITY, *absent], check=True, capture_output=True, text=True, cwd=ROOT
     ).stdout.strip()
     assert done.endswith(said) and bool(done) == bool(said)
-    assert done.startswith("For 'parity', the packages hypothesis, matplotlib, rich, sklearn, torch must") or not said
+    assert (
+        done.startswith("For 'parity', the packages hypothesis, matplotlib, rich, safetensors, sklearn, torch")
+        or not said
+    )

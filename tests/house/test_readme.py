@@ -32,6 +32,14 @@ def test_docstrings(name):
     assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
 
 
+@pytest.mark.parametrize("name", ["parity.runs.files", "parity.runs.torch"])
+def test_docstrings_of_runs(name, tmp_path, monkeypatch):
+    """Those that users of their own runs read; they write files."""
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    assert result.attempted and not result.failed
+
+
 def test_every_optimizer_has_an_example():
     """A class without one would not be run by the test above."""
     assert all(">>> " in getattr(ms_optim, name).__doc__ for name in (*ms_optim.OPTIMIZERS, "EMA", "ParameterEMA"))

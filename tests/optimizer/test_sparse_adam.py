@@ -29,7 +29,8 @@ from ms_optim import EMA, OPTIMIZERS, Adam, SparseAdam, restore
 from parity.hunt.mutants import Mutant, breed
 from parity.judge.compare import compare, compare_exactly
 from parity.sides.mindspore import MODES, compiled_before, set_mode
-from parity.sides.torch import DTYPES, one_thread
+from parity.sides.torch import DTYPES
+from parity.sides.torch_settings import one_thread
 from parity.sides.trace import PARAMETER, Recorder
 from parity.suite import FREE_RATIO
 

@@ -1,0 +1,28 @@
+"""Runs of one's own: recorded into files in one framework, and replayed where the other is.
+
+A run is a folder. `run.json` says of what it is:
+
+- "format": "parity run 1";
+- "optimizer": the name of the class, as "AdamW";
+- "groups": for each group "params", the names of its parameters, and its arguments as they were at first;
+- "dtypes": of each parameter;
+- and, for who reads it, "versions", "command", "threads", "seed" and "device".
+
+`initial.safetensors` has what there was before the first step, and `000000.safetensors` and so on what each step left
+behind; a file that is there is whole, so that a run that was killed has the steps before. Of a tensor the key is
+
+- "parameter/NAME", and "state/SLOT/NAME" with torch's name of the slot: after the step;
+- "gradient/NAME": as the optimizer saw it; none where it was absent; of a sparse one the values, and "rows/NAME";
+- "before/NAME": a parameter that was changed since the step before, as it was when the step began;
+- "double/parameter/NAME" and "double/state/SLOT/NAME": the same after a step of the framework's own optimizer in
+  float64, on the same gradients and numbers from the first step on.
+
+A bfloat16 tensor has its bits as uint16, and its key is in the list "bfloat16" of the file. The metadata of a step has,
+each as JSON, "groups", the arguments of each group as the step read them, "bfloat16", and "loss" if it was told.
+`np.savez` files of the same keys are read too, with the metadata as arrays of one string under "metadata/groups" and so
+on. `Writer` writes all of it from arrays of NumPy and knows no framework.
+"""
+
+from parity.runs.files import Run, Step, Writer, read
+
+__all__ = ["Run", "Step", "Writer", "read"]

@@ -1,0 +1,103 @@
+"""The verbs of `python -m parity` that are about runs of one's own; each exits with 0, 1 or 2."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from parity.cases import ENTRIES
+from parity.cases.networks import MODELS
+from parity.runs.files import read
+
+MODES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
+
+
+def record(argv: list[str]) -> int:
+    """Record a training of a small network on handwritten digits in PyTorch, for those who want to try."""
+    parser = _parser("record", record, "record --optimizer AdamW --model transformer --steps 50 run")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write the run into")
+    trained = {name: entry.training for name, entry in ENTRIES.items() if entry.training}
+    named = [name for name, case in trained.items() if case.reference == f"torch.optim.{name}"]
+    parser.add_argument("--optimizer", choices=named, default="AdamW", metavar="NAME", help=f"of {', '.join(named)}")
+    parser.add_argument("--model", choices=MODELS, help="the network (default: the one of the optimizer's own case)")
+    parser.add_argument("--steps", type=int, default=50, help="how many (default: 50)")
+    options = parser.parse_args(argv)
+    if options.steps < 1:
+        parser.error(f"--steps must be at least 1, but got {options.steps}")
+    from parity.runs.torch import record as recorded  # torch is not needed for the other verb
+    from parity.sides import torch, torch_networks
+
+    case, runs = ENTRIES[options.optimizer].training, []
+
+    def build(params):
+        optimizer = torch.factory(case)(params)
+        runs.append(recorded(optimizer, options.out).__enter__())
+        return optimizer
+
+    try:
+        model = options.model or ENTRIES[options.optimizer].network
+        losses = torch_networks.train(model, build, options.steps, rank=case.rank).losses
+    except FileExistsError as error:
+        return _refused(error)
+    (run,) = runs
+    Console().print(
+        f"recorded {run.steps} steps of {case} on {model} into {options.out}, loss {losses[0]:.3g} to "
+        f"{losses[-1]:.3g}; recording took {run.seconds:.1f} s\n"
+        f"python -m parity replay {options.out}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def replay(argv: list[str]) -> int:
+    """Drive an optimizer of MindSpore with a recorded run of PyTorch, which need not be installed here."""
+    parser = _parser("replay", replay, "replay run --mode both")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
+    parser.add_argument(
+        "--optimizer",
+        metavar="MODULE:FUNCTION",
+        help="a function from a list of Parameters to the optimizer to judge (default: ours of the run's name)",
+    )
+    parser.add_argument("--mode", choices=MODES, default="graph", help="how MindSpore runs (default: graph)")
+    parser.add_argument("--device", metavar="NAME", help="what MindSpore runs on: CPU, Ascend or GPU")
+    parser.add_argument("--jit-level", choices=("O0", "O1", "O2"), help="how far MindSpore fuses")
+    options = parser.parse_args(argv)
+    try:
+        run = read(options.run)
+    except (OSError, ValueError) as error:
+        return _refused(error)
+    from parity.runs import replay as replaying  # here, because it imports MindSpore
+    from parity.sides.mindspore import set_mode
+
+    console, passed = Console(), []
+    said = f"{run.header['optimizer']}, {len(run.steps)} steps, {len(run.initial)} parameters"
+    console.print(f"{said}, judged by torch in float32 and in float64 as recorded", highlight=False, soft_wrap=True)
+    try:
+        set_mode(MODES[options.mode][0], options.device, options.jit_level)
+        build = replaying.named(options.optimizer) if options.optimizer else None
+        for leg, verdict in replaying.replay(run, build, MODES[options.mode]):
+            console.print(f"{leg}: {verdict}", highlight=False, markup=False, soft_wrap=True)
+            passed.append(verdict.passed)
+    except replaying.Unjudged as error:
+        return _refused(error)
+    return 0 if all(passed) else 1
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {"record": record, "replay": replay}
+
+
+def _refused(error):
+    """Say why there is no answer."""
+    Console(stderr=True).print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+    return 2
+
+
+def _parser(verb, function, example):
+    return argparse.ArgumentParser(
+        prog=f"python -m parity {verb}",
+        description=f"{function.__doc__}\n\nFor example: python -m parity {example}",
+        epilog="It exits with 0 if all is equal, with 1 if something parts, and with 2 if it cannot be judged.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

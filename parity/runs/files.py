@@ -1,0 +1,269 @@
+"""The files of runs, written and read with NumPy alone; `parity.runs` says what is in them."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+FORMAT = "parity run 1"
+# The kinds of tensors whose key ends with the name of a parameter.
+KINDS = ("parameter", "gradient", "rows", "before", "double/parameter")
+STATES = ("state", "double/state")
+
+Arrays = Mapping[str, np.ndarray]
+State = Mapping[str, Arrays]  # by parameter, then by slot
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step left behind, by name of the parameter; gradients are a pair of rows and values if they are sparse.
+
+    `groups` has the arguments of each group as the step read them, `before` the parameters that were changed since the
+    step before.
+    """
+
+    groups: list[dict[str, Any]]
+    gradients: Mapping[str, np.ndarray | tuple[np.ndarray, np.ndarray]]
+    parameters: Arrays
+    state: State
+    double_parameters: Arrays = field(default_factory=dict)
+    double_state: State = field(default_factory=dict)
+    before: Arrays = field(default_factory=dict)
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was recorded: what its header says, what there was before the first step, and its steps."""
+
+    header: dict[str, Any]
+    initial: Arrays
+    initial_state: State
+    steps: Sequence[Step]
+
+
+class Writer:
+    """Writes a run, step by step.
+
+    Args:
+        folder (Path): Where; it is made, and must not hold a run.
+        optimizer (str): The name of the class.
+        groups (list[dict]): For each group "params", names, and its arguments.
+        initial (Mapping[str, np.ndarray]): The parameters before the first step, by name, in order.
+        state (Mapping[str, Mapping[str, np.ndarray]]): What state there is already, by parameter and slot.
+        bfloat16 (Sequence[str]): The parameters that are bfloat16, whose arrays are float32 here.
+        notes (Mapping[str, Any]): What else the header is to say.
+
+    Raises:
+        FileExistsError: If the folder holds a run.
+        ValueError: If a group names a parameter that is not in `initial`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from parity.runs import Step, Writer, read
+        >>> weight = np.ones(2, np.float32)
+        >>> writer = Writer("run", "SGD", [{"params": ["w"], "lr": 0.5}], {"w": weight})
+        >>> writer.add(Step([{"lr": 0.5}], {"w": weight}, {"w": weight / 2}, {}, {"w": np.array([0.5, 0.5])}))
+        >>> read("run").steps[0].parameters["w"].tolist()
+        [0.5, 0.5]
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        optimizer: str,
+        groups: Sequence[Mapping[str, Any]],
+        initial: Arrays,
+        state: State | None = None,
+        bfloat16: Sequence[str] = (),
+        notes: Mapping[str, Any] | None = None,
+    ):
+        self._folder, self._count, self._bfloat16 = Path(folder), 0, {*bfloat16}
+        self._folder.mkdir(parents=True, exist_ok=True)
+        header = self._folder / "run.json"
+        if header.exists():
+            raise FileExistsError(f"For 'Writer', 'folder' must not hold a run, but got '{self._folder}'.")
+        unknown = [name for group in groups for name in group["params"] if name not in initial]
+        if unknown:
+            raise ValueError(f"For 'Writer', 'groups' must be of the parameters {[*initial]}, but got {unknown}.")
+        dtypes = {name: "bfloat16" if name in self._bfloat16 else str(value.dtype) for name, value in initial.items()}
+        self._write("initial", {**_keyed("parameter", initial), **_states("state", state or {})}, {})
+        said = {"format": FORMAT, "optimizer": optimizer, "groups": groups, "dtypes": dtypes, **(notes or {})}
+        _replace(header, lambda file: file.write_text(json.dumps(said, indent=1, default=_plain) + "\n"))
+
+    def add(self, step: Step) -> None:
+        """Write a step; its file is there when it is whole."""
+        rows = {name: grad[0] for name, grad in step.gradients.items() if isinstance(grad, tuple)}
+        values = {name: grad[-1] if isinstance(grad, tuple) else grad for name, grad in step.gradients.items()}
+        tensors = {
+            **_keyed("gradient", values),
+            **_keyed("rows", rows),
+            **_keyed("before", step.before),
+            **_keyed("parameter", step.parameters),
+            **_states("state", step.state),
+            **_keyed("double/parameter", step.double_parameters),
+            **_states("double/state", step.double_state),
+        }
+        said = {"groups": step.groups} | ({} if step.loss is None else {"loss": step.loss})
+        self._write(f"{self._count:06d}", tensors, said)
+        self._count += 1
+
+    def _write(self, name, tensors, said):
+        halves = [key for key, value in tensors.items() if self._is_half(key) and value.dtype == np.float32]
+        packed = {
+            key: _bits(value) if key in halves else np.ascontiguousarray(value).reshape(np.shape(value))
+            for key, value in tensors.items()
+        }
+        metadata = {key: json.dumps(value, default=_plain) for key, value in {**said, "bfloat16": halves}.items()}
+        _replace(self._folder / f"{name}.safetensors", lambda file: file.write_bytes(save(packed, metadata)))
+
+    def _is_half(self, key):
+        kind, _, name = _parsed(key)
+        return name in self._bfloat16 and not kind.startswith("double") and kind != "rows"
+
+
+def read(folder: str | Path) -> Run:
+    """Read a run; each step is read when it is asked for.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If a file is damaged or of another format, named with what is wrong.
+    """
+    folder = Path(folder)
+    try:
+        header = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"For 'read', 'folder' must hold a run with a run.json, but got '{folder}'.") from None
+    except ValueError as error:
+        raise ValueError(f"For 'read', '{folder / 'run.json'}' must be JSON, but got {error}.") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        got = header.get("format") if isinstance(header, dict) else type(header).__name__
+        raise ValueError(f"For 'read', the format of '{folder}' must be {FORMAT!r}, but got {got!r}.")
+    missing = [key for key in ("optimizer", "groups", "dtypes") if key not in header]
+    if missing:
+        raise ValueError(f"For 'read', the header of '{folder}' must have all of its keys, but got no {missing}.")
+    tensors, _ = _tensors(_one(folder, "initial"))
+    if {*tensors["parameter"]} != {*header["dtypes"]}:
+        raise ValueError(
+            f"For 'read', '{folder}' must begin with {[*header['dtypes']]}, but got {[*tensors['parameter']]}."
+        )
+    initial = {name: tensors["parameter"][name] for name in header["dtypes"]}
+    files = sorted(file for file in folder.iterdir() if re.fullmatch(r"\d{6}\.(safetensors|npz)", file.name))
+    numbers = [int(file.stem) for file in files]
+    if numbers != [*range(len(files))]:
+        raise ValueError(f"For 'read', '{folder}' must have each step from 0 once, but got {numbers}.")
+    return Run(header, initial, _by_parameter(tensors["state"]), _Steps(files))
+
+
+class _Steps(Sequence):
+    """The steps of a run, which are read one at a time."""
+
+    def __init__(self, files):
+        self._files = files
+
+    def __len__(self):
+        return len(self._files)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        tensors, said = _tensors(self._files[i])
+        rows, values = tensors["rows"], tensors["gradient"]
+        return Step(
+            said.get("groups", []),
+            {name: (rows[name], value) if name in rows else value for name, value in values.items()},
+            tensors["parameter"],
+            _by_parameter(tensors["state"]),
+            tensors["double/parameter"],
+            _by_parameter(tensors["double/state"]),
+            tensors["before"],
+            said.get("loss"),
+        )
+
+    def __iter__(self) -> Iterator[Step]:
+        return (self[i] for i in range(len(self)))
+
+
+def _one(folder, name):
+    """The file of a name, in either format."""
+    for suffix in (".safetensors", ".npz"):
+        if (folder / f"{name}{suffix}").exists():
+            return folder / f"{name}{suffix}"
+    raise FileNotFoundError(f"For 'read', '{folder}' must hold '{name}.safetensors' or '{name}.npz', but got neither.")
+
+
+def _tensors(file):
+    """The tensors of a file by kind and name, those of states by pairs of slot and name; and its metadata."""
+    try:
+        if file.suffix == ".npz":
+            with np.load(file, allow_pickle=False) as found:
+                flat = {key: found[key] for key in found.files}
+            said = {key: str(flat.pop(key)) for key in [*flat] if key.startswith("metadata/")}
+            said = {key.removeprefix("metadata/"): value for key, value in said.items()}
+        else:
+            with safe_open(file, "np") as found:
+                flat, said = {key: found.get_tensor(key) for key in found.keys()}, found.metadata() or {}  # noqa: SIM118
+        said = {key: json.loads(value) for key, value in said.items()}
+    except (SafetensorError, OSError, ValueError, EOFError) as error:
+        raise ValueError(f"For 'read', '{file}' must be a whole file of a run, but got {error}.") from None
+    found = {kind: {} for kind in (*KINDS, *STATES)}
+    for key, value in flat.items():
+        kind, slot, name = _parsed(key)
+        if kind not in found:
+            raise ValueError(f"For 'read', the keys of '{file}' must begin with {[*found]}, but got {key!r}.")
+        if key in said.get("bfloat16", ()):
+            value = np.left_shift(value, np.uint32(16), dtype=np.uint32).view(np.float32)
+        found[kind][(slot, name) if slot else name] = value
+    return found, said
+
+
+def _parsed(key):
+    """The kind, the slot, if it is of a state, and the name in a key."""
+    double = "double/" if key.startswith("double/") else ""
+    kind, _, name = key.removeprefix(double).partition("/")
+    slot, _, of_state = name.partition("/")
+    return (f"{double}{kind}", slot, of_state) if kind == "state" else (f"{double}{kind}", "", name)
+
+
+def _by_parameter(states):
+    found = {}
+    for (slot, name), value in states.items():
+        found.setdefault(name, {})[slot] = value
+    return found
+
+
+def _keyed(kind, arrays):
+    return {f"{kind}/{name}": np.asarray(value) for name, value in arrays.items()}
+
+
+def _states(kind, state):
+    return {f"{kind}/{slot}/{name}": np.asarray(v) for name, slots in state.items() for slot, v in slots.items()}
+
+
+def _bits(value):
+    """The upper half of float32 numbers that are bfloat16."""
+    return (np.ascontiguousarray(value).view(np.uint32) >> 16).astype(np.uint16).reshape(value.shape)
+
+
+def _plain(value):
+    """What JSON has for an argument that is none of its kinds."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def _replace(file, write):
+    """Write a file beside, and move it into its place."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        write(beside)
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""Replays a recorded run of PyTorch by an optimizer of MindSpore, where torch need not be installed."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore import Parameter, nn
+
+import ms_optim
+from ms_optim import OPTIMIZERS
+from ms_optim._groups import HOW
+from ms_optim._native import obstacle
+from ms_optim._values import write
+from parity.cases import CASES
+from parity.cases.problems import Rows
+from parity.judge.compare import Verdict, compare
+from parity.runs.files import Run
+from parity.sides import mindspore as mindspore_side
+from parity.sides.trace import Recorder, Trace
+
+OWNER = "replay"
+Build = Callable[[list[Parameter]], nn.Optimizer]
+
+
+class Unjudged(ValueError):
+    """Why a run cannot be replayed, or not be judged."""
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One way to take the steps: in a mode, and with an argument `fused` or as the optimizer chooses."""
+
+    name: str
+    mode: str
+    fused: bool | None
+    compiled: bool
+
+
+def replay(
+    run: Run,
+    build: Build | None = None,
+    modes: Iterable[str] = ("graph",),
+    device: str | None = None,
+    jit_level: str | None = None,
+) -> Iterator[tuple[str, Verdict]]:
+    """Drive an optimizer with the gradients of a run, and judge each leg by what torch did in float32 and in float64.
+
+    Args:
+        run (Run): What `parity.runs.read` has read.
+        build (Callable): A function from a list of Parameters, named as torch's and in the order of the run, to a
+            `mindspore.nn.Optimizer`. Default: ``None`` , the one of this library that is called as torch's, with the
+            groups and numbers of the run.
+        modes (Iterable[str]): Of "graph" and "pynative". Default: ``("graph",)`` .
+        device (str): What `mindspore.set_device` takes, before anything has run. Default: ``None`` .
+        jit_level (str): "O0", "O1" or "O2". Default: ``None`` .
+
+    Returns:
+        Iterator[tuple[str, Verdict]], the name of each leg and what is found.
+
+    Raises:
+        Unjudged: If the run has no steps, no float64 twin or parameters that are not float32, there is no optimizer of
+            this name, or a number of its groups changes that ours compiles.
+    """
+    name = run.header["optimizer"]
+    if not run.steps:
+        raise Unjudged(f"For '{OWNER}', 'run' must have steps, but got none.")
+    others = sorted({dtype for dtype in run.header["dtypes"].values() if dtype != "float32"})
+    if others:
+        raise Unjudged(f"For '{OWNER}', the parameters of 'run' must be float32, but got {others}.")
+    if build is None and name not in OPTIMIZERS:
+        raise Unjudged(f"For '{OWNER}', 'run' must be of one of {[*OPTIMIZERS]}, but got {name!r}: say which is meant.")
+    single, double = _recorded(run)
+    noise = CASES[name][0].noise if name in CASES else 0.0
+    for leg in _legs(name if build is None else None, modes):
+        ours = _taken(run, build or _counterpart(run, name, leg.fused), leg, device, jit_level)
+        known = {kind for kind, _ in ours}
+        theirs = [{key: steps for key, steps in trace.items() if key[0] in known} for trace in (single, double)]
+        yield leg.name, compare(ours, *theirs, noise=noise, initial=run.initial)
+
+
+def named(target: str) -> Build:
+    """The function that "module:name" names.
+
+    Raises:
+        Unjudged: If there is none.
+    """
+    module, _, name = target.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Unjudged(f"For '{OWNER}', 'optimizer' must be MODULE:FUNCTION, but got {target!r}: {error}.") from None
+    if not callable(found):
+        raise Unjudged(f"For '{OWNER}', 'optimizer' must name a function, but got {found!r}.")
+    return found
+
+
+def _legs(name, modes):
+    """Each mode on each path of an optimizer of ours; of any other, as it is called."""
+    for mode in modes:
+        if name is None:
+            yield Leg(mode, mode, None, False)
+            continue
+        yield Leg(f"{mode} composed", mode, False, True)
+        if not obstacle(name, getattr(OPTIMIZERS[name], "update", len)):
+            yield Leg(f"{mode} native", mode, True, True)
+            yield Leg(f"{mode} direct", mode, True, False)
+
+
+def _counterpart(run, name, fused):
+    """A function that makes our optimizer of the name, with the groups of the run."""
+    cls = getattr(ms_optim, name)
+    known = inspect.signature(cls).parameters
+
+    def build(params):
+        by_name = {param.name: param for param in params}
+        groups = [
+            {
+                "params": [by_name[member] for member in group["params"]],
+                **{key: _argument(value) for key, value in group.items() if key != "params" and key not in HOW},
+            }
+            for group in run.header["groups"]
+        ]
+        # what decides how AdamW differs from Adam is no argument of AdamW
+        groups = [{key: value for key, value in group.items() if key in known} for group in groups]
+        return cls([*groups, {"order_params": params}], fused=fused)
+
+    return build
+
+
+def _argument(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _taken(run, build, leg, device, jit_level):
+    """The trace of our optimizer on the gradients of the run."""
+    mindspore_side.set_mode(leg.mode, device, jit_level)
+    params = [Parameter(ms.Tensor(value), name=key) for key, value in run.initial.items()]
+    optimizer = build(params)
+    if run.initial_state:
+        optimizer.load_state_dict(_state_dict(run, optimizer))
+    by_name = {param.name: param for param in optimizer.parameters}
+    recorder, numbers = Recorder(), [dict(group) for group in run.header["groups"]]
+    for i, step in enumerate(run.steps):
+        for key, value in step.before.items():
+            write(by_name[key], ms.Tensor(value))
+        _follow(optimizer, numbers, step, i)
+        drawn = [step.gradients.get(param.name) for param in optimizer.parameters]
+        given = [Rows(*grad) if isinstance(grad, tuple) else grad for grad in drawn]
+        with mindspore_side.direct_calls(leg.compiled):
+            optimizer(tuple(mindspore_side.gradient(grad) for grad in given))
+        recorder.add(mindspore_side.values(optimizer.parameters), mindspore_side.state(optimizer))
+    return recorder.trace()
+
+
+def _state_dict(run, optimizer):
+    """The state before the first step, in the layout of torch's optimizers."""
+    places = {param.name: i for i, param in enumerate(p for group in optimizer.groups for p in group["params"])}
+    state = {places[name]: dict(slots) for name, slots in run.initial_state.items()}
+    return {**optimizer.state_dict(), "state": state}
+
+
+def _follow(optimizer, numbers, step, i):
+    """Change the numbers of the groups that those of torch have changed since the step before."""
+    for number, (last, given) in enumerate(zip(numbers, step.groups)):
+        for key in [key for key, value in given.items() if key not in HOW and value != last.get(key)]:
+            value, last[key] = _argument(given[key]), given[key]
+            if not isinstance(optimizer, ms_optim.Optimizer):
+                raise Unjudged(
+                    f"For '{OWNER}', '{key}' of group {number} must not change, because {type(optimizer).__name__} is "
+                    f"none of this library, but it is {value!r} in step {i}."
+                )
+            if len(optimizer.param_groups) != len(numbers):
+                raise Unjudged(
+                    f"For '{OWNER}', the optimizer must have {len(numbers)} groups as that of the run, whose numbers "
+                    f"change, but got {len(optimizer.param_groups)}."
+                )
+            group = optimizer.param_groups[number]
+            if key not in group:
+                continue  # a note of a scheduler
+            if key not in group.settable:
+                raise Unjudged(
+                    f"For '{OWNER}', '{key}' of group {number} must stay {group[key]!r}, because it decides what is "
+                    f"compiled, but it is {value!r} in step {i}."
+                )
+            group[key] = value
+
+
+def _recorded(run) -> tuple[Trace, Trace]:
+    """What torch did in float32, and its twin in float64."""
+    single, double = Recorder(), Recorder()
+    for step in run.steps:
+        if not step.double_parameters:
+            raise Unjudged(f"For '{OWNER}', 'run' must have the steps of a float64 twin, but got none.")
+        single.add(dict(step.parameters), {name: dict(slots) for name, slots in step.state.items()})
+        double.add(dict(step.double_parameters), {name: dict(slots) for name, slots in step.double_state.items()})
+    return single.trace(), double.trace()

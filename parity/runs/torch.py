@@ -1,0 +1,248 @@
+"""Records a run of PyTorch around an ordinary training loop, by the hooks of its optimizer."""
+
+import copy
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity.runs.files import Step, Writer
+from parity.sides.torch_settings import default_dtype
+
+OWNER = "record"
+
+
+class record:
+    """A block in which the steps of an optimizer are recorded into a folder, as `parity.runs` describes it.
+
+    Nothing else in the loop changes. A float64 twin of the optimizer takes the same steps, on the gradients and the
+    numbers that are recorded: it is the truth by which a replay is judged.
+
+    Args:
+        optimizer (torch.optim.Optimizer): One whose step takes gradients: LBFGS is refused. Where `step` is given a
+            closure, the gradients are those that it has left.
+        folder (Union[str, Path]): Where to; it is made, and must not hold a run.
+        model (Union[None, torch.nn.Module]): What has the names of the parameters. Default: ``None`` , the names that
+            the groups of the optimizer have, as those made of `named_parameters()`.
+        first (Union[None, int]): After so many steps nothing more is recorded. Default: ``None`` .
+
+    Attributes:
+        steps (int): How many were recorded.
+        seconds (float): What recording has taken, the twin's steps included.
+
+    Raises:
+        TypeError: If the optimizer is none of torch's, or its step evaluates a closure more than once.
+        ValueError: If a parameter has no name, or two have the same; in a step, if a group was added.
+        FileExistsError: If the folder holds a run.
+
+    Examples:
+        >>> import parity
+        >>> import torch
+        >>> net = torch.nn.Linear(3, 1)
+        >>> optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+        >>> with parity.record(optimizer, "linear", model=net) as run:
+        ...     for _ in range(3):
+        ...         optimizer.zero_grad()
+        ...         loss = net(torch.ones(2, 3)).square().mean()
+        ...         loss.backward()
+        ...         run.loss(loss)
+        ...         optimizer.step()
+        >>> run.steps
+        3
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        folder: str | Path,
+        model: torch.nn.Module | None = None,
+        first: int | None = None,
+    ):
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(
+                f"For '{OWNER}', 'optimizer' must be a torch.optim.Optimizer, but got {type(optimizer).__name__}."
+            )
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise TypeError(f"For '{OWNER}', 'optimizer' must evaluate a closure once in a step, but got LBFGS.")
+        if first is not None and (not isinstance(first, int) or isinstance(first, bool) or first < 1):
+            raise ValueError(f"For '{OWNER}', 'first' must be an int of at least 1 or None, but got {first!r}.")
+        self._optimizer, self._first = optimizer, first
+        self._params = _named(optimizer, model)
+        self.steps, self.seconds, self._loss = 0, 0.0, None
+        self._before: dict[str, torch.Tensor] = {}
+        self._groups: list[dict[str, Any]] = []
+        names = {param: name for name, param in self._params.items()}
+        self._members = [[names[param] for param in group["params"]] for group in optimizer.param_groups]
+        groups = [
+            {"params": members, **_arguments(group)} for members, group in zip(self._members, optimizer.param_groups)
+        ]
+        self._writer = Writer(
+            folder,
+            type(optimizer).__name__,
+            groups,
+            self._values(optimizer, self._params),
+            self._state(optimizer, self._params),
+            [name for name, param in self._params.items() if param.dtype == torch.bfloat16],
+            {
+                "versions": {"torch": torch.__version__, "numpy": np.__version__, "python": sys.version.split()[0]},
+                "command": " ".join(sys.argv),
+                "threads": torch.get_num_threads(),
+                "seed": torch.initial_seed(),
+                "device": str(next(iter(self._params.values())).device),
+            },
+        )
+        self._twin, self._twins = self._made_double()
+        self._last = {name: param.detach().clone() for name, param in self._params.items()}
+        self._hooks: list[Any] = []
+
+    def __enter__(self):
+        self._hooks = [
+            self._optimizer.register_step_pre_hook(self._begin),
+            self._optimizer.register_step_post_hook(self._end),
+        ]
+        return self
+
+    def __exit__(self, *error):
+        for hook in self._hooks:
+            hook.remove()
+
+    def loss(self, value: Any) -> None:
+        """Say what the loss of the step is that comes next."""
+        self._loss = float(value.detach() if torch.is_tensor(value) else value)
+
+    def _made_double(self):
+        """The same optimizer over float64 copies of the parameters, with its state; and these, by name."""
+        memo: dict[int, Any] = {}
+        twins = {}
+        for name, param in self._params.items():
+            memo[id(param)] = twins[name] = torch.nn.Parameter(param.detach().double(), param.requires_grad)
+        twin = type(self._optimizer).__new__(type(self._optimizer))
+        kept = {"defaults", "param_groups", "state"}
+        for name, value in vars(self._optimizer).items():
+            if name in kept:
+                twin.__dict__[name] = copy.deepcopy(value, memo)
+            elif not name.startswith("_") and name != "step":  # hooks, and the wrapper of a scheduler
+                twin.__dict__[name] = value
+        twin.__setstate__({})
+        for slots in twin.state.values():
+            for slot, value in slots.items():
+                if torch.is_tensor(value) and value.is_floating_point():
+                    slots[slot] = value.double()
+        return twin, twins
+
+    def _begin(self, optimizer, args, kwargs):
+        if self._is_done():
+            return
+        began = time.perf_counter()
+        members = [[id(param) for param in group["params"]] for group in optimizer.param_groups]
+        if members != [[id(self._params[name]) for name in group] for group in self._members]:
+            raise ValueError(f"For '{OWNER}', 'optimizer' must keep its groups of parameters, but they are others now.")
+        self._groups = [_arguments(group) for group in optimizer.param_groups]
+        self._before = {
+            name: param.detach().clone()
+            for name, param in self._params.items()
+            if not torch.equal(param.detach(), self._last[name])
+        }
+        self.seconds += time.perf_counter() - began
+
+    def _end(self, optimizer, args, kwargs):
+        found = getattr(optimizer, "found_inf", None)  # a scaled gradient was not finite: nothing has moved
+        if self._is_done() or (found is not None and bool(found)):
+            return
+        began = time.perf_counter()
+        gradients = {name: param.grad.detach() for name, param in self._params.items() if param.grad is not None}
+        self._step_double(gradients)
+        params = {name: param.detach() for name, param in self._params.items()}
+        self._writer.add(
+            Step(
+                self._groups,
+                {name: _gradient(grad) for name, grad in gradients.items()},
+                self._values(optimizer, self._params),
+                self._state(optimizer, self._params),
+                self._values(self._twin, self._twins),
+                self._state(self._twin, self._twins),
+                {name: _array(value) for name, value in self._before.items()},
+                self._loss,
+            )
+        )
+        self._last = {name: value.clone() for name, value in params.items()}
+        self._loss = None
+        self.steps += 1
+        self.seconds += time.perf_counter() - began
+
+    def _step_double(self, gradients):
+        for name, value in self._before.items():
+            self._twins[name].data.copy_(value)
+        for own, group in zip(self._twin.param_groups, self._optimizer.param_groups):
+            own.update({key: value for key, value in group.items() if key != "params"})
+        for name, twin in self._twins.items():
+            twin.grad = gradients[name].double() if name in gradients else None
+        with default_dtype(torch.float64):
+            type(self._twin).step(self._twin)
+
+    def _is_done(self):
+        return self._first is not None and self.steps >= self._first
+
+    @staticmethod
+    def _values(optimizer, params):
+        return {name: _array(param.detach()) for name, param in params.items()}
+
+    @staticmethod
+    def _state(optimizer, params):
+        return {
+            name: {slot: _array(value) for slot, value in optimizer.state[param].items() if value is not None}
+            for name, param in params.items()
+            if optimizer.state.get(param)
+        }
+
+
+def _named(optimizer, model):
+    """The parameters of the optimizer by name.
+
+    Raises:
+        ValueError: If one has no name, or two have the same.
+    """
+    names = {id(param): name for name, param in model.named_parameters()} if model is not None else {}
+    found: dict[str, torch.nn.Parameter] = {}
+    for group in optimizer.param_groups:
+        given = group.get("param_names", [None] * len(group["params"]))
+        for param, own in zip(group["params"], given):
+            name = names.get(id(param), own)
+            if name is None or name in found:
+                what = f"a parameter of shape {tuple(param.shape)} without" if name is None else "two of"
+                raise ValueError(
+                    f"For '{OWNER}', 'model' must have a name for each parameter of the optimizer, but got {what} "
+                    f"{'one' if name is None else repr(name)}."
+                )
+            found[name] = param
+    return found
+
+
+def _arguments(group):
+    """What a group has besides its parameters, as JSON has it."""
+    return {
+        key: value.item() if torch.is_tensor(value) and value.numel() == 1 else copy.copy(value)
+        for key, value in group.items()
+        if key not in ("params", "param_names")
+    }
+
+
+def _gradient(grad):
+    """An array; of a sparse gradient its rows, and the values of each."""
+    if not grad.is_sparse:
+        return _array(grad)
+    grad = grad.coalesce()
+    if grad.sparse_dim() != 1:
+        raise ValueError(f"For '{OWNER}', sparse gradients must be of rows, but got {grad.sparse_dim()} sparse axes.")
+    return _array(grad.indices()[0]), _array(grad.values())
+
+
+def _array(value):
+    """A copy on the host; bfloat16 as float32, which holds it."""
+    if not torch.is_tensor(value):
+        return np.asarray(value, np.float64 if isinstance(value, float) else None)
+    value = value.detach()
+    return (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy().copy()

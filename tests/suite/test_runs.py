@@ -1,0 +1,349 @@
+"""Runs of one's own: recorded in torch, in files, and replayed where torch is not installed."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mindspore import nn
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import ms_optim
+import parity
+from parity.__main__ import main
+from parity.runs import Step, Writer, read
+from parity.runs.replay import Unjudged, named, replay
+
+ROOT = Path(__file__).parents[2]
+STEPS = 6
+
+
+def network():
+    """Two layers, whose parameters are matrices, vectors and a scalar."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+    net.register_parameter("scale", torch.nn.Parameter(torch.tensor(1.5)))
+    return net
+
+
+def trained(optimizer, net, folder, steps=STEPS, between=lambda step: None, **kwargs):
+    """Record a training on numbers that are drawn; `between` is called before each step."""
+    rng = torch.Generator().manual_seed(1)
+    with parity.record(optimizer, folder, model=net, **kwargs) as run:
+        for step in range(steps):
+            optimizer.zero_grad()
+            loss = (net(torch.randn(8, 4, generator=rng)) * net.scale).square().mean()
+            loss.backward()
+            run.loss(loss)
+            between(step)
+            optimizer.step()
+    return run
+
+
+def judged(folder, **kwargs):
+    """The verdict of each leg."""
+    return dict(replay(read(folder), **kwargs))
+
+
+def groups(net, **options):
+    """Two, of which one has arguments of its own."""
+    return [{"params": net[0].parameters(), **options}, {"params": [*net[2].parameters(), net.scale]}]
+
+
+MADE = {
+    "SGD": lambda net: torch.optim.SGD(groups(net, momentum=0.0), lr=0.1, momentum=0.9, weight_decay=0.1),
+    "AdamW": lambda net: torch.optim.AdamW(groups(net, betas=(0.5, 0.9)), lr=0.02, amsgrad=True, weight_decay=0.1),
+    "NAdam": lambda net: torch.optim.NAdam(groups(net, momentum_decay=0.1), lr=0.02),
+    "Adafactor": lambda net: torch.optim.Adafactor(groups(net, d=2.0), lr=0.02),
+    "Rprop": lambda net: torch.optim.Rprop(groups(net, etas=(0.3, 1.5)), lr=0.02),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_run_replays_on_every_path(name, tmp_path):
+    """With groups; each leg is as near to float64 as torch is, in the parameters and all of the state."""
+    net = network()
+    run = trained(MADE[name](net), net, tmp_path / "run")
+    assert run.steps == STEPS and run.seconds > 0
+    recorded = read(tmp_path / "run")
+    assert recorded.header["optimizer"] == name and len(recorded.steps) == STEPS
+    assert all(np.isfinite(step.loss) for step in recorded.steps)
+    verdicts = judged(tmp_path / "run", modes=("graph", "pynative") if name == "AdamW" else ("graph",))
+    assert all(verdict.passed for verdict in verdicts.values()), {leg: str(found) for leg, found in verdicts.items()}
+    fast = [] if name == "Adafactor" else ["native", "direct"]
+    assert [leg.split()[1] for leg in verdicts if leg.startswith("graph")] == ["composed", *fast]
+    kinds = {kind for kind, slots in recorded.steps[0].state.items() for kind in slots}
+    assert {kind for verdict in verdicts.values() for kind in verdict.scores} >= kinds | {"parameter"}
+
+
+def test_all_that_a_loop_may_do(tmp_path):
+    """A schedule, clipping, absent gradients, weights and numbers that are changed between steps, a late start."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=torch.tensor(0.05), weight_decay=0.2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
+    trained(optimizer, net, tmp_path / "before", 2)
+
+    def between(step):
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        schedule.step()
+        if step == 1:
+            net.scale.grad = None
+        if step == 2:
+            optimizer.param_groups[0]["betas"] = (0.8, 0.99)
+        if step == 3:
+            net[0].weight.data.clamp_(-0.1, 0.1)
+
+    trained(optimizer, net, tmp_path / "run", between=between)
+    recorded = read(tmp_path / "run")
+    assert {*recorded.initial_state} == {name for name, _ in net.named_parameters()}
+    assert "scale" not in recorded.steps[1].gradients and [*recorded.steps[3].before] == ["0.weight"]
+    assert len({step.groups[0]["lr"] for step in recorded.steps}) > 3
+    assert recorded.steps[2].groups[0]["betas"] == [0.8, 0.99]
+    verdicts = judged(tmp_path / "run")
+    assert all(verdict.passed for verdict in verdicts.values()), {leg: str(found) for leg, found in verdicts.items()}
+
+
+def test_sparse_gradients(tmp_path):
+    """Rows and their values."""
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(9, 3, sparse=True)
+    optimizer = torch.optim.SparseAdam(table.parameters(), lr=0.1)
+    with parity.record(optimizer, tmp_path / "run", model=table):
+        for step in range(3):
+            optimizer.zero_grad()
+            table(torch.tensor([1, step, 1, 8])).square().sum().backward()
+            optimizer.step()
+    rows, values = read(tmp_path / "run").steps[2].gradients["weight"]
+    assert rows.tolist() == [1, 2, 8] and values.shape == (3, 3)
+    assert all(verdict.passed for verdict in judged(tmp_path / "run").values())
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_a_scaler_skips_is_none(fused, tmp_path):
+    """Nothing has moved, so that nothing is recorded; other gradients are recorded as they are unscaled."""
+    net = network()
+    optimizer, scaler = torch.optim.AdamW(net.parameters(), fused=fused), torch.amp.GradScaler("cpu", init_scale=256.0)
+    with parity.record(optimizer, tmp_path / "run", model=net) as run:
+        for step in range(3):
+            optimizer.zero_grad()
+            scaler.scale(net(torch.ones(2, 4)).square().mean() * net.scale).backward()
+            if step == 1:
+                net[0].bias.grad[0] = torch.inf
+            scaler.step(optimizer)
+            scaler.update()
+    assert run.steps == 2
+    assert all(verdict.passed for verdict in judged(tmp_path / "run").values())
+
+
+def test_what_parts_is_named(tmp_path):
+    """Another gradient in one step: step, tensor and element; other numbers in all of them."""
+    net = network()
+    trained(torch.optim.AdamW(net.parameters(), lr=0.02), net, tmp_path / "run")
+    file = tmp_path / "run" / "000003.safetensors"
+    with parity_metadata(file) as (tensors, metadata):
+        tensors["gradient/2.bias"][1] *= 1.5
+        save_file(tensors, file, metadata)
+    for verdict in judged(tmp_path / "run").values():
+        assert not verdict.passed
+        found = verdict.divergence
+        assert (found.step, found.parameter, found.element) == (3, "2.bias", (1,))
+    other = judged(tmp_path / "run", build=lambda params: ms_optim.Adam(params, lr=0.02))
+    assert {leg: verdict.divergence.step for leg, verdict in other.items()} == {"graph": 0}
+    stock = judged(tmp_path / "run", build=lambda params: nn.AdamWeightDecay(params, 0.02, weight_decay=0.01))
+    assert not stock["graph"].passed and [*stock["graph"].scores] == ["parameter"]
+
+
+class parity_metadata:
+    """The tensors and the metadata of a step, to be written back."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __enter__(self):
+        with safe_open(self.file, "np") as opened:
+            return load_file(self.file), opened.metadata()
+
+    def __exit__(self, *error):
+        pass
+
+
+def test_names_come_from_the_groups_too(tmp_path):
+    """And `first` bounds what is recorded."""
+    net = network()
+    optimizer = torch.optim.SGD(net.named_parameters(), lr=0.1)
+    run = trained(optimizer, net, tmp_path / "named", first=2)
+    assert run.steps == 2 and len(read(tmp_path / "named").steps) == 2
+    with parity.record(optimizer, tmp_path / "other"):
+        optimizer.step()
+    assert [*read(tmp_path / "other").initial] == [name for name, _ in net.named_parameters()]
+
+
+def test_what_cannot_be_recorded(tmp_path):
+    """Is named, before the first step or in it."""
+    net = network()
+    with pytest.raises(TypeError, match=r"For 'record', 'optimizer' must be a torch\.optim\.Optimizer, but got int"):
+        parity.record(1, tmp_path / "run")
+    with pytest.raises(TypeError, match="must evaluate a closure once in a step, but got LBFGS"):
+        parity.record(torch.optim.LBFGS(net.parameters()), tmp_path / "run", model=net)
+    plain = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match="'model' must have a name for each parameter of the optimizer, but got a par"):
+        parity.record(plain, tmp_path / "run")
+    with pytest.raises(ValueError, match="'first' must be an int of at least 1 or None, but got 0"):
+        parity.record(plain, tmp_path / "run", model=net, first=0)
+    assert not (tmp_path / "run").exists()
+    trained(plain, net, tmp_path / "run", 1)
+    with pytest.raises(FileExistsError, match="For 'Writer', 'folder' must not hold a run, but got"):
+        parity.record(plain, tmp_path / "run", model=net)
+    with (
+        pytest.raises(ValueError, match="'optimizer' must keep its groups of parameters, but they are others now"),
+        parity.record(plain, tmp_path / "grown", model=net),
+    ):
+        plain.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+        plain.step()
+    plain.step()  # the hooks are gone
+
+
+def written(folder, optimizer="SGD", weight=None, **kwargs):
+    """A run of two steps by NumPy alone."""
+    weight = np.ones(2, np.float32) if weight is None else weight
+    writer = Writer(folder, optimizer, [{"params": ["w"], "lr": 0.5}], {"w": weight}, **kwargs)
+    for factor in (0.5, 0.25):
+        value = (weight * factor).astype(weight.dtype)
+        gradients = {"w": np.asarray(weight * 2 * factor).astype(weight.dtype)}
+        writer.add(Step([{"lr": 0.5}], gradients, {"w": value}, {}, {"w": value.astype(np.float64)}))
+    return folder
+
+
+def test_what_numpy_writes_is_replayed(tmp_path):
+    """Whatever framework the numbers are of, in either format."""
+    folder = written(tmp_path / "run")
+    assert all(verdict.passed for verdict in judged(folder).values())
+    for file in folder.glob("*.safetensors"):
+        with parity_metadata(file) as (tensors, metadata):
+            said = {f"metadata/{key}": np.array(value) for key, value in metadata.items()}
+            np.savez(file.with_suffix(".npz"), **tensors, **said)
+        file.unlink()
+    assert all(verdict.passed for verdict in judged(folder).values())
+
+
+def test_bfloat16_is_kept_by_its_bits(tmp_path):
+    """And read as float32; it is not replayed."""
+    weight = np.array([1.0, -0.0078125, 3.0e38], np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
+    folder = written(tmp_path / "run", weight=weight.view(np.float32), bfloat16=["w"])
+    raw = load_file(folder / "initial.safetensors")
+    assert raw["parameter/w"].dtype == np.uint16
+    run = read(folder)
+    np.testing.assert_array_equal(run.initial["w"].view(np.uint32), weight)
+    assert run.header["dtypes"] == {"w": "bfloat16"}
+    with pytest.raises(Unjudged, match=r"the parameters of 'run' must be float32, but got \['bfloat16'\]"):
+        judged(folder)
+
+
+def test_what_cannot_be_read(tmp_path):
+    """A folder without a run, another format, a damaged file and a step that is missing are named."""
+    with pytest.raises(FileNotFoundError, match=r"'folder' must hold a run with a run.json, but got"):
+        read(tmp_path)
+    folder = written(tmp_path / "run")
+    (folder / ".000002.safetensors.1").write_bytes(b"a step that was not finished")
+    assert len(read(folder).steps) == 2
+    header = (folder / "run.json").read_text()
+    for text, message in [
+        ("{", "must be JSON"),
+        ("[]", "must be 'parity run 1', but got 'list'"),
+        (json.dumps({"format": "other"}), "must be 'parity run 1', but got 'other'"),
+        (json.dumps({"format": "parity run 1", "groups": [], "dtypes": {}}), r"no \['optimizer'\]"),
+    ]:
+        (folder / "run.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read(folder)
+    (folder / "run.json").write_text(header)
+    step = folder / "000001.safetensors"
+    step.write_bytes(step.read_bytes()[:-3])
+    with pytest.raises(ValueError, match=r"000001.safetensors' must be a whole file of a run, but got"):
+        read(folder).steps[1]
+    save_file({"weights/w": np.ones(2)}, step)
+    with pytest.raises(ValueError, match=r"must begin with \['parameter', .*but got 'weights/w'"):
+        read(folder).steps[1]
+    (folder / "000000.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"must have each step from 0 once, but got \[1\]"):
+        read(folder)
+
+
+def test_what_cannot_be_judged(tmp_path):
+    """No steps, no twin, no such optimizer, a number that is compiled, a function that is not there."""
+    folder = written(tmp_path / "unknown", "Sophia")
+    with pytest.raises(Unjudged, match=r"must be of one of \[.*'AdamW'.*\], but got 'Sophia'"):
+        judged(folder)
+    Writer(tmp_path / "empty", "SGD", [{"params": ["w"], "lr": 0.5}], {"w": np.ones(2, np.float32)})
+    with pytest.raises(Unjudged, match="'run' must have steps, but got none"):
+        judged(tmp_path / "empty")
+    writer = Writer(tmp_path / "single", "SGD", [{"params": ["w"]}], {"w": np.ones(2, np.float32)})
+    writer.add(Step([{}], {}, {"w": np.ones(2, np.float32)}, {}))
+    with pytest.raises(Unjudged, match="must have the steps of a float64 twin, but got none"):
+        judged(tmp_path / "single")
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    trained(optimizer, net, tmp_path / "flag", between=lambda step: optimizer.param_groups[0].update(maximize=step > 2))
+    with pytest.raises(Unjudged, match=r"'maximize' of group 0 must stay False, .* but it is True in step 3"):
+        judged(tmp_path / "flag")
+    with pytest.raises(Unjudged, match="'optimizer' must be MODULE:FUNCTION, but got 'nowhere:build'"):
+        named("nowhere:build")
+    with pytest.raises(Unjudged, match="'optimizer' must name a function, but got"):
+        named("sys:path")
+
+
+BLOCKED = """
+import importlib.machinery, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self) if name == {blocked!r} else None
+
+    def create_module(self, spec):
+        raise ImportError("there is none here")
+
+sys.meta_path.insert(0, Blocked())
+from parity.__main__ import main
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_each_side_runs_without_the_other(tmp_path):
+    """The commands: recorded where there is no MindSpore, replayed where there is no torch."""
+    folder = str(tmp_path / "run")
+
+    def run(blocked, *argv):
+        code = BLOCKED.format(blocked=blocked)
+        command = [sys.executable, "-c", code, *argv]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    done = run("mindspore", "record", "--optimizer", "SGD", "--steps", "4", folder)
+    assert done.returncode == 0, done.stderr
+    assert "recorded 4 steps of SGD(" in done.stdout and f"python -m parity replay {folder}" in done.stdout
+    again = run("mindspore", "record", "--optimizer", "SGD", "--steps", "4", folder)
+    assert again.returncode == 2 and "'folder' must not hold a run" in again.stderr
+    done = run("torch", "replay", folder)
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(": passed: parameter")[0] for line in done.stdout.splitlines()[1:]] == [
+        "graph composed",
+        "graph native",
+        "graph direct",
+    ]
+
+
+def test_exit_codes(tmp_path, capsys):
+    """1 if something parts, 2 if there is nothing to judge; and why."""
+    assert main(["replay", str(tmp_path)]) == 2
+    assert "must hold a run with a run.json" in capsys.readouterr().err
+    folder = written(tmp_path / "run")
+    assert main(["replay", str(folder), "--mode", "both"]) == 0
+    shutil.copy(folder / "000000.safetensors", folder / "000001.safetensors")
+    assert main(["replay", str(folder)]) == 1
+    assert "failed: first leaves the reference at step 1, parameter of 'w'" in capsys.readouterr().out
+    assert main(["replay", str(written(tmp_path / "other", "Sophia"))]) == 2
+    assert "but got 'Sophia'" in capsys.readouterr().err
