@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, nn
 
 import ms_optim
@@ -21,6 +22,8 @@ from parity.sides import mindspore as mindspore_side
 from parity.sides.trace import Recorder, Trace
 
 OWNER = "replay"
+# How far apart one step may be in float32 and in float64, of the largest magnitude of a tensor.
+SAME = 1e-4
 Build = Callable[[list[Parameter]], nn.Optimizer]
 
 
@@ -71,8 +74,8 @@ def replay(
         raise Unjudged(f"For '{OWNER}', the parameters of 'run' must be float32, but got {others}.")
     if build is None and name not in OPTIMIZERS:
         raise Unjudged(f"For '{OWNER}', 'run' must be of one of {[*OPTIMIZERS]}, but got {name!r}: say which is meant.")
-    single, double = _recorded(run)
     noise = CASES[name][0].noise if name in CASES else 0.0
+    single, double = _recorded(run, noise)
     for leg in _legs(name if build is None else None, modes):
         ours = _taken(run, build or _counterpart(run, name, leg.fused), leg, device, jit_level)
         known = {kind for kind, _ in ours}
@@ -187,9 +190,16 @@ def _follow(optimizer, numbers, step, i):
             group[key] = value
 
 
-def _recorded(run) -> tuple[Trace, Trace]:
-    """What torch did in float32, and its twin in float64."""
+def _recorded(run, noise) -> tuple[Trace, Trace]:
+    """What torch did in float32, and its twin in float64, which is no truth unless their first steps are the same."""
     single, double = Recorder(), Recorder()
+    for key, value in run.steps[0].double_parameters.items():
+        off, size = np.abs(run.steps[0].parameters[key] - value).max(initial=0), np.abs(value).max(initial=0)
+        if off > max(SAME, noise) * size:
+            raise Unjudged(
+                f"For '{OWNER}', the float64 twin of 'run' must take the step that was recorded, but the first takes "
+                f"'{key}' {off:.2g} away from it."
+            )
     for step in run.steps:
         if not step.double_parameters:
             raise Unjudged(f"For '{OWNER}', 'run' must have the steps of a float64 twin, but got none.")

@@ -73,6 +73,7 @@ class record:
         self._params = _named(optimizer, model)
         self.steps, self.seconds, self._loss = 0, 0.0, None
         self._before: dict[str, torch.Tensor] = {}
+        self._gradients: dict[str, torch.Tensor] = {}
         self._groups: list[dict[str, Any]] = []
         names = {param: name for name, param in self._params.items()}
         self._members = [[names[param] for param in group["params"]] for group in optimizer.param_groups]
@@ -120,12 +121,10 @@ class record:
         for name, param in self._params.items():
             memo[id(param)] = twins[name] = torch.nn.Parameter(param.detach().double(), param.requires_grad)
         twin = type(self._optimizer).__new__(type(self._optimizer))
-        kept = {"defaults", "param_groups", "state"}
+        own = {"defaults", "param_groups", "state"}
         for name, value in vars(self._optimizer).items():
-            if name in kept:
-                twin.__dict__[name] = copy.deepcopy(value, memo)
-            elif not name.startswith("_") and name != "step":  # hooks, and the wrapper of a scheduler
-                twin.__dict__[name] = value
+            if not name.endswith("_hooks") and name != "step":  # which a scheduler wraps
+                twin.__dict__[name] = copy.deepcopy(value, memo) if name in own else value
         twin.__setstate__({})
         for slots in twin.state.values():
             for slot, value in slots.items():
@@ -135,7 +134,7 @@ class record:
 
     def _begin(self, optimizer, args, kwargs):
         if self._is_done():
-            return
+            return None
         began = time.perf_counter()
         members = [[id(param) for param in group["params"]] for group in optimizer.param_groups]
         if members != [[id(self._params[name]) for name in group] for group in self._members]:
@@ -146,14 +145,34 @@ class record:
             for name, param in self._params.items()
             if not torch.equal(param.detach(), self._last[name])
         }
+        self._keep_gradients()
         self.seconds += time.perf_counter() - began
+        by_place = len(args) > 1  # after the optimizer
+        closure = args[1] if by_place else kwargs.get("closure")
+        if closure is None:
+            return None
+
+        def evaluated():
+            loss = closure()
+            self._keep_gradients()
+            return loss
+
+        return ((args[0], evaluated), kwargs) if by_place else (args, {**kwargs, "closure": evaluated})
+
+    def _keep_gradients(self):
+        """Copy them before the rule: what takes its step for several tensors at once may alter them."""
+        self._gradients = {
+            name: param.grad.detach().clone() for name, param in self._params.items() if param.grad is not None
+        }
 
     def _end(self, optimizer, args, kwargs):
         found = getattr(optimizer, "found_inf", None)  # a scaled gradient was not finite: nothing has moved
         if self._is_done() or (found is not None and bool(found)):
             return
         began = time.perf_counter()
-        gradients = {name: param.grad.detach() for name, param in self._params.items() if param.grad is not None}
+        if getattr(optimizer, "grad_scale", None) is not None:  # the rule itself has unscaled them
+            self._keep_gradients()
+        gradients = self._gradients
         self._step_double(gradients)
         params = {name: param.detach() for name, param in self._params.items()}
         self._writer.add(

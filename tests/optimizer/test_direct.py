@@ -7,7 +7,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from helpers import DENSE, assert_same, everything, loud, make_grads, make_params
+from helpers import DENSE, UNGROUPED, assert_same, everything, loud, make_grads, make_params
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.nn.utils import no_init_parameters
 
@@ -75,7 +75,7 @@ def test_has_the_bits_of_a_compiled_step(name, graph, pair):
         made = [make_params(name, dtype) for dtype in DTYPES]
         params = [made[i % 4][i] for i in range(len(made[0]))]
         first, second = loud(cls), loud(cls, 1)
-        own = {key: value for key, value in second.items() if key not in ("fused", "loss_scale", "exempt")}
+        own = {key: value for key, value in second.items() if key not in (*UNGROUPED, "exempt")}
         groups = [{"params": params[::2]}, {"params": params[1::2], **own}, {"order_params": params}]
         return cls(groups, **{**first, "loss_scale": 8.0})
 

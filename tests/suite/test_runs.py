@@ -123,6 +123,33 @@ def test_sparse_gradients(tmp_path):
     assert all(verdict.passed for verdict in judged(tmp_path / "run").values())
 
 
+@pytest.mark.parametrize("closure", [False, True])
+def test_gradients_are_those_that_the_rule_saw(closure, tmp_path):
+    """Some forms of a step alter them, as SGD for several tensors at once; a closure computes them in the step."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, foreach=True)
+    seen = []
+
+    def evaluated():
+        optimizer.zero_grad()
+        loss = (net(torch.ones(8, 4)) * net.scale).square().mean()
+        loss.backward()
+        seen.append(net[0].weight.grad.numpy().copy())
+        return loss
+
+    with parity.record(optimizer, tmp_path / "run", model=net):
+        for step in range(3):
+            if closure:
+                optimizer.step(evaluated) if step else optimizer.step(closure=evaluated)
+            else:
+                evaluated()
+                optimizer.step()
+    assert not np.array_equal(net[0].weight.grad.numpy(), seen[-1])  # altered
+    for step, expected in zip(read(tmp_path / "run").steps, seen, strict=True):
+        np.testing.assert_array_equal(step.gradients["0.weight"], expected)
+    assert all(verdict.passed for verdict in judged(tmp_path / "run").values())
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_that_a_scaler_skips_is_none(fused, tmp_path):
     """Nothing has moved, so that nothing is recorded; other gradients are recorded as they are unscaled."""
@@ -286,6 +313,10 @@ def test_what_cannot_be_judged(tmp_path):
     writer.add(Step([{}], {}, {"w": np.ones(2, np.float32)}, {}))
     with pytest.raises(Unjudged, match="must have the steps of a float64 twin, but got none"):
         judged(tmp_path / "single")
+    writer = Writer(tmp_path / "other", "SGD", [{"params": ["w"]}], {"w": np.ones(2, np.float32)})
+    writer.add(Step([{}], {}, {"w": np.ones(2, np.float32)}, {}, {"w": np.array([1.0, 1.01])}))
+    with pytest.raises(Unjudged, match=r"must take the step that was recorded, but the first takes 'w' 0\.01 away"):
+        judged(tmp_path / "other")
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     trained(optimizer, net, tmp_path / "flag", between=lambda step: optimizer.param_groups[0].update(maximize=step > 2))
