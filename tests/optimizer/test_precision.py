@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from helpers import DENSE, assert_same, loud, make_grads, make_params, outcome
+from helpers import DENSE, SPAN, assert_same, loud, make_grads, make_params, outcome
 from mindspore import Parameter, Tensor
 
 from ms_optim import EMA, SGD, AdamW, restore, save
@@ -15,7 +15,14 @@ from ms_optim._values import write
 from ms_optim.slot import MASTER, Slot
 
 HALF, FLOAT = ms.float16, ms.float32
-each = pytest.mark.parametrize("name", DENSE)
+# How a state is kept no rule could get wrong.
+span = pytest.mark.parametrize("name", SPAN)
+FEW = slice(5)  # what `exempt` is about among them
+
+
+def made(name):
+    """Some parameters for an optimizer."""
+    return make_params(name)[FEW]
 
 
 def halves(params):
@@ -30,7 +37,8 @@ def rounded(values):
 
 def steps(name):
     """Gradients that float16 holds, of which the largest do not overflow it."""
-    return [tuple(Tensor(np.float32(np.float16(grad.asnumpy()))) for grad in grads) for grads in make_grads(name, 4)]
+    rounded = [[np.float32(np.float16(grad.asnumpy())) for grad in grads[FEW]] for grads in make_grads(name, 4)]
+    return [tuple(map(Tensor, grads)) for grads in rounded]
 
 
 def half_grads(grads):
@@ -38,12 +46,12 @@ def half_grads(grads):
     return tuple(grad.astype(HALF) for grad in grads)
 
 
-@each
+@span
 def test_master_weights_take_the_steps_of_float32(graph, name):
     """To the bit, and the parameter is its copy, rounded; the state with them is that of float32."""
     arguments = loud(DENSE[name]) | {"fused": False}
-    wide = DENSE[name](make_params(name), **arguments)
-    half = DENSE[name](halves(make_params(name)), **arguments | dict(state_dtype=FLOAT, master_weights=True))
+    wide = DENSE[name](made(name), **arguments)
+    half = DENSE[name](halves(made(name)), **arguments | dict(state_dtype=FLOAT, master_weights=True))
     for grads in steps(name):
         wide(grads)
         half(half_grads(grads))
@@ -55,12 +63,12 @@ def test_master_weights_take_the_steps_of_float32(graph, name):
         assert_same(got, expected)
 
 
-@each
+@span
 def test_state_in_float32_is_not_rounded(graph, name):
     """Of a step it is what float32 parameters, rounded after the step, have."""
     arguments = loud(DENSE[name]) | {"fused": False}
-    wide = DENSE[name](make_params(name), **arguments)
-    half = DENSE[name](halves(make_params(name)), **arguments | dict(state_dtype=FLOAT))
+    wide = DENSE[name](made(name), **arguments)
+    half = DENSE[name](halves(made(name)), **arguments | dict(state_dtype=FLOAT))
     for grads in steps(name):
         wide(grads)
         half(half_grads(grads))
@@ -126,7 +134,7 @@ def test_what_is_written_into_a_parameter_counts(graph):
 
 def test_what_stands_still(graph):
     """Absent or frozen parameters keep their bits, and so do their copies once there are any."""
-    params = halves(make_params("AdamW"))
+    params = halves(made("AdamW"))
     optimizer = AdamW(params, lr=0.1, state_dtype=FLOAT, master_weights=True)
     first, second, *_ = steps("AdamW")
     optimizer(half_grads(first))
@@ -136,12 +144,12 @@ def test_what_stands_still(graph):
     after = outcome(optimizer)
     still = [key for key in before if key.split()[-1] in (params[0].name, params[1].name)]
     assert_same({key: after[key] for key in still}, {key: before[key] for key in still})
-    assert not np.array_equal(after[params[3].name], before[params[3].name])
+    assert not np.array_equal(after[params[2].name], before[params[2].name])
 
 
 def test_mixed_parameters(graph):
     """Those of float32 have no copy, and the state that they have without."""
-    params = make_params("AdamW")
+    params = made("AdamW")
     params = [*params[:2], *halves(params[2:])]
     optimizer = AdamW(params, state_dtype=FLOAT, master_weights=True)
     optimizer(tuple(grad.astype(param.dtype) for grad, param in zip(steps("AdamW")[0], params)))
@@ -154,7 +162,7 @@ def test_round_trips(graph, tmp_path, ending):
     """Through `state_dict`, a copy and a file, the next step has the same bits."""
     first, second, *_ = map(half_grads, steps("AdamW"))
     whole = dict(lr=0.01, state_dtype=FLOAT, master_weights=True)
-    optimizer = AdamW(halves(make_params("AdamW")), **whole)
+    optimizer = AdamW(halves(made("AdamW")), **whole)
     optimizer(first)
     save(optimizer, str(tmp_path / f"state.{ending}"))
     copied = copy.deepcopy(optimizer)
@@ -170,25 +178,23 @@ def test_round_trips(graph, tmp_path, ending):
 def test_states_of_optimizers_without(graph):
     """A state that lacks the copies starts them at the parameters; one that has them goes where none are kept."""
     first, second, *_ = map(half_grads, steps("AdamW"))
-    made = [
-        AdamW(halves(make_params("AdamW")), lr=0.01, state_dtype=FLOAT, master_weights=flag) for flag in (0 > 1, True)
-    ]
-    for optimizer, other in itertools.permutations(made):
+    pair = [AdamW(halves(made("AdamW")), lr=0.01, state_dtype=FLOAT, master_weights=flag) for flag in (0 > 1, True)]
+    for optimizer, other in itertools.permutations(pair):
         optimizer(first)
         other.load_state_dict(optimizer.state_dict())
         for param, value in zip(other.parameters, optimizer.parameters):
             write(param, value)
         other(second)
         optimizer(second)
-    plain, master = map(outcome, made)
-    for param in made[0].parameters:
+    plain, master = map(outcome, pair)
+    for param in pair[0].parameters:
         np.testing.assert_array_equal(np.float16(master[f"master_param of {param.name}"]), master[param.name])
     assert {key for key in master if "master" not in key} == plain.keys()
 
 
 def test_average_of_what_has_copies(graph):
     """EMA takes the parameters, as they are after a step."""
-    optimizer = SGD(halves(make_params("SGD")), lr=0.1, master_weights=True)
+    optimizer = SGD(halves(made("SGD")), lr=0.1, master_weights=True)
     ema = EMA(optimizer, decay=0.5)
     start = [np.float32(param.asnumpy()) for param in optimizer.parameters]
     ema(half_grads(steps("SGD")[0]))
@@ -201,9 +207,9 @@ def test_kernels_are_refused_by_name(argument):
     """Where half precision is kept wider there is none; float32 parameters have theirs all the same."""
     value = {"state_dtype": FLOAT, "master_weights": True}[argument]
     with pytest.raises(ValueError, match=f"For 'SGD', 'fused' must be None or False here, .* with '{argument}'"):
-        SGD(halves(make_params("SGD")), momentum=0.9, fused=True, **{argument: value})
-    assert SGD(make_params("SGD"), momentum=0.9, **{argument: value}).fused
-    assert "master_param" not in SGD(make_params("SGD")).state.slots
+        SGD(halves(made("SGD")), momentum=0.9, fused=True, **{argument: value})
+    assert SGD(made("SGD"), momentum=0.9, **{argument: value}).fused
+    assert "master_param" not in SGD(made("SGD")).state.slots
     params = [Parameter(Tensor(np.ones(3), ms.bfloat16), name="weight")]
     with pytest.raises(TypeError, match=f"For 'SGD', 'params' must not be bfloat16 on CPU .* with '{argument}'"):
         SGD(params, **{argument: value})
@@ -215,7 +221,7 @@ def test_kernels_are_refused_by_name(argument):
 def test_other_values_are_refused(argument, value):
     """By the name of the argument."""
     with pytest.raises((TypeError, ValueError), match=f"For 'SGD', '{argument}' must be one of"):
-        SGD(make_params("SGD"), **{argument: value})
+        SGD(made("SGD"), **{argument: value})
 
 
 def test_name_of_the_copy_is_taken():
