@@ -61,7 +61,7 @@ def replay(argv: list[str]) -> int:
         help="a function from a list of Parameters to the optimizer to judge (default: ours of the run's name)",
     )
     parser.add_argument("--mode", choices=MODES, default="graph", help="how MindSpore runs (default: graph)")
-    parser.add_argument("--device", metavar="NAME", help="what MindSpore runs on: CPU, Ascend or GPU")
+    parser.add_argument("--device", choices=("CPU", "Ascend", "GPU"), help="what MindSpore runs on")
     parser.add_argument("--jit-level", choices=("O0", "O1", "O2"), help="how far MindSpore fuses")
     options = parser.parse_args(argv)
     try:
@@ -76,6 +76,11 @@ def replay(argv: list[str]) -> int:
     console.print(f"{said}, judged by torch in float32 and in float64 as recorded", highlight=False, soft_wrap=True)
     try:
         set_mode(MODES[options.mode][0], options.device, options.jit_level)
+    except RuntimeError as error:  # in many lines of MindSpore's, of which the first says what
+        return _refused(
+            f"For 'replay', MindSpore must find the device {options.device!r}: {str(error).splitlines()[0]}"
+        )
+    try:
         build = replaying.named(options.optimizer) if options.optimizer else None
         for leg, verdict in replaying.replay(run, build, MODES[options.mode]):
             console.print(f"{leg}: {verdict}", highlight=False, markup=False, soft_wrap=True)

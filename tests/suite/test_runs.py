@@ -373,6 +373,8 @@ def test_exit_codes(tmp_path, capsys):
     assert "must hold a run with a run.json" in capsys.readouterr().err
     folder = written(tmp_path / "run")
     assert main(["replay", str(folder), "--mode", "both"]) == 0
+    assert main(["replay", str(folder), "--device", "Ascend"]) == 2
+    assert "MindSpore must find the device 'Ascend'" in capsys.readouterr().err
     shutil.copy(folder / "000000.safetensors", folder / "000001.safetensors")
     assert main(["replay", str(folder)]) == 1
     assert "failed: first leaves the reference at step 1, parameter of 'w'" in capsys.readouterr().out
