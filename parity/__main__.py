@@ -22,7 +22,7 @@ from parity.names import parse_names
 from parity.runs.commands import VERBS
 
 # Of a training in full, and of the one before the first answer.
-FREE_STEPS, FIRST_FREE_STEPS = 200, 60
+FREE_STEPS, FIRST_FREE_STEPS = 200, 20
 MODE_CHOICES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
 
 
