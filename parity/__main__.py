@@ -18,12 +18,11 @@ from rich.progress import Progress
 from parity.cases import ENTRIES, MUTANTS
 from parity.cases.draws import Draw
 from parity.cases.problems import STEPS, synthetic
-from parity.names import parse_names
+from parity.names import MODES, parse_names
 from parity.runs.commands import VERBS
 
 # Of a training in full, and of the one before the first answer.
 FREE_STEPS, FIRST_FREE_STEPS = 200, 20
-MODE_CHOICES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,9 +36,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="every case, on both paths, taken up again from a checkpoint, and a network trained by each optimizer: "
         "half an hour on two cores, and a minute without",
     )
-    parser.add_argument(
-        "--mode", choices=MODE_CHOICES, help="how MindSpore runs (default: graph, and both if it is --full)"
-    )
+    parser.add_argument("--mode", choices=MODES, help="how MindSpore runs (default: graph, and both if it is --full)")
     parser.add_argument("--steps", type=int, help=f"steps of each case (default: {STEPS}), and of a training at most")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write JSON and plots into this folder")
     parser.add_argument(
@@ -114,7 +111,7 @@ def _case(draw, console):
 def _verify(options, console):
     from parity import jobs, report, suite  # here, because they import both frameworks; --list and --help need neither
 
-    asked = options.names, MODE_CHOICES[options.mode], options.steps, options.free_steps
+    asked = options.names, MODES[options.mode], options.steps, options.free_steps
     todo = jobs.comparisons(*asked) if options.full else jobs.first_answer(*asked)
     done, began = {}, time.monotonic()
     try:
@@ -131,16 +128,16 @@ def _verify(options, console):
     )
     done = {name: done[name] for name in made}
     outcomes = [outcome for found in done.values() for outcome in found]
+    free = [outcome for outcome in outcomes if isinstance(outcome, suite.FreeRun)]
     if options.full:
         outcomes.sort(key=lambda outcome: isinstance(outcome, suite.FreeRun))
-        free = [outcome for outcome in outcomes if isinstance(outcome, suite.FreeRun)]
         console.print(report.case_table(outcomes[: len(outcomes) - len(free)]))
         console.print(report.free_table(free))
     else:
         console.print(report.summary_table(done))
     for failure in report.failures(outcomes):
         console.print(failure, style="red", highlight=False, markup=False, soft_wrap=True)
-    console.print(report.WORDS if options.full else report.FIRST_WORDS, highlight=False)
+    console.print(report.WORDS if options.full else report.first_words(bool(free)), highlight=False)
     if options.report:
         written = report.write(outcomes, options.report)
         console.print(f"wrote {len(written)} files into {options.report}")

@@ -79,10 +79,6 @@ def comparisons(names: Iterable[str], modes: Iterable[str], steps: int, free_ste
     return trained + found
 
 
-def _run(job, keep):
-    return job.run(keep)
-
-
 def start():
     """Take what is loaded out of the collector, which MindSpore calls whenever it compiles."""
     gc.freeze()
@@ -106,7 +102,7 @@ def pool(workers: int) -> Iterator[Runner]:
     processes = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
 
     def run_all(jobs, keep):
-        places = {processes.submit(_run, job, keep): i for i, job in enumerate(jobs)}
+        places = {processes.submit(job.run, keep): i for i, job in enumerate(jobs)}
         for done in as_completed(places):
             yield places[done], done.result()
 

@@ -1,8 +1,11 @@
-"""Names of optimizers on a command line."""
+"""Names of optimizers and of modes on a command line."""
 
 import argparse
 import difflib
 from collections.abc import Collection
+
+# What --mode may be, and the modes that it means.
+MODES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
 
 
 def parse_names(parser: argparse.ArgumentParser, known: Collection[str], argv: list[str] | None) -> argparse.Namespace:

@@ -14,11 +14,11 @@ from parity.cases import Case, Mutant
 from parity.cases.losses import MINIMIZING_STEPS, Loss
 from parity.cases.networks import initial_weights
 from parity.cases.problems import PART, Problem, synthetic
-from parity.judge.compare import Verdict, compare, compare_bits, compare_exactly
+from parity.judge.compare import Verdict, compare, compare_bits, compare_exactly, of_kinds
 from parity.sides import mindspore as mindspore_side
 from parity.sides import mindspore_networks, rules, torch_networks
 from parity.sides import torch as torch_side
-from parity.sides.trace import PARAMETER, Recorder
+from parity.sides.trace import Recorder
 
 # Two trainings part exponentially, so ours may part from the truth by this many times what torch in float32 does.
 FREE_RATIO = 10.0
@@ -239,9 +239,7 @@ def check(optimizer: Callable, reference: Callable, problem: Problem | None = No
     problem = problem or synthetic(absent=False)
     ours = mindspore_side.run(optimizer, problem, mode)
     single, double = (torch_side.run(reference, problem, dtype) for dtype in ("float32", "float64"))
-    if all(kind == PARAMETER for kind, _ in ours):
-        single, double = ({key: steps for key, steps in run.items() if key[0] == PARAMETER} for run in (single, double))
-    return compare(ours, single, double, initial=problem.initial)
+    return compare(ours, *of_kinds(ours, single, double), initial=problem.initial)
 
 
 @dataclass(frozen=True)

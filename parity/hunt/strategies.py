@@ -12,16 +12,7 @@ from parity.cases import ENTRIES
 # floats overflow within the steps of a draw.
 DECADES = (-6, 0)
 # Parameters, and what says how a step computes and not what.
-NOT_DRAWN = {
-    "params",
-    "optimizer",
-    "fused",
-    "loss_scale",
-    "state_dtype",
-    "master_weights",
-    "buffers",
-    "buffer_update",
-}
+NOT_DRAWN = {*inspect.signature(ms_optim.Optimizer).parameters, "optimizer", "buffers", "buffer_update"}
 # What stands for a choice of parameters by a pattern of their names.
 PATTERN = ("a pattern",)
 SPANS = {"eps": (-16, 0), "lr": (-7, 1)}

@@ -112,6 +112,13 @@ def structure(ours: Trace, reference: Trace, dtypes: bool = True) -> list[str]:
     return found
 
 
+def of_kinds(ours: Trace, *references: Trace) -> list[Trace]:
+    """What a run can be judged by: all of the references, or their parameters if it tells no state."""
+    if any(kind != PARAMETER for kind, _ in ours):
+        return [*references]
+    return [{key: steps for key, steps in reference.items() if key[0] == PARAMETER} for reference in references]
+
+
 def compare(
     ours: Trace,
     single: Trace,

@@ -28,12 +28,16 @@ _WAYS = (
     "graph, pynative: the modes of MindSpore. composed: its operators. native: the CPU kernel of the library. direct: "
     "the same called outside of a graph, with the same bits."
 )
-FIRST_WORDS = (
-    "Compared are, of each optimizer, the quietest and the loudest case on gradients that are made up, and a small "
-    "NFNet on handwritten digits that MomentumAGC trains, with an average: every parameter and slot at every step. "
-    f"{_JUDGED} {_WAYS}"
-)
 WORDS = f"{_JUDGED} maths: the rule in float64 on the host, equal to {RELATIVE:g}. {_WAYS}"
+
+
+def first_words(trained: bool) -> str:
+    """The same, and what was compared, for the first answer; whether a network was trained among it."""
+    network = ", and a small NFNet on handwritten digits that MomentumAGC trains, with an average" if trained else ""
+    return (
+        "Compared are, of each optimizer, the quietest and the loudest case on gradients, or a loss, that are made up"
+        f"{network}: every parameter and slot at every step. {_JUDGED} {_WAYS}"
+    )
 
 
 def job_line(name: str, outcomes: Iterable[Outcome | FreeRun], done: int, total: int, seconds: float) -> str:

@@ -2,15 +2,15 @@
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
 
 from parity.cases import ENTRIES
 from parity.cases.networks import MODELS
+from parity.names import MODES
 from parity.runs.files import read
-
-MODES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
 
 
 def record(argv: list[str]) -> int:
@@ -28,16 +28,17 @@ def record(argv: list[str]) -> int:
     from parity.runs.torch import record as recorded  # torch is not needed for the other verb
     from parity.sides import torch, torch_networks
 
-    case, runs = ENTRIES[options.optimizer].training, []
+    case, model = ENTRIES[options.optimizer].training, options.model or ENTRIES[options.optimizer].network
+    runs = []
 
     def build(params):
         optimizer = torch.factory(case)(params)
-        runs.append(recorded(optimizer, options.out).__enter__())
+        runs.append(block.enter_context(recorded(optimizer, options.out)))
         return optimizer
 
     try:
-        model = options.model or ENTRIES[options.optimizer].network
-        losses = torch_networks.train(model, build, options.steps, rank=case.rank).losses
+        with ExitStack() as block:
+            losses = torch_networks.train(model, build, options.steps, rank=case.rank).losses
     except FileExistsError as error:
         return _refused(error)
     (run,) = runs

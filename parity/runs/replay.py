@@ -16,10 +16,10 @@ from ms_optim._native import obstacle
 from ms_optim._values import write
 from parity.cases import CASES
 from parity.cases.problems import Rows
-from parity.judge.compare import Verdict, compare
+from parity.judge.compare import Verdict, compare, of_kinds
 from parity.runs.files import Run
 from parity.sides import mindspore as mindspore_side
-from parity.sides.trace import Recorder, Trace
+from parity.sides.trace import PARAMETER, Recorder, Trace
 
 OWNER = "replay"
 # How far apart one step may be in float32 and in float64, of the largest magnitude of a tensor.
@@ -78,9 +78,7 @@ def replay(
     single, double = _recorded(run, noise)
     for leg in _legs(name if build is None else None, modes):
         ours = _taken(run, build or _counterpart(run, name, leg.fused), leg, device, jit_level)
-        known = {kind for kind, _ in ours}
-        theirs = [{key: steps for key, steps in trace.items() if key[0] in known} for trace in (single, double)]
-        yield leg.name, compare(ours, *theirs, noise=noise, initial=run.initial)
+        yield leg.name, compare(ours, *of_kinds(ours, single, double), noise=noise, initial=run.initial)
 
 
 def named(target: str) -> Build:
@@ -144,17 +142,19 @@ def _taken(run, build, leg, device, jit_level):
     if run.initial_state:
         optimizer.load_state_dict(_state_dict(run, optimizer))
     by_name = {param.name: param for param in optimizer.parameters}
-    recorder, numbers = Recorder(), [dict(group) for group in run.header["groups"]]
+    recorder, numbers, stepped = Recorder(), [dict(group) for group in run.header["groups"]], {*run.initial_state}
     for i, step in enumerate(run.steps):
         for key, value in step.before.items():
             write(by_name[key], ms.Tensor(value))
         _follow(optimizer, numbers, step, i)
+        stepped |= step.gradients.keys()
         drawn = [step.gradients.get(param.name) for param in optimizer.parameters]
         given = [Rows(*grad) if isinstance(grad, tuple) else grad for grad in drawn]
         with mindspore_side.direct_calls(leg.compiled):
             optimizer(tuple(mindspore_side.gradient(grad) for grad in given))
         recorder.add(mindspore_side.values(optimizer.parameters), mindspore_side.state(optimizer))
-    return recorder.trace()
+    # As torch, which makes no state before the first gradient of a parameter: what is frozen has none.
+    return {key: steps for key, steps in recorder.trace().items() if key[0] == PARAMETER or key[1] in stepped}
 
 
 def _state_dict(run, optimizer):

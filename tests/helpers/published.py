@@ -8,10 +8,12 @@ import torch
 from mindspore import Parameter, Tensor
 from torch.testing._internal.common_optimizers import optim_db
 
+from helpers import UNGROUPED
+
 PUBLISHED = {info.optim_cls.__name__: info for info in optim_db}
 # Arguments that say how torch computes and have no meaning here, and what ours has beyond torch's.
 ABSENT = ("foreach", "capturable", "differentiable")
-OWN = ("fused", "loss_scale", "state_dtype", "master_weights")
+OWN = UNGROUPED
 
 
 def arguments(function):

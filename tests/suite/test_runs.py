@@ -108,6 +108,27 @@ def test_all_that_a_loop_may_do(tmp_path):
     assert all(verdict.passed for verdict in verdicts.values()), {leg: str(found) for leg, found in verdicts.items()}
 
 
+def test_what_is_frozen_has_no_state(tmp_path):
+    """In torch, and stands still in both; what is unfrozen late has none before."""
+    net = network()
+    net[0].bias.requires_grad_(False)
+    net.scale.requires_grad_(False)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.02)
+    trained(optimizer, net, tmp_path / "run", between=lambda step: net.scale.requires_grad_(step > 1))
+    recorded = read(tmp_path / "run")
+    assert "0.bias" not in recorded.steps[-1].state and "scale" in recorded.steps[-1].state
+    verdicts = judged(tmp_path / "run")
+    assert all(verdict.passed for verdict in verdicts.values()), {leg: str(found) for leg, found in verdicts.items()}
+
+
+def test_state_that_is_missing_parts(tmp_path):
+    """What torch keeps and an optimizer with a state does not is no equal state."""
+    net = network()
+    trained(torch.optim.AdamW(net.parameters(), lr=0.02, amsgrad=True), net, tmp_path / "run")
+    (verdict,) = judged(tmp_path / "run", build=lambda params: ms_optim.AdamW(params, lr=0.02)).values()
+    assert "max_exp_avg_sq of '0.weight' is missing" in verdict.problems
+
+
 def test_sparse_gradients(tmp_path):
     """Rows and their values."""
     torch.manual_seed(0)
@@ -172,9 +193,9 @@ def test_what_parts_is_named(tmp_path):
     net = network()
     trained(torch.optim.AdamW(net.parameters(), lr=0.02), net, tmp_path / "run")
     file = tmp_path / "run" / "000003.safetensors"
-    with parity_metadata(file) as (tensors, metadata):
-        tensors["gradient/2.bias"][1] *= 1.5
-        save_file(tensors, file, metadata)
+    tensors, metadata = opened(file)
+    tensors["gradient/2.bias"][1] *= 1.5
+    save_file(tensors, file, metadata)
     for verdict in judged(tmp_path / "run").values():
         assert not verdict.passed
         found = verdict.divergence
@@ -185,18 +206,10 @@ def test_what_parts_is_named(tmp_path):
     assert not stock["graph"].passed and [*stock["graph"].scores] == ["parameter"]
 
 
-class parity_metadata:
+def opened(file):
     """The tensors and the metadata of a step, to be written back."""
-
-    def __init__(self, file):
-        self.file = file
-
-    def __enter__(self):
-        with safe_open(self.file, "np") as opened:
-            return load_file(self.file), opened.metadata()
-
-    def __exit__(self, *error):
-        pass
+    with safe_open(file, "np") as found:
+        return load_file(file), found.metadata()
 
 
 def test_names_come_from_the_groups_too(tmp_path):
@@ -251,9 +264,9 @@ def test_what_numpy_writes_is_replayed(tmp_path):
     folder = written(tmp_path / "run")
     assert all(verdict.passed for verdict in judged(folder).values())
     for file in folder.glob("*.safetensors"):
-        with parity_metadata(file) as (tensors, metadata):
-            said = {f"metadata/{key}": np.array(value) for key, value in metadata.items()}
-            np.savez(file.with_suffix(".npz"), **tensors, **said)
+        tensors, metadata = opened(file)
+        said = {f"metadata/{key}": np.array(value) for key, value in metadata.items()}
+        np.savez(file.with_suffix(".npz"), **tensors, **said)
         file.unlink()
     assert all(verdict.passed for verdict in judged(folder).values())
 
