@@ -116,7 +116,7 @@ class Writer:
         self._count += 1
 
     def _write(self, name, tensors, said):
-        halves = [key for key, value in tensors.items() if self._is_half(key) and value.dtype == np.float32]
+        halves = [key for key, value in tensors.items() if self._is_half(key, value)]
         packed = {
             key: _bits(value) if key in halves else np.ascontiguousarray(value).reshape(np.shape(value))
             for key, value in tensors.items()
@@ -124,9 +124,10 @@ class Writer:
         metadata = {key: json.dumps(value, default=_plain) for key, value in {**said, "bfloat16": halves}.items()}
         _replace(self._folder / f"{name}.safetensors", lambda file: file.write_bytes(save(packed, metadata)))
 
-    def _is_half(self, key):
-        kind, _, name = _parsed(key)
-        return name in self._bfloat16 and not kind.startswith("double") and kind != "rows"
+    def _is_half(self, key, value):
+        """Whether it is of a bfloat16 parameter and its bits hold it: a count of steps is wider."""
+        *_, name = _parsed(key)
+        return name in self._bfloat16 and value.dtype == np.float32 and not np.any(value.view(np.uint32) & 0xFFFF)
 
 
 def read(folder: str | Path) -> Run:

@@ -279,6 +279,10 @@ def test_bfloat16_is_kept_by_its_bits(tmp_path):
     assert raw["parameter/w"].dtype == np.uint16
     run = read(folder)
     np.testing.assert_array_equal(run.initial["w"].view(np.uint32), weight)
+    state = {"w": {"step": np.float32(257), "exp_avg": np.ones(3, np.float32)}}
+    Writer(tmp_path / "late", "AdamW", [{"params": ["w"]}], run.initial, state, ["w"])
+    kept = read(tmp_path / "late").initial_state["w"]
+    assert kept["step"] == 257 and kept["exp_avg"].dtype == np.float32  # which bfloat16 does not hold, and does
     assert run.header["dtypes"] == {"w": "bfloat16"}
     with pytest.raises(Unjudged, match=r"the parameters of 'run' must be float32, but got \['bfloat16'\]"):
         judged(folder)
