@@ -1,4 +1,4 @@
-"""The vocabulary of rules: tensor formulas that several optimizers share, for MindSpore and torch tensors alike."""
+"""The vocabulary of rules: tensor formulas that several optimizers share, for tensors and, in their form, arrays of NumPy."""
 
 
 def is_near(weight):

@@ -20,7 +20,7 @@ def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) ->
     """Run the cases of each mutant's optimizer until one fails, each judged by the oracle, as a right rule is.
 
     A grid begins with the defaults, which are the quietest, so it is run backwards.
-    First the leg "rule", which compiles nothing: `scalars` in float64 and `update` in float32, on torch tensors. It
+    First the leg "rule", which compiles nothing: `scalars` in float64 and `update` in float32, on arrays. It
     sees what an edit of the rule or of the declared state does to numbers. Then the leg "graph", compiled by
     MindSpore, for what the first has not caught: it sees an edit of `construct` too, and is the only one of an
     optimizer whose step takes a closure, which is run on losses.

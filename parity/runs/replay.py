@@ -1,34 +1,33 @@
 """Replays a recorded run of PyTorch by an optimizer of MindSpore, where torch need not be installed."""
 
 import importlib
-import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, nn
 
-import ms_optim
 from ms_optim import OPTIMIZERS
-from ms_optim._groups import HOW
 from ms_optim._native import obstacle
 from ms_optim._values import write
 from parity.cases import CASES
-from parity.cases.problems import Rows
 from parity.judge.compare import Verdict, compare, of_kinds
 from parity.runs.files import Run
+from parity.runs.follow import (
+    OWNER,
+    Build,
+    Unjudged,
+    begun,
+    counterpart,
+    followed,
+    gradients_of,
+    of_what_moves,
+)
 from parity.sides import mindspore as mindspore_side
-from parity.sides.trace import PARAMETER, Recorder, Trace
+from parity.sides.trace import Recorder, Trace
 
-OWNER = "replay"
 # How far apart one step may be in float32 and in float64, of the largest magnitude of a tensor.
 SAME = 1e-4
-Build = Callable[[list[Parameter]], nn.Optimizer]
-
-
-class Unjudged(ValueError):
-    """Why a run cannot be replayed, or not be judged."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def replay(
     noise = CASES[name][0].noise if name in CASES else 0.0
     single, double = _recorded(run, noise)
     for leg in _legs(name if build is None else None, modes):
-        ours = _taken(run, build or _counterpart(run, name, leg.fused), leg, device, jit_level)
+        ours = _taken(run, build or counterpart(run, OPTIMIZERS[name], leg.fused), leg, device, jit_level)
         yield leg.name, compare(ours, *of_kinds(ours, single, double), noise=noise, initial=run.initial)
 
 
@@ -109,85 +108,19 @@ def _legs(name, modes):
             yield Leg(f"{mode} direct", mode, True, False)
 
 
-def _counterpart(run, name, fused):
-    """A function that makes our optimizer of the name, with the groups of the run."""
-    cls = getattr(ms_optim, name)
-    known = inspect.signature(cls).parameters
-
-    def build(params):
-        by_name = {param.name: param for param in params}
-        groups = [
-            {
-                "params": [by_name[member] for member in group["params"]],
-                **{key: _argument(value) for key, value in group.items() if key != "params" and key not in HOW},
-            }
-            for group in run.header["groups"]
-        ]
-        # what decides how AdamW differs from Adam is no argument of AdamW
-        groups = [{key: value for key, value in group.items() if key in known} for group in groups]
-        return cls([*groups, {"order_params": params}], fused=fused)
-
-    return build
-
-
-def _argument(value):
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _taken(run, build, leg, device, jit_level):
     """The trace of our optimizer on the gradients of the run."""
     mindspore_side.set_mode(leg.mode, device, jit_level)
-    params = [Parameter(ms.Tensor(value), name=key) for key, value in run.initial.items()]
-    optimizer = build(params)
-    if run.initial_state:
-        optimizer.load_state_dict(_state_dict(run, optimizer))
+    optimizer, recorder = begun(run, build), Recorder()
     by_name = {param.name: param for param in optimizer.parameters}
-    recorder, numbers, stepped = Recorder(), [dict(group) for group in run.header["groups"]], {*run.initial_state}
-    for i, step in enumerate(run.steps):
+    for step in followed(run, optimizer):
         for key, value in step.before.items():
             write(by_name[key], ms.Tensor(value))
-        _follow(optimizer, numbers, step, i)
-        stepped |= step.gradients.keys()
-        drawn = [step.gradients.get(param.name) for param in optimizer.parameters]
-        given = [Rows(*grad) if isinstance(grad, tuple) else grad for grad in drawn]
+        drawn = gradients_of(step, [param.name for param in optimizer.parameters])
         with mindspore_side.direct_calls(leg.compiled):
-            optimizer(tuple(mindspore_side.gradient(grad) for grad in given))
+            optimizer(tuple(map(mindspore_side.gradient, drawn.values())))
         recorder.add(mindspore_side.values(optimizer.parameters), mindspore_side.state(optimizer))
-    # As torch, which makes no state before the first gradient of a parameter: what is frozen has none.
-    return {key: steps for key, steps in recorder.trace().items() if key[0] == PARAMETER or key[1] in stepped}
-
-
-def _state_dict(run, optimizer):
-    """The state before the first step, in the layout of torch's optimizers."""
-    places = {param.name: i for i, param in enumerate(p for group in optimizer.groups for p in group["params"])}
-    state = {places[name]: dict(slots) for name, slots in run.initial_state.items()}
-    return {**optimizer.state_dict(), "state": state}
-
-
-def _follow(optimizer, numbers, step, i):
-    """Change the numbers of the groups that those of torch have changed since the step before."""
-    for number, (last, given) in enumerate(zip(numbers, step.groups)):
-        for key in [key for key, value in given.items() if key not in HOW and value != last.get(key)]:
-            value, last[key] = _argument(given[key]), given[key]
-            if not isinstance(optimizer, ms_optim.Optimizer):
-                raise Unjudged(
-                    f"For '{OWNER}', '{key}' of group {number} must not change, because {type(optimizer).__name__} is "
-                    f"none of this library, but it is {value!r} in step {i}."
-                )
-            if len(optimizer.param_groups) != len(numbers):
-                raise Unjudged(
-                    f"For '{OWNER}', the optimizer must have {len(numbers)} groups as that of the run, whose numbers "
-                    f"change, but got {len(optimizer.param_groups)}."
-                )
-            group = optimizer.param_groups[number]
-            if key not in group:
-                continue  # a note of a scheduler
-            if key not in group.settable:
-                raise Unjudged(
-                    f"For '{OWNER}', '{key}' of group {number} must stay {group[key]!r}, because it decides what is "
-                    f"compiled, but it is {value!r} in step {i}."
-                )
-            group[key] = value
+    return of_what_moves(run, recorder.trace())
 
 
 def _recorded(run, noise) -> tuple[Trace, Trace]:

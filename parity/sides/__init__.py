@@ -1,1 +1,1 @@
-"""Who runs a case: PyTorch, MindSpore, and the rules themselves on torch tensors."""
+"""Who runs a case: PyTorch, MindSpore, and the rules themselves on arrays of NumPy."""

@@ -1,74 +1,95 @@
-"""Runs the rules themselves on torch tensors: their mathematics, with none of MindSpore's arithmetic."""
+"""Runs the rules themselves on arrays of NumPy: their mathematics, with no arithmetic of a framework."""
 
-import torch
-from mindspore import Parameter, Tensor
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn
 
 from ms_optim._math import decide, is_near, lerp, way_of
-from parity.cases.problems import Problem, Rows
-from parity.sides.torch import DTYPES
-from parity.sides.torch_settings import default_dtype, one_thread
+from parity.cases.problems import Gradient, Problem, Rows
+from parity.sides.arrays import Array, array
 from parity.sides.trace import Recorder, Trace
 
 
-def run(build, problem: Problem, dtype: str = "float64") -> Trace:
-    """The trace of the functions of the optimizer that `build` makes, applied to torch tensors.
+def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, dtype: str = "float64") -> Trace:
+    """The trace of the functions of the optimizer that `build` makes, applied to arrays.
 
     Numbers are float64 whatever the tensors are, and cast once, as in a compiled step.
     """
     optimizer = build([Parameter(Tensor(value), name=name) for name, value in problem.initial.items()])
-    with default_dtype(torch.float64), one_thread():
-        rule = (_Average if hasattr(optimizer, "averages") else _Rule)(optimizer, problem, DTYPES[dtype])
-        recorder = Recorder()
-        for gradients in problem.gradients:
-            rule.step(gradients)
-            recorder.add(rule.params, rule.state)
-        return recorder.trace()
+    rule, recorder = rule_of(optimizer, dtype), Recorder()
+    for gradients in problem.gradients:
+        rule.step(gradients)
+        recorder.add(rule.params, rule.state)
+    return recorder.trace()
 
 
-class _Rule:
-    """`scalars` and `update` of an optimizer, over every parameter."""
+def rule_of(optimizer: nn.Optimizer, dtype: str) -> "Rule":
+    """What takes the steps of an optimizer of this library, from its parameters, state and numbers as they are now."""
+    return (_Average if hasattr(optimizer, "averages") else Rule)(optimizer, dtype)
 
-    def __init__(self, optimizer, problem, dtype):
-        self.optimizer, self.dtype = optimizer, dtype
+
+class Rule:
+    """`scalars` and `update` of an optimizer, over every parameter.
+
+    Attributes:
+        params (dict[str, Array]): The parameters, by name.
+    """
+
+    def __init__(self, optimizer, dtype):
+        self.optimizer, self.dtype = optimizer, np.dtype(dtype)
         self.names = [param.name for param in optimizer.parameters]
-        self.params = {name: torch.tensor(problem.initial[name], dtype=dtype) for name in self.names}
-        self.slots = {
-            name: tuple(None if kept is None else torch.tensor(kept.asnumpy(), dtype=dtype) for kept in row)
+        self.params = {param.name: array(param.asnumpy(), self.dtype) for param in optimizer.parameters}
+        self._slots = {
+            name: tuple(None if kept is None else array(kept.asnumpy(), self.dtype) for kept in row)
             for name, row in zip(self.names, optimizer.slot_table)
         }
-        self.numbers = {name: torch.zeros(len(self.names)) for name in optimizer.state.vectors if name != "step"}
-        self.hyper = [torch.tensor(values.asnumpy()[optimizer.group_of]) for values in optimizer.numbers]
-        self.rates = torch.tensor([optimizer.param_groups[i]["lr"] for i in optimizer.group_of])
-        self.steps = torch.zeros(len(self.names))
+        vectors = [name for name in optimizer.state.vectors if name != "step"]
+        self._numbers = {name: array(kept.asnumpy()) for name, kept in zip(vectors, optimizer.scalar_state)}
+        self._steps = array(optimizer.step_counts.asnumpy())
         weights = optimizer.lerp_weights  # of the numbers, and of the loss scale, which is none here
-        self.weights = None if weights is None else torch.tensor(weights.asnumpy())
+        self._weights = None if weights is None else array(weights.asnumpy())
+        self.read_numbers()
 
-    def step(self, gradients):
-        present = torch.tensor([gradients[name] is not None for name in self.names])
-        self.steps = self.steps + present
-        numbers = self.optimizer.scalars(self.steps, *self.numbers.values(), self.rates, *self.hyper)
-        self.numbers = {name: new.where(present, old) for (name, old), new in zip(self.numbers.items(), numbers)}
-        rows = torch.stack(numbers[len(self.numbers) :], 1).to(self.dtype)
-        rows, conditions = decide(rows, self.optimizer.conditions_read, self.weights)
+    def read_numbers(self) -> None:
+        """Take over the numbers of the optimizer as they are now."""
+        optimizer = self.optimizer
+        self._hyper = [array(values.asnumpy()[optimizer.group_of]) for values in optimizer.numbers]
+        rates = np.array([group["lr"] for group in optimizer.param_groups], np.float64)
+        self._rates = array(rates[optimizer.group_of])
+
+    def step(self, gradients: Mapping[str, Gradient]) -> None:
+        """Take a step; None is a gradient that is absent."""
+        with np.errstate(all="ignore"):
+            self._step(gradients)
+
+    def _step(self, gradients):
+        present = np.array([gradients[name] is not None for name in self.names])
+        self._steps = self._steps + present
+        numbers = self.optimizer.scalars(self._steps, *self._numbers.values(), self._rates, *self._hyper)
+        self._numbers = {name: new.where(present, old) for (name, old), new in zip(self._numbers.items(), numbers)}
+        rows = array(np.stack(numbers[len(self._numbers) :], 1), self.dtype)
+        rows, conditions = decide(rows, self.optimizer.conditions_read, self._weights)
         for i, (name, row, flags) in enumerate(zip(self.names, rows, self.optimizer.flags)):
-            if gradients[name] is not None:
-                rows, grad = _summed(gradients[name], self.dtype)
-                kept = [slot if slot is None or rows is None else slot[rows] for slot in self.slots[name]]
+            if present[i]:
                 chosen = [condition[i] for condition in conditions]
-                param = self.params[name] if rows is None else self.params[name][rows]
-                param, kept = self.optimizer.update(param, grad, tuple(kept), *row, *chosen, *flags)
-                if rows is not None:
-                    param, *kept = (
-                        old.index_put((rows,), new)
-                        for old, new in zip((self.params[name], *self.slots[name]), (param, *kept))
-                    )
-                self.params[name], self.slots[name] = param, tuple(kept)
+                self._update(name, gradients[name], row, chosen, flags)
+
+    def _update(self, name, drawn, row, chosen, flags):
+        touched, grad = _summed(drawn, self.dtype)
+        whole = (self.params[name], *self._slots[name])
+        param, *kept = (one if one is None or touched is None else one[touched] for one in whole)
+        param, kept = self.optimizer.update(param, grad, tuple(kept), *row, *chosen, *flags)
+        if touched is not None:
+            param, *kept = (_put(one, touched, new) for one, new in zip(whole, (param, *kept)))
+        self.params[name], self._slots[name] = param, tuple(kept)
 
     @property
-    def state(self):
-        numbers = {"step": self.steps, **self.numbers}
+    def state(self) -> dict[str, dict[str, Array]]:
+        """What there is besides the parameters, by name and by slot."""
+        numbers = {"step": self._steps, **self._numbers}
         return {
-            name: {slot: kept for slot, kept in zip(self.optimizer.state.slots, self.slots[name]) if kept is not None}
+            name: {slot: kept for slot, kept in zip(self.optimizer.state.slots, self._slots[name]) if kept is not None}
             | {number: numbers[number][i] for number in self.optimizer.state.vectors}
             for i, name in enumerate(self.names)
         }
@@ -77,37 +98,58 @@ class _Rule:
 def _summed(drawn, dtype):
     """The rows that a gradient touches, or None for all, and the gradient of each."""
     if not isinstance(drawn, Rows):
-        return None, torch.tensor(drawn, dtype=dtype)
-    rows, places = torch.tensor(drawn.indices).unique(return_inverse=True)
-    values = torch.tensor(drawn.values, dtype=dtype)
-    return rows, values.new_zeros((len(rows), *values.shape[1:])).index_add(0, places, values)
+        return None, array(drawn, dtype)
+    touched, places = np.unique(drawn.indices, return_inverse=True)
+    grad = np.zeros((len(touched), *drawn.values.shape[1:]), dtype)
+    np.add.at(grad, places, drawn.values)
+    return touched, array(grad)
+
+
+def _put(whole, rows, values):
+    """A copy with other rows."""
+    whole = whole.copy()
+    whole[rows] = values
+    return whole
 
 
 class _Average:
     """The weight of an average and its interpolation, after the rule of the optimizer inside."""
 
-    def __init__(self, ema, problem, dtype):
-        self.ema, self.inner = ema, _Rule(ema.optimizer, problem, dtype)
-        self.decay = torch.tensor(ema.decay.asnumpy())
-        self.warmup = [torch.tensor(number.asnumpy()) for number in ema.warmup]
-        self.averages, self.steps = dict(self.params), torch.tensor(0.0)
+    def __init__(self, ema, dtype):
+        self._ema, self._inner = ema, Rule(ema.optimizer, dtype)
+        self._averages, self._steps = dict(self.params), array(0.0)
+        self.read_numbers()
+
+    @property
+    def names(self):
+        return self._inner.names
+
+    @property
+    def dtype(self):
+        return self._inner.dtype
 
     @property
     def params(self):
-        return self.inner.params
+        return self._inner.params
+
+    def read_numbers(self):
+        self._inner.read_numbers()
+        self._decay = array(self._ema.decay.asnumpy())
+        self._warmup = [array(number.asnumpy()) for number in self._ema.warmup]
 
     def step(self, gradients):
-        self.inner.step(gradients)
-        self.steps = self.steps + 1
-        weight, due = self.ema.ema_weight(
-            self.steps, self.decay, self.warmup, self.ema.schedule, self.ema.update_after_step, self.ema.update_every
-        )
-        weight = weight.to(self.inner.dtype)
-        self.averages = {
-            name: lerp(average, self.params[name], way_of(weight), is_near(weight)).where(due, average)
-            for name, average in self.averages.items()
-        }
+        self._inner.step(gradients)
+        self._steps, ema = self._steps + 1, self._ema
+        with np.errstate(all="ignore"):
+            weight, due = ema.ema_weight(
+                self._steps, self._decay, self._warmup, ema.schedule, ema.update_after_step, ema.update_every
+            )
+            weight = weight.to(self._inner.dtype)
+            self._averages = {
+                name: lerp(average, self.params[name], way_of(weight), is_near(weight)).where(due, average)
+                for name, average in self._averages.items()
+            }
 
     @property
     def state(self):
-        return {name: slots | {"ema": self.averages[name]} for name, slots in self.inner.state.items()}
+        return {name: slots | {"ema": self._averages[name]} for name, slots in self._inner.state.items()}

@@ -40,7 +40,7 @@ def test_a_mutant_is_caught_in_a_compiled_step(optimizer):
 
 @pytest.mark.parametrize("optimizer", CASES)
 def test_the_right_rules_pass_where_mutants_are_caught(optimizer):
-    """On torch float32 tensors; compiled, they pass in the test of parity."""
+    """On float32 arrays of NumPy; compiled, they pass in the test of parity."""
     for case in CASES[optimizer]:
         problem, build = PROBLEM.fitting(case), torch_side.factory(case)
         single, double = (torch_side.run(build, problem, dtype) for dtype in ("float32", "float64"))

@@ -1,0 +1,124 @@
+"""Takes an optimizer through a recorded run: with its groups and numbers, from its state, step by step."""
+
+import inspect
+from collections.abc import Callable, Iterator
+
+import mindspore as ms
+from mindspore import Parameter, nn
+
+import ms_optim
+from ms_optim._groups import HOW
+from parity.cases.problems import Gradient, Rows
+from parity.runs.files import Run, Step
+from parity.sides.arrays import array
+from parity.sides.rules import rule_of
+from parity.sides.trace import PARAMETER, Recorder, Trace
+
+OWNER = "replay"
+Build = Callable[[list[Parameter]], nn.Optimizer]
+
+
+class Unjudged(ValueError):
+    """Why a run cannot be replayed, or not be judged."""
+
+
+def counterpart(run: Run, cls: type[nn.Optimizer], fused: bool | None = None) -> Build:
+    """A function that makes an optimizer of a class of ours, with the groups of a run and their numbers at first."""
+    known = inspect.signature(cls).parameters
+
+    def build(params):
+        by_name = {param.name: param for param in params}
+        groups = [
+            {
+                "params": [by_name[member] for member in group["params"]],
+                **{key: _argument(value) for key, value in group.items() if key != "params" and key not in HOW},
+            }
+            for group in run.header["groups"]
+        ]
+        # what decides how AdamW differs from Adam is no argument of AdamW
+        groups = [{key: value for key, value in group.items() if key in known} for group in groups]
+        return cls([*groups, {"order_params": params}], fused=fused)
+
+    return build
+
+
+def begun(run: Run, build: Build) -> nn.Optimizer:
+    """The optimizer before the first step, with the weights and the state that there were then."""
+    optimizer = build([Parameter(ms.Tensor(value), name=key) for key, value in run.initial.items()])
+    if run.initial_state:
+        places = {param.name: i for i, param in enumerate(p for group in optimizer.groups for p in group["params"])}
+        state = {places[name]: dict(slots) for name, slots in run.initial_state.items()}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return optimizer
+
+
+def followed(run: Run, optimizer: nn.Optimizer) -> Iterator[Step]:
+    """Each step, when the optimizer has the numbers that it is taken with.
+
+    Raises:
+        Unjudged: If a number changes that the optimizer compiles, or that is no number of it.
+    """
+    numbers = [dict(group) for group in run.header["groups"]]
+    for i, step in enumerate(run.steps):
+        _change_numbers(optimizer, numbers, step, i)
+        yield step
+
+
+def gradients_of(step: Step, names: list[str]) -> dict[str, Gradient]:
+    """Those of a step by name, None where there is none."""
+    drawn = {name: step.gradients.get(name) for name in names}
+    return {name: Rows(*grad) if isinstance(grad, tuple) else grad for name, grad in drawn.items()}
+
+
+def by_the_rule(
+    run: Run, build: Build, dtype: str, prepare: Callable[..., dict[str, Gradient]] = lambda rule, step, drawn: drawn
+) -> Trace:
+    """The trace of the rule of an optimizer of ours on arrays of NumPy, through a run.
+
+    `prepare` is given the rule, the step and its gradients, may change the parameters of the rule, and gives the
+    gradients that the rule takes.
+    """
+    optimizer = begun(run, build)
+    rule, recorder = rule_of(optimizer, dtype), Recorder()
+    for step in followed(run, optimizer):
+        rule.read_numbers()
+        rule.params.update({name: array(value, rule.dtype) for name, value in step.before.items()})
+        rule.step(prepare(rule, step, gradients_of(step, rule.names)))
+        recorder.add(rule.params, rule.state)
+    return of_what_moves(run, recorder.trace())
+
+
+def of_what_moves(run: Run, trace: Trace) -> Trace:
+    """Without the state of what is frozen: torch makes none before the first gradient of a parameter."""
+    stepped = {*run.initial_state, *(name for step in run.steps for name in step.gradients)}
+    return {key: steps for key, steps in trace.items() if key[0] == PARAMETER or key[1] in stepped}
+
+
+def _argument(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _change_numbers(optimizer, numbers, step, i):
+    """Change those of the groups that differ from the ones of the step before."""
+    for number, (last, given) in enumerate(zip(numbers, step.groups)):
+        for key in [key for key, value in given.items() if key not in HOW and value != last.get(key)]:
+            value, last[key] = _argument(given[key]), given[key]
+            if not isinstance(optimizer, ms_optim.Optimizer):
+                raise Unjudged(
+                    f"For '{OWNER}', '{key}' of group {number} must not change, because {type(optimizer).__name__} is "
+                    f"none of this library, but it is {value!r} in step {i}."
+                )
+            if len(optimizer.param_groups) != len(numbers):
+                raise Unjudged(
+                    f"For '{OWNER}', the optimizer must have {len(numbers)} groups as that of the run, whose numbers "
+                    f"change, but got {len(optimizer.param_groups)}."
+                )
+            group = optimizer.param_groups[number]
+            if key not in group:
+                continue  # a note of a scheduler
+            if key not in group.settable:
+                raise Unjudged(
+                    f"For '{OWNER}', '{key}' of group {number} must stay {group[key]!r}, because it decides what is "
+                    f"compiled, but it is {value!r} in step {i}."
+                )
+            group[key] = value

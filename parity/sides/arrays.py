@@ -1,0 +1,115 @@
+"""Arrays of NumPy with the methods of tensors that rules use: their mathematics, with no framework's arithmetic."""
+
+from typing import Any
+
+import numpy as np
+
+from parity.cases.formats import rounded_to
+
+
+class Array(np.ndarray):
+    """An array as rules see a tensor, in float32 or float64.
+
+    As of a tensor, a number of Python is taken in the dtype of the array, and what has no axes stays an array.
+    """
+
+    def __array_ufunc__(self, function, method, *inputs, **options):
+        dtype = next(value.dtype for value in inputs if isinstance(value, np.ndarray))
+        plain = [np.asarray(value, None if isinstance(value, np.ndarray) else dtype) for value in inputs]
+        return array(getattr(function, method)(*plain, **options))
+
+    def __getitem__(self, place):
+        return array(super().__getitem__(place))
+
+    def __iter__(self):
+        return iter(self.unbind())
+
+    @property
+    def mT(self):
+        """The matrix transposed."""
+        return self.swapaxes(-1, -2)
+
+    def to(self, dtype):
+        """Convert to a dtype."""
+        return self.astype(dtype)
+
+    def double(self):
+        """Convert to float64."""
+        return self.astype(np.float64)
+
+    def float(self):
+        """Convert to float32."""
+        return self.astype(np.float32)
+
+    def bfloat16(self):
+        """Round to bfloat16, which are float32 numbers here."""
+        return array(rounded_to(self, "bfloat16"))
+
+    def where(self, condition, other):
+        """Take other where the condition is false."""
+        return array(np.where(condition, self, array(other, getattr(other, "dtype", self.dtype))))
+
+    def logical_not(self):
+        """Whether it is false."""
+        return np.logical_not(self)
+
+    def logical_and(self, other):
+        """Whether both are true."""
+        return np.logical_and(self, other)
+
+    def logical_or(self, other):
+        """Whether one is true."""
+        return np.logical_or(self, other)
+
+    def abs(self):
+        """Take the magnitude."""
+        return np.abs(self)
+
+    def sign(self):
+        """Take the sign, which NaN has none of: 0, as in torch and in MindSpore."""
+        return array(np.where(np.isnan(self), 0, np.sign(self)), self.dtype)
+
+    def sqrt(self):
+        """Take the root."""
+        return np.sqrt(self)
+
+    def exp(self):
+        """Take e to the power."""
+        return np.exp(self)
+
+    def log(self):
+        """Take the logarithm."""
+        return np.log(self)
+
+    def minimum(self, other):
+        """Take the smaller, or NaN if one is."""
+        return np.minimum(self, other)
+
+    def maximum(self, other):
+        """Take the larger, or NaN if one is."""
+        return np.maximum(self, other)
+
+    def clamp(self, least, most):
+        """Bring into a range."""
+        return np.minimum(np.maximum(self, least), most)
+
+    def sum(self, axes=None, keepdims=False, **_):
+        """Add along axes, or all."""
+        return array(np.sum(np.asarray(self), axes, keepdims=keepdims))
+
+    def mean(self, axes=None, keepdims=False, **_):
+        """Average along axes, or all."""
+        return array(np.mean(np.asarray(self), axes, keepdims=keepdims))
+
+    def amax(self, axes, keepdims):
+        """Take the largest along axes."""
+        return array(np.max(np.asarray(self), axes, keepdims=keepdims))
+
+    def unbind(self, axis=0):
+        """Split into what there is along an axis, which goes."""
+        return tuple(array(part) for part in np.moveaxis(np.asarray(self), axis, 0))
+
+
+def array(values: Any, dtype: Any = None) -> Array:
+    """The values as an array, without a copy where there need not be one."""
+    return np.asarray(values, dtype).view(Array)
