@@ -19,7 +19,7 @@ from parity.cases import ENTRIES, MUTANTS
 from parity.cases.draws import Draw
 from parity.cases.problems import STEPS, synthetic
 from parity.names import MODES, parse_names
-from parity.runs.commands import VERBS
+from parity.verbs import VERBS
 
 # Of a training in full, and of the one before the first answer.
 FREE_STEPS, FIRST_FREE_STEPS = 200, 20

@@ -14,14 +14,12 @@ from parity.cases import Case, Mutant
 from parity.cases.losses import MINIMIZING_STEPS, Loss
 from parity.cases.networks import initial_weights
 from parity.cases.problems import PART, Problem, synthetic
-from parity.judge.compare import Verdict, compare, compare_bits, compare_exactly, of_kinds
+from parity.judge.compare import FREE_RATIO, Verdict, compare, compare_bits, compare_exactly, of_kinds
 from parity.sides import mindspore as mindspore_side
 from parity.sides import mindspore_networks, rules, torch_networks
 from parity.sides import torch as torch_side
 from parity.sides.trace import Recorder
 
-# Two trainings part exponentially, so ours may part from the truth by this many times what torch in float32 does.
-FREE_RATIO = 10.0
 # What a resumed run has besides its optimizer: a schedule of the host, by its name in both frameworks, and an average.
 SCHEDULE = ("CosineAnnealingLR", {"T_max": 12})
 AVERAGE = {"decay": 0.9, "schedule": "timm"}

@@ -11,32 +11,34 @@ import ms_optim
 from parity.cases import Mutant
 
 
-def breed(mutant: Mutant, folder: Path) -> type[nn.Optimizer]:
-    """The optimizer with the mistake, its edited source in a file of `folder` because the compiler reads sources.
+def breed(folder: Path, *mutants: Mutant) -> type[nn.Optimizer]:
+    """The optimizer with the mistake or several, its edited source in a file of `folder`: the compiler reads sources.
 
     What is edited is the module of its rule, or the package that it fills.
 
     Raises:
-        ValueError: If the source does not have what is right once.
+        ValueError: If the source does not have what is right once, or not any more after the edits before.
     """
-    right = getattr(ms_optim, mutant.optimizer)
+    right = getattr(ms_optim, mutants[0].optimizer)
     home = ".".join(getattr(right, "update", right).__module__.split(".")[:2])
-    source, name = Path(sys.modules[home].__file__), "mutant_" + re.sub(r"\W+", "_", str(mutant))
+    name = "mutant_" + "_".join(re.sub(r"\W+", "_", str(mutant)) for mutant in mutants)
+    source = Path(sys.modules[home].__file__)
     package = source.name == "__init__.py"
     texts = {path: path.read_text() for path in (source.parent.rglob("*.py") if package else [source])}
-    places = [(path, found) for path, text in texts.items() for found in re.findall(spaced(mutant.right), text)]
-    if len(places) != 1:
-        raise ValueError(
-            f"For '{mutant}', 'right' must occur once in the source, but got {len(places)} occurrences of "
-            f"{mutant.right!r}."
-        )
-    ((edited, found),) = places
-    texts[edited] = texts[edited].replace(found, mutant.wrong)
+    for mutant in mutants:
+        places = [(path, found) for path, text in texts.items() for found in re.findall(spaced(mutant.right), text)]
+        if len(places) != 1:
+            raise ValueError(
+                f"For '{mutant}', 'right' must occur once in the source, but got {len(places)} occurrences of "
+                f"{mutant.right!r}."
+            )
+        ((edited, found),) = places
+        texts[edited] = texts[edited].replace(found, mutant.wrong)
     module = _imported(name, _written(texts, source, home, folder / name if package else folder / f"{name}.py"))
-    if hasattr(module, mutant.optimizer):
-        return getattr(module, mutant.optimizer)
+    if hasattr(module, right.__name__):
+        return getattr(module, right.__name__)
     rules = {role: getattr(module, getattr(right, role).__name__) for role in ("scalars", "update")}
-    return type(mutant.optimizer, (right,), rules)
+    return type(right.__name__, (right,), rules)
 
 
 def _written(texts, source, home, target):

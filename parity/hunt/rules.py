@@ -9,11 +9,11 @@ from parity.cases import ENTRIES, Mutant
 from parity.cases.losses import MINIMIZING_STEPS, losses
 from parity.cases.problems import Problem
 from parity.hunt.mutants import breed
-from parity.judge.compare import compare
+from parity.judge.compare import FREE_RATIO, compare
 from parity.sides import mindspore as mindspore_side
 from parity.sides import rules
 from parity.sides import torch as torch_side
-from parity.suite import FREE_RATIO, Fate
+from parity.suite import Fate
 
 
 def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) -> Iterator[Fate]:
@@ -61,7 +61,7 @@ def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) ->
 
     with TemporaryDirectory() as folder:
         for mutant in mutants:
-            wrong, entry = breed(mutant, Path(folder)), ENTRIES[mutant.optimizer]
+            wrong, entry = breed(Path(folder), mutant), ENTRIES[mutant.optimizer]
             cases, fate = entry.cases[::-1], Fate(mutant)
             if not entry.closure:
                 fate = _hunt_one(mutant, wrong, cases, "rule", judge_steps)

@@ -12,6 +12,8 @@ from parity.sides.trace import PARAMETER, Trace
 # A run may be this many times as far from the truth as the reference is. Correct rules score about 1, up to 2; rules
 # that are wrong in meaning score 50 and more.
 RATIO = 3.0
+# Two trainings part exponentially: one may be this many times as far from the truth.
+FREE_RATIO = 10.0
 # Two ways to compute the same in float64 may differ by this much of the largest magnitude.
 RELATIVE = 1e-12
 

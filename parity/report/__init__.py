@@ -9,9 +9,9 @@ import matplotlib
 import numpy as np
 from rich.table import Table
 
-from parity.judge.compare import RATIO, RELATIVE, Verdict
+from parity.judge.compare import FREE_RATIO, RATIO, RELATIVE, Verdict
 from parity.sides.trace import PARAMETER
-from parity.suite import FREE_RATIO, Fate, FreeRun, Outcome
+from parity.suite import Fate, FreeRun, Outcome
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -1,7 +1,7 @@
 """Takes an optimizer through a recorded run: with its groups and numbers, from its state, step by step."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import mindspore as ms
 from mindspore import Parameter, nn
@@ -70,22 +70,41 @@ def gradients_of(step: Step, names: list[str]) -> dict[str, Gradient]:
     return {name: Rows(*grad) if isinstance(grad, tuple) else grad for name, grad in drawn.items()}
 
 
+def trace_of(run: Run) -> Trace:
+    """What the recorded optimizer itself did.
+
+    Raises:
+        Unjudged: If the run has no steps.
+    """
+    if not run.steps:
+        raise Unjudged(f"For '{OWNER}', 'run' must have steps, but got none.")
+    recorder = Recorder()
+    for step in run.steps:
+        recorder.add(dict(step.parameters), {name: dict(slots) for name, slots in step.state.items()})
+    return recorder.trace()
+
+
 def by_the_rule(
-    run: Run, build: Build, dtype: str, prepare: Callable[..., dict[str, Gradient]] = lambda rule, step, drawn: drawn
-) -> Trace:
-    """The trace of the rule of an optimizer of ours on arrays of NumPy, through a run.
+    run: Run,
+    build: Build,
+    dtypes: Iterable[str],
+    prepare: Callable[..., dict[str, Gradient]] = lambda rule, step, drawn: drawn,
+) -> list[Trace]:
+    """The trace, in each of some precisions, of the rule of an optimizer of ours on arrays of NumPy, through a run.
 
     `prepare` is given the rule, the step and its gradients, may change the parameters of the rule, and gives the
     gradients that the rule takes.
     """
     optimizer = begun(run, build)
-    rule, recorder = rule_of(optimizer, dtype), Recorder()
+    rules = [rule_of(optimizer, dtype) for dtype in dtypes]
+    recorders = [Recorder() for _ in rules]
     for step in followed(run, optimizer):
-        rule.read_numbers()
-        rule.params.update({name: array(value, rule.dtype) for name, value in step.before.items()})
-        rule.step(prepare(rule, step, gradients_of(step, rule.names)))
-        recorder.add(rule.params, rule.state)
-    return of_what_moves(run, recorder.trace())
+        for rule, recorder in zip(rules, recorders):
+            rule.read_numbers()
+            rule.params.update({name: array(value, rule.dtype) for name, value in step.before.items()})
+            rule.step(prepare(rule, step, gradients_of(step, rule.names)))
+            recorder.add(rule.params, rule.state)
+    return [of_what_moves(run, recorder.trace()) for recorder in recorders]
 
 
 def of_what_moves(run: Run, trace: Trace) -> Trace:

@@ -22,6 +22,7 @@ from parity.runs.follow import (
     followed,
     gradients_of,
     of_what_moves,
+    trace_of,
 )
 from parity.sides import mindspore as mindspore_side
 from parity.sides.trace import Recorder, Trace
@@ -46,7 +47,7 @@ def replay(
     modes: Iterable[str] = ("graph",),
     device: str | None = None,
     jit_level: str | None = None,
-) -> Iterator[tuple[str, Verdict]]:
+) -> Iterator[tuple[str, Verdict, Trace]]:
     """Drive an optimizer with the gradients of a run, and judge each leg by what torch did in float32 and in float64.
 
     Args:
@@ -59,15 +60,13 @@ def replay(
         jit_level (str): "O0", "O1" or "O2". Default: ``None`` .
 
     Returns:
-        Iterator[tuple[str, Verdict]], the name of each leg and what is found.
+        Iterator[tuple[str, Verdict, Trace]], the name of each leg, what is found, and what it was found in.
 
     Raises:
         Unjudged: If the run has no steps, no float64 twin or parameters that are not float32, there is no optimizer of
             this name, or a number of its groups changes that ours compiles.
     """
     name = run.header["optimizer"]
-    if not run.steps:
-        raise Unjudged(f"For '{OWNER}', 'run' must have steps, but got none.")
     others = sorted({dtype for dtype in run.header["dtypes"].values() if dtype != "float32"})
     if others:
         raise Unjudged(f"For '{OWNER}', the parameters of 'run' must be float32, but got {others}.")
@@ -77,7 +76,7 @@ def replay(
     single, double = _recorded(run, noise)
     for leg in _legs(name if build is None else None, modes):
         ours = _taken(run, build or counterpart(run, OPTIMIZERS[name], leg.fused), leg, device, jit_level)
-        yield leg.name, compare(ours, *of_kinds(ours, single, double), noise=noise, initial=run.initial)
+        yield leg.name, compare(ours, *of_kinds(ours, single, double), noise=noise, initial=run.initial), ours
 
 
 def named(target: str) -> Build:
@@ -125,7 +124,7 @@ def _taken(run, build, leg, device, jit_level):
 
 def _recorded(run, noise) -> tuple[Trace, Trace]:
     """What torch did in float32, and its twin in float64, which is no truth unless their first steps are the same."""
-    single, double = Recorder(), Recorder()
+    single, double = trace_of(run), Recorder()
     for key, value in run.steps[0].double_parameters.items():
         off, size = np.abs(run.steps[0].parameters[key] - value).max(initial=0), np.abs(value).max(initial=0)
         if off > max(SAME, noise) * size:
@@ -136,6 +135,5 @@ def _recorded(run, noise) -> tuple[Trace, Trace]:
     for step in run.steps:
         if not step.double_parameters:
             raise Unjudged(f"For '{OWNER}', 'run' must have the steps of a float64 twin, but got none.")
-        single.add(dict(step.parameters), {name: dict(slots) for name, slots in step.state.items()})
         double.add(dict(step.double_parameters), {name: dict(slots) for name, slots in step.double_state.items()})
-    return single.trace(), double.trace()
+    return single, double.trace()

@@ -98,6 +98,7 @@ class record:
         self._twin, self._twins = self._made_double()
         self._last = {name: param.detach().clone() for name, param in self._params.items()}
         self._hooks: list[Any] = []
+        self._outermost: Any = None  # the frame of the step that is being taken
 
     def __enter__(self):
         self._hooks = [
@@ -119,7 +120,7 @@ class record:
         memo: dict[int, Any] = {}
         twins = {}
         for name, param in self._params.items():
-            memo[id(param)] = twins[name] = torch.nn.Parameter(param.detach().double(), param.requires_grad)
+            memo[id(param)] = twins[name] = torch.nn.Parameter(_double(param.detach()), param.requires_grad)
         twin = type(self._optimizer).__new__(type(self._optimizer))
         own = {"defaults", "param_groups", "state"}
         for name, value in vars(self._optimizer).items():
@@ -129,12 +130,13 @@ class record:
         for slots in twin.state.values():
             for slot, value in slots.items():
                 if torch.is_tensor(value) and value.is_floating_point():
-                    slots[slot] = value.double()
+                    slots[slot] = _double(value)
         return twin, twins
 
     def _begin(self, optimizer, args, kwargs):
-        if self._is_done():
+        if self._is_done() or self._is_within():
             return None
+        self._outermost = sys._getframe(1)
         began = time.perf_counter()
         members = [[id(param) for param in group["params"]] for group in optimizer.param_groups]
         if members != [[id(self._params[name]) for name in group] for group in self._members]:
@@ -166,6 +168,9 @@ class record:
         }
 
     def _end(self, optimizer, args, kwargs):
+        if sys._getframe(1) is not self._outermost:
+            return
+        self._outermost = None
         found = getattr(optimizer, "found_inf", None)  # a scaled gradient was not finite: nothing has moved
         if self._is_done() or (found is not None and bool(found)):
             return
@@ -198,9 +203,16 @@ class record:
         for own, group in zip(self._twin.param_groups, self._optimizer.param_groups):
             own.update({key: value for key, value in group.items() if key != "params"})
         for name, twin in self._twins.items():
-            twin.grad = gradients[name].double() if name in gradients else None
+            twin.grad = _double(gradients[name]) if name in gradients else None
         with default_dtype(torch.float64):
             type(self._twin).step(self._twin)
+
+    def _is_within(self):
+        """Whether a step is being taken already: that of a class may call that of the class it derives from."""
+        frame = sys._getframe(2)
+        while frame is not None and frame is not self._outermost:
+            frame = frame.f_back
+        return frame is not None
 
     def _is_done(self):
         return self._first is not None and self.steps >= self._first
@@ -216,6 +228,11 @@ class record:
             for name, param in params.items()
             if optimizer.state.get(param)
         }
+
+
+def _double(value):
+    """A float64 copy, of what is float64 too: the twin moves it."""
+    return value.to(torch.float64, copy=True)
 
 
 def _named(optimizer, model):

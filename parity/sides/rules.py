@@ -58,6 +58,15 @@ class Rule:
         rates = np.array([group["lr"] for group in optimizer.param_groups], np.float64)
         self._rates = array(rates[optimizer.group_of])
 
+    def store(self, dtype: str) -> None:
+        """Round the parameters and the state of each to a dtype, and go on with what they are then."""
+
+        def stored(value):
+            return value if value is None else value.to(dtype).to(self.dtype)
+
+        self.params = {name: stored(value) for name, value in self.params.items()}
+        self._slots = {name: tuple(map(stored, kept)) for name, kept in self._slots.items()}
+
     def step(self, gradients: Mapping[str, Gradient]) -> None:
         """Take a step; None is a gradient that is absent."""
         with np.errstate(all="ignore"):

@@ -27,12 +27,11 @@ from mindspore.common.sparse_tensor import RowTensorInner
 
 from ms_optim import EMA, OPTIMIZERS, Adam, SparseAdam, restore
 from parity.hunt.mutants import Mutant, breed
-from parity.judge.compare import compare, compare_exactly
+from parity.judge.compare import FREE_RATIO, compare, compare_exactly
 from parity.sides.mindspore import MODES, compiled_before, set_mode
 from parity.sides.torch import DTYPES
 from parity.sides.torch_settings import one_thread
 from parity.sides.trace import PARAMETER, Recorder
-from parity.suite import FREE_RATIO
 
 STEPS = 20
 FLOATS = {"float32": ms.float32, "float64": ms.float64}
@@ -201,8 +200,8 @@ def test_it_is_torchs_in_float64(which):
 def test_elements_are_told_apart_by_all_axes(tmp_path):
     """Where the right one passes; the suite hunts the mutants that rows alone show."""
     wrong = breed(
-        Mutant("SparseAdam", "the first axis alone tells places apart", "range(1, indices.shape[1])", "range(1, 1)"),
         tmp_path,
+        Mutant("SparseAdam", "the first axis alone tells places apart", "range(1, indices.shape[1])", "range(1, 1)"),
     )
     right, found = (
         compare(run_ours(GRID[1][0], names=FEW, cls=cls), *references(1, FEW).values(), initial=INITIAL)

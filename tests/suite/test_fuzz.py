@@ -176,7 +176,7 @@ def test_what_rounding_decides_is_undecided():
 def test_chaos_in_one_tensor_does_not_excuse_another(tmp_path, monkeypatch):
     """Nor what it did itself before."""
     wrong = Mutant("RMSprop", "a slightly larger step", "return lr, alpha,", "return lr * (1 + lr / 10), alpha,")
-    monkeypatch.setattr(ms_optim, "RMSprop", breed(wrong, tmp_path))
+    monkeypatch.setattr(ms_optim, "RMSprop", breed(tmp_path, wrong))
     judged = compare_draw(RMSPROP)
     assert not judged.undecided
     assert {verdict.divergence.step for verdict in judged.verdicts.values()} <= {0, 1, 2}
@@ -206,7 +206,7 @@ def test_finds_and_shrinks_what_is_wrong(mutant, tmp_path, monkeypatch, capsys):
     """Within a few seconds of drawing; the command fails with the wrong rule, and passes with the right one."""
     monkeypatch.setattr(fuzz, "SHRINK_SECONDS", 2.0)
     with monkeypatch.context() as patched:
-        patched.setattr(ms_optim, mutant.optimizer, breed(mutant, tmp_path))
+        patched.setattr(ms_optim, mutant.optimizer, breed(tmp_path, mutant))
         tally = fuzz.fuzz(mutant.optimizer, 60, 0)
         assert tally.failure and tally.draws < 100
         command, why = tally.failure

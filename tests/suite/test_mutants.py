@@ -82,7 +82,7 @@ def test_a_rule_that_is_only_spelled_differently_lives():
 def test_an_edit_that_edits_nothing_is_an_error(tmp_path):
     """A mutant that the source has outgrown must not count as one that was caught, nor live unnoticed."""
     with pytest.raises(ValueError, match="'right' must occur once"):
-        breed(Mutant("SGD", "gone", "no such text", "anything"), tmp_path)
+        breed(tmp_path, Mutant("SGD", "gone", "no such text", "anything"))
 
 
 def test_a_package_is_bred_anew_each_time(tmp_path):
@@ -90,4 +90,4 @@ def test_a_package_is_bred_anew_each_time(tmp_path):
     mutant = next(mutant for entry in ENTRIES.values() if entry.averages for mutant in entry.mutants)
     for folder in (tmp_path / "one", tmp_path / "other"):
         folder.mkdir()
-        assert folder in Path(inspect.getsourcefile(breed(mutant, folder))).parents
+        assert folder in Path(inspect.getsourcefile(breed(folder, mutant))).parents

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.recorded import STEPS, network, opened, trained
 from mindspore import nn
-from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import ms_optim
@@ -20,34 +20,11 @@ from parity.runs import Step, Writer, read
 from parity.runs.replay import Unjudged, named, replay
 
 ROOT = Path(__file__).parents[2]
-STEPS = 6
-
-
-def network():
-    """Two layers, whose parameters are matrices, vectors and a scalar."""
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
-    net.register_parameter("scale", torch.nn.Parameter(torch.tensor(1.5)))
-    return net
-
-
-def trained(optimizer, net, folder, steps=STEPS, between=lambda step: None, **kwargs):
-    """Record a training on numbers that are drawn; `between` is called before each step."""
-    rng = torch.Generator().manual_seed(1)
-    with parity.record(optimizer, folder, model=net, **kwargs) as run:
-        for step in range(steps):
-            optimizer.zero_grad()
-            loss = (net(torch.randn(8, 4, generator=rng)) * net.scale).square().mean()
-            loss.backward()
-            run.loss(loss)
-            between(step)
-            optimizer.step()
-    return run
 
 
 def judged(folder, **kwargs):
     """The verdict of each leg."""
-    return dict(replay(read(folder), **kwargs))
+    return {leg: verdict for leg, verdict, _ in replay(read(folder), **kwargs)}
 
 
 def groups(net, **options):
@@ -206,10 +183,24 @@ def test_what_parts_is_named(tmp_path):
     assert not stock["graph"].passed and [*stock["graph"].scores] == ["parameter"]
 
 
-def opened(file):
-    """The tensors and the metadata of a step, to be written back."""
-    with safe_open(file, "np") as found:
-        return load_file(file), found.metadata()
+def test_a_float64_run_is_left_as_it_is(tmp_path):
+    """Its twin has tensors of its own."""
+    lasts = []
+    for folder in ("run", None):
+        net = network().double()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+        if folder:
+            trained(optimizer, net, tmp_path / folder, 3, dtype=torch.float64)
+        else:
+            rng = torch.Generator().manual_seed(1)
+            for _ in range(3):
+                optimizer.zero_grad()
+                (net(torch.randn(8, 4, generator=rng).double()) * net.scale).square().mean().backward()
+                optimizer.step()
+        lasts.append(net[0].weight.detach().clone())
+    assert torch.equal(*lasts)
+    last = read(tmp_path / "run").steps[-1]
+    assert all((last.double_parameters[name] == value).all() for name, value in last.parameters.items())
 
 
 def test_names_come_from_the_groups_too(tmp_path):

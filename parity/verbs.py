@@ -1,11 +1,15 @@
 """The verbs of `python -m parity` that are about runs of one's own; each exits with 0, 1 or 2."""
 
 import argparse
+import json
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from parity.cases import ENTRIES
 from parity.cases.networks import MODELS
@@ -72,7 +76,7 @@ def replay(argv: list[str]) -> int:
     from parity.runs import replay as replaying  # here, because it imports MindSpore
     from parity.sides.mindspore import set_mode
 
-    console, passed = Console(), []
+    console, passed, why = Console(), [], None
     said = f"{run.header['optimizer']}, {len(run.steps)} steps, {len(run.initial)} parameters"
     console.print(f"{said}, judged by torch in float32 and in float64 as recorded", highlight=False, soft_wrap=True)
     try:
@@ -83,15 +87,88 @@ def replay(argv: list[str]) -> int:
         )
     try:
         build = replaying.named(options.optimizer) if options.optimizer else None
-        for leg, verdict in replaying.replay(run, build, MODES[options.mode]):
+        for leg, verdict, ours in replaying.replay(run, build, MODES[options.mode]):
             console.print(f"{leg}: {verdict}", highlight=False, markup=False, soft_wrap=True)
             passed.append(verdict.passed)
+            why = why or (None if verdict.passed else (leg, ours))
+        if why:
+            _explain(run, *why)
     except replaying.Unjudged as error:
         return _refused(error)
     return 0 if all(passed) else 1
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"record": record, "replay": replay}
+def diagnose(argv: list[str]) -> int:
+    """Say what a recorded run follows: the rule of an optimizer, or which known mistake of it."""
+    parser = _parser("diagnose", diagnose, "diagnose run --optimizer AdamW")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
+    parser.add_argument(
+        "--optimizer", metavar="NAME", help="whose rule it should follow (default: that of its own optimizer)"
+    )
+    options = parser.parse_args(argv)
+    try:
+        run = read(options.run)
+        from parity.hunt.diagnosis import diagnose as diagnosed  # here, because it imports MindSpore
+        from parity.runs.follow import trace_of
+
+        found = diagnosed(trace_of(run), run, options.optimizer)
+    except (OSError, ValueError) as error:
+        return _refused(error)
+    Console().print(str(found), highlight=False, markup=False, soft_wrap=True)
+    return 0 if found.is_right else 1
+
+
+def compare(argv: list[str]) -> int:
+    """Find where two recorded runs part, and whose it is: data, the gradient of a layer, numbers, or the optimizer."""
+    parser = _parser("compare", compare, "compare torch_run mindspore_run")
+    parser.add_argument("first", type=Path, metavar="RUN_A", help="the folder of a run, as of torch")
+    parser.add_argument("second", type=Path, metavar="RUN_B", help="the folder of another of the same network")
+    parser.add_argument("--truth", type=Path, metavar="RUN", help="the first in float64, to judge by")
+    parser.add_argument(
+        "--names", type=Path, metavar="JSON", help="a file with what parameters of RUN_B are called in RUN_A"
+    )
+    parser.add_argument("--tensors", type=int, default=10, metavar="N", help="how many to show (default: 10)")
+    options = parser.parse_args(argv)
+    try:
+        names = None if options.names is None else json.loads(options.names.read_text(encoding="utf-8"))
+        runs = [read(folder) for folder in (options.first, options.second)]
+        truth = None if options.truth is None else read(options.truth)
+        from parity.hunt.parting import compare_runs  # here, because it imports MindSpore
+
+        found = compare_runs(*runs, truth, names)
+    except (OSError, ValueError) as error:
+        return _refused(error)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(str(found), highlight=False, markup=False, soft_wrap=True)
+    if found.finding and found.finding.tensors:
+        console.print(_tensor_table(found.finding.tensors, options.tensors))
+    return 0 if found.equal else 1
+
+
+def _tensor_table(tensors, most):
+    """The first of some tensors, in the order of the network."""
+    table = Table(title=f"the first {most} of {len(tensors)} that differ" if len(tensors) > most else "what differs")
+    for heading in ("tensor", "norm in RUN_A", "norm in RUN_B", "apart, of the larger", "ulps at most"):
+        table.add_column(heading, justify="left" if heading == "tensor" else "right")
+    for tensor in tensors[:most]:
+        numbers = tensor.first, tensor.second, tensor.relative, tensor.ulps
+        table.add_row(Text(tensor.name), *(f"{number:.4g}" for number in numbers))
+    return table
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {verb.__name__: verb for verb in (record, replay, compare, diagnose)}
+
+
+def _explain(run, leg, ours):
+    """Say what a leg follows, and if it is the right rule, what the recorded run does."""
+    from parity.hunt.diagnosis import diagnose, is_known
+    from parity.runs.follow import trace_of
+
+    if not is_known(run.header["optimizer"]):
+        return
+    found = diagnose(ours, run)
+    said = [f"{leg}: {found}"] + ([f"the recorded run: {diagnose(trace_of(run), run)}"] if found.is_right else [])
+    Console().print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
 
 
 def _refused(error):

@@ -1,0 +1,357 @@
+"""Diagnoses a run that parts from the rule that it should follow: which known mistake it follows instead.
+
+Each mistake is run on the gradients of the run, on arrays of NumPy, in float32 and float64, and the run is judged by it
+as by torch: what it fits is named, if torch's rule does not fit.
+"""
+
+import inspect
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from ms_optim import OPTIMIZERS
+from parity.cases import ENTRIES, Case
+from parity.cases.problems import Problem, Rows
+from parity.hunt.mistakes import Mistake, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
+from parity.hunt.mutants import breed
+from parity.judge.compare import RATIO, Divergence, compare, errors, of_kinds
+from parity.runs.files import Run, Step
+from parity.runs.follow import Unjudged, by_the_rule, counterpart
+from parity.sides.trace import PARAMETER, Trace
+
+# What of a run is looked at: so many elements and steps tell mistakes apart, and take seconds.
+ELEMENTS, STEPS = 20_000, 40
+# How many mistakes may have been made together; after how many steps the nearest of them are chosen, and how many of
+# these are run to the end.
+TOGETHER, GLANCE, NEAREST = 3, 3, 6
+PRECISIONS = ("float32", "float64")
+# The arguments of an optimizer that no group has.
+OF_ALL = ("fused", "loss_scale", "state_dtype", "master_weights")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a run follows.
+
+    Attributes:
+        optimizer (str): Whose rule it should follow.
+        right (float): How far it is from that, in errors of the rule in float32; infinite if its state is another.
+        divergence (Divergence): Where it first leaves that rule.
+        fits (tuple[tuple[str, float], ...]): The mistakes that it follows, with the same of each, the nearest first.
+        tried (int): How many were tried.
+        nearest (tuple[str, float]): If it follows none of them, the one that it is nearest to.
+        hidden (tuple[str, ...]): The mistakes that these gradients do not show.
+    """
+
+    optimizer: str
+    right: float
+    divergence: Divergence | None = None
+    fits: tuple[tuple[str, float], ...] = ()
+    tried: int = 0
+    nearest: tuple[str, float] | None = None
+    hidden: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it follows the right rule."""
+        return self.right <= RATIO
+
+    def __str__(self) -> str:
+        if self.is_right:
+            return f"it follows the rule of {self.optimizer}: ratio {self.right:.2f}"
+        hidden = f"\ncannot be told on these gradients: {', '.join(self.hidden)}" if self.hidden else ""
+        if not self.fits:
+            near = f"; the nearest is {self.nearest[0]} (ratio {self.nearest[1]:.4g})" if self.nearest else ""
+            none = f"it follows none of {self.tried} known mistakes of {self.optimizer}"
+            return f"{none}; without any {self._without}{near}{hidden}"
+        found = " or ".join(f"{words} (ratio {ratio:.2f})" for words, ratio in self.fits)
+        return f"it follows {self.optimizer} with this mistake: {found}; without it {self._without}{hidden}"
+
+    @property
+    def _without(self):
+        return "its state is another" if np.isinf(self.right) else f"ratio {self.right:.4g}"
+
+
+def is_known(optimizer: str) -> bool:
+    """Whether there are mistakes of this optimizer that a trajectory may follow."""
+    return optimizer in ENTRIES and not (ENTRIES[optimizer].closure or ENTRIES[optimizer].averages)
+
+
+def diagnose(ours: Trace, run: Run, optimizer: str | None = None) -> Diagnosis:
+    """Say what a trajectory follows, given the gradients that it was taken by.
+
+    Args:
+        ours (Trace): The trajectory, of parameters alone or of all state, at each step of the run.
+        run (Run): Whose gradients and numbers it had; what the run itself did is not looked at.
+        optimizer (str): Whose rule it should follow. Default: ``None`` , that of the run.
+
+    Raises:
+        Unjudged: If there is no such rule.
+    """
+    name = optimizer or run.header["optimizer"]
+    if not is_known(name):
+        raise Unjudged(f"For 'diagnose', 'optimizer' must be one of {[*filter(is_known, ENTRIES)]}, but got {name!r}.")
+    ours, run, norms = _part(ours, run)
+    with TemporaryDirectory() as folder:
+        return Search(run, name, Path(folder), norms).diagnosis(ours)
+
+
+class Search:
+    """The mistakes of one rule, on the gradients of one run.
+
+    Args:
+        run: Whose gradients.
+        name: Whose rule.
+        folder: Where wrong rules may be written.
+        norms: Those of all gradients of each step, if the run is a part of another.
+    """
+
+    def __init__(self, run: Run, name: str, folder: Path, norms: Sequence[float] | None = None):
+        self.run, self.name, self._folder = run, name, folder
+        self._norms = [norm_of(step.gradients) for step in run.steps] if norms is None else norms
+        self._noise = ENTRIES[name].cases[0].noise
+        self._right = by_the_rule(run, counterpart(run, OPTIMIZERS[name]), PRECISIONS)
+
+    def diagnosis(self, ours: Trace, together: int = TOGETHER) -> Diagnosis:
+        """What a trajectory follows, of so many mistakes together at most."""
+        of_right = self._ratio(ours, self._right)
+        if of_right <= RATIO:
+            return Diagnosis(self.name, of_right)
+        led = [*self.shown, *self._lead(self._of_constants(ours))]
+        fits = [(mistake, self._ratio(ours, taken)) for mistake, taken in led]
+        shown = best = [mistake for mistake, _ in led]
+        tried, everything = len(shown), [*fits]
+        for _ in range(1, together):
+            if any(ratio <= RATIO for _, ratio in fits):
+                break
+            pairs = (one.with_(other) for one in best for other in shown)
+            several = {frozenset(both.words): both for both in pairs if both}
+            tried += len(several)
+            nearest = sorted(several.values(), key=lambda mistake: self._glance(ours, mistake))[:NEAREST]
+            fits = [(mistake, self._ratio(ours, taken)) for mistake, taken in self._lead(nearest)]
+            best = [mistake for mistake, _ in fits]
+            everything += fits
+        everything.sort(key=lambda fit: fit[1])
+        fits = [(str(mistake), ratio) for mistake, ratio in everything if ratio <= RATIO]
+        nearest = next(((str(mistake), ratio) for mistake, ratio in everything if ratio < 0.5 * of_right), None)
+        hidden = tuple(str(mistake) for mistake in self._known if mistake.known and mistake not in self._shows)
+        divergence = self._verdict(ours, self._right).divergence
+        return Diagnosis(self.name, of_right, divergence, tuple(fits), tried, None if fits else nearest, hidden)
+
+    @cached_property
+    def shown(self) -> list[tuple[Mistake, list[Trace]]]:
+        """What is known and can be told from the right rule on these gradients, and where it leads."""
+        led = self._lead(self._known)
+        return [(mistake, taken) for mistake, taken in led if self._ratio(taken[0], self._right) > RATIO]
+
+    @cached_property
+    def _known(self):
+        return [*mistakes(self.name, self.run, self._norms)]
+
+    @property
+    def _shows(self):
+        return [mistake for mistake, _ in self.shown]
+
+    def _lead(self, some):
+        """Each mistake that can be made, and where it leads in each precision."""
+        for mistake in some:
+            taken = self._trajectory(mistake)
+            if taken is not None:
+                yield mistake, taken
+
+    def _trajectory(self, mistake, steps=None, dtypes=PRECISIONS):
+        """Where a mistake leads; None if it cannot be made."""
+        run, cls = self.run if steps is None else _until(self.run, steps), OPTIMIZERS[self.name]
+        try:
+            if mistake.mutants:
+                cls = breed(self._folder, *mistake.mutants)
+            cls = mistake.change(cls) if mistake.change else cls
+            run = mistake.alter(run) if mistake.alter else run
+            prepare = mistake.prepare or (lambda rule, step, drawn: drawn)
+            return by_the_rule(run, counterpart(run, cls), dtypes, prepare)
+        except (ValueError, TypeError):  # two edits of one place, numbers that do not go together
+            return None
+
+    def _ratio(self, ours, taken):
+        verdict = self._verdict(ours, taken)
+        return np.inf if verdict.problems else max(score.ratio for score in verdict.scores.values())
+
+    def _verdict(self, ours, taken):
+        return compare(ours, *of_kinds(ours, *taken), noise=self._noise, initial=self.run.initial)
+
+    def _glance(self, ours, mistake):
+        """How far a trajectory is from where a mistake leads, in ulps, after a few steps."""
+        taken = self._trajectory(mistake, GLANCE, ("float64",))
+        if taken is None or not (ours.keys() <= taken[0].keys()):
+            return np.inf
+        sizes = {(PARAMETER, name): float(np.abs(value).max(initial=0)) for name, value in self.run.initial.items()}
+        return max(
+            step.max(initial=0)
+            for key, steps in ours.items()
+            for step in errors(steps[:GLANCE], taken[0][key], "float32", sizes.get(key, 0.0))
+        )
+
+    def _of_constants(self, ours):
+        """Mistakes by a constant that the first step tells."""
+        for words, wrong in (("gradients", scaled_gradients), ("lr", scaled_rates)):
+            for factor in self._factors(ours, wrong):
+                whole = f"1/{round(1 / factor)}" if is_whole(1 / factor) else f"{factor:.6g}"
+                yield wrong(f"{words} times {whole}", factor)
+
+    def _factors(self, ours, wrong):
+        """The constants by which a mistake leads, in the first step, to where the run went: what is linear in them."""
+        once, twice = (self._trajectory(wrong("", factor), 1, ("float64",))[0] for factor in (1.0, 2.0))
+        found: list[float] = []
+        for key, steps in ours.items():
+            if key not in once or key[0] == "step":
+                continue
+            start = self.run.initial[key[1]] if key[0] == PARAMETER else 0.0
+            base, way = once[key][0], twice[key][0] - once[key][0]
+            off = steps[0] - base
+            if not (np.isfinite(off).all() and np.isfinite(way).all() and np.abs(way).max(initial=0.0) > 0):
+                continue
+            far, size = float((off * way).sum() / (way * way).sum()), np.abs(base - start).max()
+            rounding = 1e-6 * max(np.abs(steps[0]).max(), size)
+            if np.abs(way).max() > 0.1 * size and np.abs(off - far * way).max() <= rounding and 1 + far > 0:
+                found.append(1 + far)
+        factors: list[float] = []
+        for factor in found:
+            whole = [float(round(factor))] * is_whole(factor) + [1 / max(round(1 / factor), 1)] * is_whole(1 / factor)
+            for one in whole or [factor]:
+                if abs(one - 1) > 1e-4 and not any(abs(one / known - 1) < 1e-4 for known in factors):
+                    factors.append(one)
+        return factors
+
+
+def _part(ours, run):
+    """The steps and parameters that are looked at: the first that parts, and some of each group and rank."""
+    steps = list(run.steps[:STEPS])
+    norms = [norm_of(step.gradients) for step in steps]
+    sizes = {name: value.size for name, value in run.initial.items()}
+    if sum(sizes.values()) > ELEMENTS:
+        kinds: dict[Any, list[str]] = {}
+        for number, group in enumerate(run.header["groups"]):
+            for name in sorted(group["params"], key=sizes.get):
+                kinds.setdefault((number, min(run.initial[name].ndim, 2)), []).append(name)
+        chosen, room = [], ELEMENTS
+        for names in itertools.zip_longest(*kinds.values()):
+            for name in filter(None, names):
+                if not chosen or sizes[name] <= room:
+                    chosen.append(name)
+                    room -= sizes[name]
+    else:
+        chosen = list(sizes)
+    kept = {*chosen}
+    groups = [{**group, "params": [name for name in group["params"] if name in kept]} for group in run.header["groups"]]
+    left = [i for i, group in enumerate(groups) if group["params"]]
+
+    def of(mapping):
+        return {name: value for name, value in mapping.items() if name in kept}
+
+    steps = [
+        replace(
+            step,
+            groups=[step.groups[i] for i in left],
+            gradients=of(step.gradients),
+            before=of(step.before),
+            parameters={},
+            state={},
+            double_parameters={},
+            double_state={},
+        )
+        for step in steps
+    ]
+    header = {**run.header, "groups": [groups[i] for i in left]}
+    part = Run(header, {name: run.initial[name] for name in sizes if name in kept}, of(run.initial_state), steps)
+    return {key: values[: len(steps)] for key, values in ours.items() if key[1] in kept}, part, norms
+
+
+def _until(run, steps):
+    return replace(run, steps=run.steps[:steps])
+
+
+@dataclass(frozen=True)
+class Named:
+    """How the mutants of one optimizer are diagnosed, each where it shows first, with roundings of its own.
+
+    Attributes:
+        optimizer (str): Whose.
+        alone (int): How many are named, and nothing else.
+        among (int): How many are named beside others.
+        wrongly (tuple[str, ...]): Those of which something else is named, or nothing.
+        hidden (int): How many show in no case.
+    """
+
+    optimizer: str
+    alone: int
+    among: int
+    wrongly: tuple[str, ...]
+    hidden: int
+
+
+def named(case_runs: Sequence[Run], optimizer: str) -> Named:
+    """Diagnose each mutant of an optimizer on the first of some runs that shows it.
+
+    It computes in float64 and keeps float32, so that it rounds otherwise than what it is compared with.
+    """
+    left = [mutant for mutant in ENTRIES[optimizer].mutants if mutant.leg == "rule"]
+    alone, among, wrongly = 0, 0, []
+    for run in case_runs:
+        with TemporaryDirectory() as folder:
+            search = Search(run, optimizer, Path(folder))
+            for mistake, _ in search.shown:
+                if mistake.mutants and mistake.mutants[0] in left:
+                    left.remove(mistake.mutants[0])
+                    cls = breed(Path(folder), *mistake.mutants)
+                    (ours,) = by_the_rule(run, counterpart(run, cls), ("float64",), _stored)
+                    ours = {key: [step.astype(np.float32) for step in steps] for key, steps in ours.items()}
+                    fits = [words for words, _ in search.diagnosis(ours, 1).fits]
+                    alone += fits == [str(mistake)]
+                    among += str(mistake) in fits and len(fits) > 1
+                    if str(mistake) not in fits:
+                        wrongly.append(f"{mistake}: {', '.join(fits) or 'nothing'}")
+    return Named(optimizer, alone, among, tuple(wrongly), len(left))
+
+
+def run_of(optimizer: str, groups: Sequence[Mapping[str, Any]], problem: Problem) -> Run:
+    """A run on the gradients of a problem that has taken no steps yet: what its optimizer does is not known."""
+    cls = OPTIMIZERS[optimizer]
+    defaults = {
+        key: parameter.default
+        for key, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is not parameter.empty and key not in OF_ALL
+    }
+    groups = [{**defaults, **group} for group in groups]
+    steps = [
+        Step(
+            groups,
+            {
+                name: (grad.indices, grad.values) if isinstance(grad, Rows) else grad
+                for name, grad in drawn.items()
+                if grad is not None
+            },
+            {},
+            {},
+        )
+        for drawn in problem.gradients
+    ]
+    return Run({"optimizer": optimizer, "groups": groups}, problem.initial, {}, steps)
+
+
+def run_of_case(case: Case, problem: Problem) -> Run:
+    """The same of a case, on what it takes of the problem."""
+    problem = problem.fitting(case)
+    groups = [{"params": names, **case.kwargs, **overrides} for names, overrides in case.split(problem.initial)]
+    return run_of(case.optimizer, groups, problem)
+
+
+def _stored(rule, step, drawn):
+    """What lets a rule go on from float32 numbers."""
+    rule.store("float32")
+    return drawn

@@ -1,0 +1,289 @@
+"""Mistakes that a training may make besides those of a rule: in arguments, schedules, decay or gradients."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from types import FunctionType
+
+import numpy as np
+
+from ms_optim import OPTIMIZERS
+from ms_optim._groups import HOW
+from parity.cases import ENTRIES, Mutant
+from parity.cases.problems import Rows
+from parity.runs.files import Run
+from parity.sides.arrays import array
+
+# What the numbers of a training usually are, besides the defaults.
+DECAYS, EPSILONS, NORMS = (
+    (0.9, 0.95, 0.99, 0.999),
+    (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-10),
+    (0.1, 0.5, 1.0, 5.0, 10.0),
+)
+
+Alter = Callable[[Run], Run]
+Prepare = Callable[..., dict]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What may be wrong with a training: edits of the rule, other numbers, other gradients.
+
+    Args:
+        words: What it is; of several, of each.
+        mutants: The edits.
+        change: What it makes of the class, after the edits.
+        alter: What it makes of the numbers of a run.
+        prepare: From the rule, the step and its gradients, what it makes of them.
+        known: Whether it is wrong of every run, so that it is worth saying where it does not show.
+    """
+
+    words: tuple[str, ...]
+    mutants: tuple[Mutant, ...] = ()
+    change: Callable[[type], type] | None = None
+    alter: Alter | None = None
+    prepare: Prepare | None = None
+    known: bool = False
+
+    def __str__(self) -> str:
+        *others, last = self.words
+        return f"{', '.join(others)} and {last}" if others else last
+
+    def with_(self, other: "Mistake") -> "Mistake | None":
+        """Both, unless they are of one kind and nothing says how they go together."""
+        made = {}
+        for kind in ("change", "alter", "prepare"):
+            mine, others = getattr(self, kind), getattr(other, kind)
+            if mine and others:
+                return None
+            made[kind] = mine or others
+        if {*self.words} & {*other.words}:
+            return None
+        return Mistake(self.words + other.words, self.mutants + other.mutants, **made)
+
+
+def mistakes(name: str, run: Run, norms: Sequence[float]) -> Iterator[Mistake]:
+    """All that are known of a rule, of its arguments, and of what surrounds it, as they would be made in a run.
+
+    Args:
+        name: Whose rule.
+        run: The run.
+        norms: Those of all gradients of each of its steps.
+    """
+    for mutant in ENTRIES[name].mutants:
+        if mutant.leg == "rule":
+            yield Mistake((mutant.mistake,), (mutant,), known=True)
+    yield Mistake(("the numbers of a step in float32",), change=_in_float32, known=True)
+    yield from _of_arguments(name, run)
+    yield from _of_decay(run)
+    yield from _of_schedules(run)
+    yield from _of_gradients(run, norms)
+
+
+def _in_float32(cls):
+    """The class with its numbers computed in float32, powers as running products: what a Python float in a graph is."""
+    names = {**cls.scalars.__globals__, "power": _running_product}
+    scalars = FunctionType(cls.scalars.__code__, names, cls.scalars.__name__)
+
+    @functools.wraps(cls.scalars)
+    def rounded(*numbers):
+        return tuple(number.double() for number in scalars(*(number.float() for number in numbers)))
+
+    return type(cls.__name__, (cls,), {"scalars": rounded})
+
+
+def _running_product(base, exponent):
+    if not (np.asarray(exponent) == np.floor(exponent)).all():
+        return base**exponent
+    product, factor = np.ones(exponent.shape, base.dtype), np.broadcast_to(base, exponent.shape)
+    for step in range(int(exponent.max(initial=0))):
+        product = np.where(step < exponent, product * factor, product)
+    return array(product)
+
+
+def _of_arguments(name, run):
+    """Flags the other way around; numbers that are defaults, swapped, or what others usually are."""
+    known = {
+        key: parameter.default
+        for key, parameter in inspect.signature(OPTIMIZERS[name]).parameters.items()
+        if key not in (*HOW, "params", "lr", "weight_decay")
+    }
+    told = {key: group[key] for group in run.header["groups"] for key in group if key in known}
+    for key, value in told.items():
+        for other in _others(key, value, known[key]):
+            yield Mistake((f"{key} {other} for {value}",), alter=partial(_with, key, other))
+
+
+def _of_decay(run):
+    """Decay that is where it should not be, or is none."""
+    decays = [group.get("weight_decay", 0.0) for group in run.header["groups"]]
+    if not any(decays):
+        return
+    ranks = {name: value.ndim for name, value in run.initial.items()}
+    yield Mistake(("weight_decay of matrices alone",), alter=partial(_undecayed, lambda name: ranks[name] < 2))
+    yield Mistake(
+        ("no weight_decay where a name has beta, gamma or bias",),
+        alter=partial(_undecayed, lambda name: any(part in name for part in ("beta", "gamma", "bias"))),
+    )
+    if len({*decays}) > 1:
+        yield Mistake(("one weight_decay for all groups",), alter=partial(_with, "weight_decay", max(decays)))
+    settings = _settings(run)
+
+    def coupled(rule, step, drawn):
+        def decayed(name, grad):
+            return grad + settings(step, name)[1] * rule.params[name]
+
+        return {name: grad if _is_rows(grad) else decayed(name, grad) for name, grad in drawn.items()}
+
+    def decoupled(rule, step, drawn):
+        for name, grad in drawn.items():
+            lr, decay = settings(step, name)
+            if grad is not None:
+                rule.params[name] = rule.params[name] * (1 - lr * decay)
+        return drawn
+
+    undecayed = partial(_undecayed, lambda name: True)
+    yield Mistake(("weight_decay added to the gradient (L2)",), alter=undecayed, prepare=coupled)
+    yield Mistake(("weight_decay of the parameters themselves",), alter=undecayed, prepare=decoupled)
+
+
+def _of_schedules(run):
+    """Learning rates of other steps."""
+    rates = [[group.get("lr") for group in step.groups] for step in run.steps]
+    if all(rate == rates[0] for rate in rates):
+        return
+    yield Mistake(("lr one step late",), alter=partial(_rates, [rates[0], *rates[:-1]]))
+    yield Mistake(("lr one step early",), alter=partial(_rates, [*rates[1:], rates[-1]]))
+    yield Mistake(("lr that stays what it was at first",), alter=partial(_rates, [rates[0]] * len(rates)))
+
+
+def _of_gradients(run, norms):
+    """Gradients times a constant, clipped, or zeros where they were absent."""
+    norm_at = {id(step.gradients): norm for step, norm in zip(run.steps, norms)}
+    for most in NORMS:
+        if max(norms, default=0.0) > most:
+            yield Mistake(
+                (f"gradients clipped to a norm of {most}",),
+                prepare=lambda rule, step, drawn, most=most: _clipped(drawn, norm_at[id(step.gradients)], most),
+            )
+    if any({*step.gradients} != {*run.initial} for step in run.steps):
+        yield Mistake(
+            ("gradients of zeros where they were absent",),
+            prepare=lambda rule, step, drawn: {
+                name: np.zeros(rule.params[name].shape) if grad is None else grad for name, grad in drawn.items()
+            },
+        )
+
+
+def _settings(run):
+    """A function from a step and a name to the lr and the weight_decay of the run itself."""
+    group_of = {name: i for i, group in enumerate(run.header["groups"]) for name in group["params"]}
+    kept = {id(step.gradients): step.groups for step in run.steps}  # which an altered step shares
+
+    def settings(step, name):
+        group = kept[id(step.gradients)][group_of[name]]
+        return group["lr"], group.get("weight_decay", 0.0)
+
+    return settings
+
+
+def _others(key, value, default):
+    """What else an argument may be."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, (list, tuple)):
+        value = tuple(value)
+        if not all(isinstance(part, float) for part in value):
+            return []
+        found = [tuple(default)] if isinstance(default, tuple) else []
+        found += [value[::-1]] if key == "betas" else []
+        found += [
+            (*value[:i], other, *value[i + 1 :]) for i, part in enumerate(value) for other in _others("", part, part)
+        ]
+        return [other for other in dict.fromkeys(found) if other != value]
+    if not isinstance(value, float):
+        return []
+    usual = EPSILONS if key == "eps" else DECAYS if 0.5 <= value < 1 else ()
+    found = [default, *usual] if isinstance(default, float) else list(usual)
+    return [other for other in dict.fromkeys(found) if other != value]
+
+
+def _regrouped(run, change):
+    """The run with other groups; `change` is given the number of a step, or None for what there was at first."""
+    steps = [replace(step, groups=change(step.groups, i)) for i, step in enumerate(run.steps)]
+    return replace(run, header={**run.header, "groups": change(run.header["groups"], None)}, steps=steps)
+
+
+def _with(key, value, run):
+    return _regrouped(run, lambda groups, i: [{**group, key: value} if key in group else group for group in groups])
+
+
+def _undecayed(drops, run):
+    """Each group in two, of which the second does not decay."""
+    members = [
+        [[name for name in group["params"] if drops(name) == side] for side in (False, True)]
+        for group in run.header["groups"]
+    ]
+
+    def change(groups, i):
+        made = []
+        for group, sides in zip(groups, members):
+            for dropped, names in enumerate(sides):
+                if names:
+                    named = {"params": names} if i is None else {}
+                    made.append({**group, **named, **({"weight_decay": 0.0} if dropped else {})})
+        return made
+
+    return _regrouped(run, change)
+
+
+def _rates(rates, run):
+    def change(groups, i):
+        return [{**group, "lr": rate} for group, rate in zip(groups, rates[i or 0])]
+
+    return _regrouped(run, change)
+
+
+def scaled_rates(words: str, factor: float) -> Mistake:
+    """Learning rates times a constant."""
+
+    def scaled(groups, i):
+        return [{**group, "lr": group["lr"] * factor} for group in groups]
+
+    return Mistake((words,), alter=lambda run: _regrouped(run, scaled))
+
+
+def scaled_gradients(words: str, factor: float) -> Mistake:
+    """Gradients times a constant."""
+    return Mistake((words,), prepare=lambda rule, step, drawn: _each(drawn, lambda grad: grad * factor))
+
+
+def _is_rows(grad):
+    """Whether a gradient is of some rows only, or of none."""
+    return grad is None or isinstance(grad, Rows)
+
+
+def _each(drawn, change):
+    def changed(grad):
+        if grad is None:
+            return None
+        return Rows(grad.indices, change(grad.values)) if isinstance(grad, Rows) else change(grad)
+
+    return {name: changed(grad) for name, grad in drawn.items()}
+
+
+def norm_of(gradients: Mapping) -> float:
+    """The L2 norm of all gradients of a step."""
+    values = (grad[-1] if isinstance(grad, tuple) else grad for grad in gradients.values())
+    return float(np.sqrt(sum(np.square(value, dtype=np.float64).sum() for value in values)))
+
+
+def _clipped(drawn, norm, most):
+    return _each(drawn, lambda grad: grad * min(1.0, most / (norm + 1e-6)))
+
+
+def is_whole(number: float) -> bool:
+    """Whether it is near a whole number beyond 1."""
+    return 1 < round(number) < 1e6 and abs(number / round(number) - 1) < 1e-3

@@ -1,0 +1,401 @@
+"""Compares two recorded runs of anything: at which step they part, and whose it is.
+
+Two trainings in float32 part slowly by themselves. So what is looked at is where one step goes another way than its
+causes say: numbers of the groups, the loss, the gradients, and what the optimizer made of them, in this order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ms_optim._groups import HOW, NOTES
+from parity.cases.formats import ulp
+from parity.hunt.diagnosis import diagnose, is_known
+from parity.judge.compare import FREE_RATIO, Verdict, compare
+from parity.runs.files import Run
+from parity.runs.follow import trace_of
+from parity.sides.trace import PARAMETER
+
+# How far apart a loss or a gradient may be, relative to its size, where the weights are the same; and how many times
+# further apart than the weights are, where they are not.
+SAME, AMPLIFIED = 1e-4, 100.0
+# The same of what an optimizer whose rule is not known makes of gradients.
+SAME_STEP = 1e-2
+# Weights before the first step, and numbers of groups, which may have been rounded to float32.
+ROUNDED = 1e-6
+# A gradient this small beside all others is noise, as that of a bias before a normalization.
+NOISE = 1e-6
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor in both runs: its L2 norms, how far apart they are relative to the larger, and the worst element."""
+
+    name: str
+    first: float
+    second: float
+    relative: float
+    ulps: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Where two runs part.
+
+    Attributes:
+        step (int): At which step, from 0; -1 is before the first.
+        whose (str): "names", "weights", "numbers", "loss", "gradient" or "optimizer".
+        text (str): What was found.
+        tensors (tuple[Tensor, ...]): What differs, in the order of the network.
+    """
+
+    step: int
+    whose: str
+    text: str
+    tensors: tuple[Tensor, ...] = ()
+
+    def __str__(self) -> str:
+        when = "before the first step" if self.step < 0 else f"at step {self.step}"
+        return f"{when}, {self.whose}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found of two runs; `drift` is how far apart their weights are before each step, at most and relatively.
+
+    `verdict` is that of the second by the first and a float64 run, if there is one.
+    """
+
+    steps: int
+    finding: Finding | None
+    drift: tuple[float, ...] = field(default=(), repr=False)
+    verdict: Verdict | None = None
+
+    @property
+    def equal(self) -> bool:
+        """Whether they part in nothing that rounding does not explain."""
+        return self.verdict.passed if self.verdict else self.finding is None
+
+    def __str__(self) -> str:
+        said = [f"first part {self.finding}"] if self.finding else []
+        if self.verdict:
+            said.append(f"parameters, by {FREE_RATIO:g} times the error of the first in float32: {self.verdict}")
+        if not self.finding:
+            said.append(
+                f"no step of {self.steps} parts them: numbers, losses, gradients and steps are as near as the weights. "
+                f"These drift apart by rounding, at most {self.drift[1]:.1g} of a tensor after the first step and "
+                f"{self.drift[-1]:.1g} after the last"
+            )
+        return "\n".join(said)
+
+
+class Incomparable(ValueError):
+    """Why two runs have nothing to compare."""
+
+
+def compare_runs(
+    first: Run, second: Run, truth: Run | None = None, names: Mapping[str, str] | None = None
+) -> Comparison:
+    """Find where the second run leaves the first, and whose it is.
+
+    Args:
+        first (Run): One run.
+        second (Run): The other, of the same network.
+        truth (Run): The first in float64. Then they are equal if the second is no further from it than ten times the
+            first is. Default: ``None`` .
+        names (Mapping[str, str]): What parameters of the second are called in the first. Default: ``None`` , the same,
+            or as torch calls them, which a run that was recorded in MindSpore with its network tells.
+
+    Raises:
+        Incomparable: If they have no steps, or no parameters in common.
+    """
+    pairs = _paired(first, second, names or {})
+    steps = min(len(first.steps), len(second.steps))
+    if not steps:
+        raise Incomparable("For 'compare', the runs must have steps, but got none.")
+    finding, drift = _found(first, second, pairs, steps)
+    verdict = None if truth is None else _judged(first, second, truth, pairs, steps)
+    return Comparison(steps, finding, tuple(drift), verdict)
+
+
+def _paired(first, second, given):
+    """The name of each parameter in both runs, in the order of the first."""
+    unknown = sorted({*given} - {*second.initial})
+    if unknown:
+        raise Incomparable(f"For 'compare', 'names' must be of {[*second.initial]}, but got {unknown}.")
+    told = {name: name for name in second.initial} | second.header.get("torch_names", {}) | given
+    as_torch = first.header.get("torch_names", {})
+    mine = {name: as_torch.get(name, name) for name in first.initial}
+    others = {called: name for name, called in told.items()}
+    others |= {name: name for name in second.initial if name in first.initial and name not in given}
+    pairs = {name: others[key] for name, called in mine.items() for key in (name, called) if key in others}
+    if not pairs:
+        raise Incomparable(
+            f"For 'compare', the runs must have parameters in common, but got {[*first.initial][:5]} and "
+            f"{[*second.initial][:5]}."
+        )
+    return pairs
+
+
+def _found(first, second, pairs, steps):
+    """The first finding, or None, and how far apart the weights are before each step."""
+    drift = []
+    mine = {name: first.initial[name] for name in pairs}
+    others = {name: second.initial[called] for name, called in pairs.items()}
+    finding = _begun(first, second, pairs, mine, others)
+    if finding:
+        return finding, drift
+    by_rule, wrong = _optimizers(first, second)
+    for i in range(steps):
+        one, other = first.steps[i], second.steps[i]
+        mine |= {name: one.before[name] for name in pairs if name in one.before}
+        others |= {name: other.before[called] for name, called in pairs.items() if called in other.before}
+        drift.append(max(tensor.relative for tensor in _tensors(mine, others)))
+        allowed = max(SAME, AMPLIFIED * drift[-1])
+        finding = (
+            _numbers(first, second, pairs, i)
+            or _loss(one, other, i, allowed)
+            or _gradients(one, other, pairs, i, allowed)
+            or (wrong if wrong and wrong.step <= i else None)
+        )
+        before = mine, others
+        mine = {name: one.parameters[name] for name in pairs}
+        others = {name: other.parameters[called] for name, called in pairs.items()}
+        if finding is None and not by_rule:
+            finding = _steps_taken(before, (mine, others), i, max(SAME_STEP, AMPLIFIED * allowed))
+        if finding:
+            return finding, drift
+    drift.append(max(tensor.relative for tensor in _tensors(mine, others)))
+    return None, drift
+
+
+def _begun(first, second, pairs, mine, others):
+    """What differs before the first step."""
+    left = [name for name in first.initial if name not in pairs]
+    missing = [name for name in second.initial if name not in pairs.values()]
+    if left or missing:
+        return Finding(-1, "names", f"only in the first {left or 'none'}, only in the second {missing or 'none'}")
+    shapes = [f"{name} {mine[name].shape} and {others[name].shape}" for name in pairs if not _fit(name, mine, others)]
+    if shapes:
+        return Finding(-1, "names", f"shapes differ: {', '.join(shapes)}")
+    apart = tuple(tensor for tensor in _tensors(mine, others) if not tensor.relative <= ROUNDED)
+    return Finding(-1, "weights", _said(apart, pairs), apart) if apart else None
+
+
+def _fit(name, mine, others):
+    return mine[name].shape == others[name].shape
+
+
+def _optimizers(first, second):
+    """Whether both follow rules that are known, and the finding where one follows another than it should."""
+    found = []
+    for run, name in ((first, first.header["optimizer"]), (second, second.header["optimizer"])):
+        name = name if is_known(name) else first.header["optimizer"]
+        try:
+            found.append(diagnose(trace_of(run), run, name))
+        except (TypeError, ValueError):  # no such rule, or the run does not say its numbers
+            return False, None
+    names = [run.header["optimizer"] for run in (first, second)]
+    followed = [_follows(diagnosis) for diagnosis in found]
+    if followed[0] == followed[1] and None not in followed:
+        return True, None
+    wrong = [(word, diagnosis) for word, diagnosis in zip(("first", "second"), found) if not diagnosis.is_right]
+    if not wrong:
+        return True, Finding(0, "optimizer", f"the first is {names[0]}, the second {names[1]}")
+    step = min(diagnosis.divergence.step if diagnosis.divergence else 0 for _, diagnosis in wrong)
+    text = "; ".join(f"of the {word}, {diagnosis}" for word, diagnosis in wrong)
+    return True, Finding(step, "optimizer", text)
+
+
+def _follows(diagnosis):
+    """What a run follows, to be told from another; None if it is nothing known."""
+    if diagnosis.is_right:
+        return diagnosis.optimizer
+    return (diagnosis.optimizer, *(words for words, _ in diagnosis.fits)) if diagnosis.fits else None
+
+
+def _numbers(first, second, pairs, i):
+    """The numbers of groups that differ, parameter by parameter."""
+    one, other = (_by_parameter(run, i) for run in (first, second))
+    differing: dict[tuple[str, str], list[str]] = {}
+    for name, called in pairs.items():
+        for key in one[name].keys() & other[called].keys() - {*HOW, *NOTES, "params"}:
+            mine, its = one[name][key], other[called][key]
+            if not _same_number(mine, its):
+                differing.setdefault((key, f"{_told(mine)} and {_told(its)}"), []).append(name)
+    if not differing:
+        return None
+    said = [f"{key} is {values} for {_some(names, len(pairs))}" for (key, values), names in sorted(differing.items())]
+    return Finding(i, "numbers", "; ".join(said) + _shifted(first, second, [key for key, _ in differing]))
+
+
+def _by_parameter(run, i):
+    groups = run.steps[i].groups
+    return {name: group for members, group in zip(run.header["groups"], groups) for name in members["params"]}
+
+
+def _told(value):
+    """A number as it is read, without the digits that it has by computation."""
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(map(_told, value))})"
+    return f"{value:.8g}" if isinstance(value, float) else str(value)
+
+
+def _same_number(one, other):
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_same_number, one, other))
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        return bool(np.isclose(one, other, rtol=ROUNDED, atol=0.0))
+    return one == other
+
+
+def _shifted(first, second, keys):
+    """Whether one has what the other had a step before, as where a schedule steps at another place."""
+    steps = min(len(first.steps), len(second.steps))
+    if steps < 3 or [*{*keys}] != ["lr"]:
+        return ""
+    one, other = ([run.steps[i].groups[0].get("lr") for i in range(steps)] for run in (first, second))
+    for word, early, late in (("second", one, other), ("first", other, one)):
+        if len({*early}) > 1 and all(map(_same_number, early[:-1], late[1:])):
+            return f": the {word} has the learning rates of one step before"
+    return ""
+
+
+def _loss(one, other, i, allowed):
+    if one.loss is None or other.loss is None:
+        return None
+    apart = _apart(one.loss, other.loss)
+    if apart <= allowed:
+        return None
+    text = f"{one.loss:.8g} and {other.loss:.8g}, {apart:.2g} apart where the weights are the same to {allowed:.2g}"
+    return Finding(i, "loss", f"{text}: other data, or another network or loss")
+
+
+def _gradients(one, other, pairs, i, allowed):
+    """The gradients that differ, in the order of the network; all by one factor is said as such."""
+    present = [
+        (name, name in one.gradients, called in other.gradients)
+        for name, called in pairs.items()
+        if (name in one.gradients) != (called in other.gradients)
+    ]
+    if present:
+        said = ", ".join(f"{name} in the {'first' if here else 'second'} alone" for name, here, _ in present)
+        return Finding(i, "gradient", f"there is one of {said}")
+    mine = {name: _dense(one, name) for name in pairs if name in one.gradients}
+    others = {name: _dense(other, pairs[name]) for name in mine}
+    tensors = _tensors(mine, others)
+    whole = np.sqrt(sum(tensor.first**2 for tensor in tensors if np.isfinite(tensor.first)))
+    apart = tuple(
+        tensor
+        for tensor in tensors
+        if not tensor.relative * max(tensor.first, tensor.second) <= allowed * max(tensor.first, NOISE * whole)
+    )
+    if not apart:
+        return None
+    factor = _factor(mine, others, allowed)
+    if factor is not None and len(apart) == len(tensors):
+        norms = [
+            float(np.sqrt(sum(np.square(grad, dtype=float).sum() for grad in side.values()))) for side in (mine, others)
+        ]
+        text = (
+            f"all of the second are those of the first times {factor:.7g}, of norms {norms[0]:.5g} and {norms[1]:.5g}: "
+            "a mean for a sum, a loss scale, a number of devices, or clipping in one of them"
+        )
+        return Finding(i, "gradient", text, apart)
+    return Finding(i, "gradient", _said(apart, pairs), apart)
+
+
+def _dense(step, name):
+    """A gradient, with the rows of a sparse one in order."""
+    grad = step.gradients[name]
+    if not isinstance(grad, tuple):
+        return grad
+    rows, values = grad
+    order = np.argsort(rows, kind="stable")
+    return np.concatenate([rows[order].reshape(-1, 1).astype(float), values[order].reshape(len(rows), -1)], 1)
+
+
+def _factor(mine, others, allowed):
+    """By what all of the second are the first, or None."""
+    product = sum(float((mine[name] * np.asarray(others[name], float)).sum()) for name in mine)
+    square = sum(float(np.square(grad, dtype=float).sum()) for grad in mine.values())
+    if not (np.isfinite(product) and square > 0 and product > 0):
+        return None
+    factor = product / square
+    scaled = {name: grad * factor for name, grad in mine.items()}
+    return factor if all(tensor.relative <= 10 * allowed for tensor in _tensors(scaled, others)) else None
+
+
+def _steps_taken(before, after, i, allowed):
+    """Where the same gradients led elsewhere."""
+    moved = [{name: np.subtract(new[name], old[name], dtype=float) for name in new} for old, new in zip(before, after)]
+    apart = tuple(tensor for tensor in _tensors(*moved) if not tensor.relative <= allowed)
+    if not apart:
+        return None
+    return Finding(
+        i, "optimizer", f"the same gradients go in, and other steps come out: {_said(apart, moved[0])}", apart
+    )
+
+
+def _tensors(mine, others):
+    """Each tensor of two runs."""
+    return [_tensor(name, mine[name], others[name]) for name in mine]
+
+
+def _tensor(name, one, other):
+    if one.shape != other.shape:
+        return Tensor(name, float("nan"), float("nan"), float("inf"), float("inf"))
+    with np.errstate(all="ignore"):
+        one, other = np.asarray(one, float), np.asarray(other, float)
+        both = (one == other) | (np.isnan(one) & np.isnan(other))
+        off = np.where(both, 0.0, one - other)
+        norms = [float(np.linalg.norm(side.ravel())) for side in (one, other)]
+        size = max(norm for norm in (*norms, 0.0) if not np.isnan(norm))
+        apart = float(np.linalg.norm(off.ravel()))
+        relative = 0.0 if apart == 0 else apart / size if size else float("inf")
+        ulps = np.abs(off).max(initial=0.0) / ulp(np.abs(one).max(initial=0.0), "float32")
+        return Tensor(name, *norms, float("inf") if np.isnan(relative) else relative, float(ulps))
+
+
+def _apart(one, other):
+    """How far apart two numbers are, relative to the larger; NaN is nothing but NaN."""
+    if one == other or (np.isnan(one) and np.isnan(other)):
+        return 0.0
+    apart = abs(one - other) / max(abs(one), abs(other))
+    return float("inf") if np.isnan(apart) else apart
+
+
+def _said(apart, everything):
+    """The tensors that differ, in words: how many, the last, which is nearest to the loss, and the furthest."""
+    worst, last = max(apart, key=lambda tensor: tensor.relative), apart[-1]
+    broken = [tensor.name for tensor in apart if np.isnan(tensor.first) != np.isnan(tensor.second)]
+    text = f"{len(apart)} of {len(everything)} differ, the last of the network {last.name!r} by {last.relative:.2g}"
+    text += "" if worst is last else f", the most {worst.name!r} by {worst.relative:.2g}"
+    return text + (f"; NaN in one alone: {_some(broken, len(everything))}" if broken else "")
+
+
+def _some(names, of):
+    if len(names) == of:
+        return "all"
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _judged(first, second, truth, pairs, steps):
+    """The verdict on the parameters of the second by the first and its run in float64."""
+    traces = []
+    for run, names in (
+        (second, pairs),
+        (first, {name: name for name in pairs}),
+        (truth, {name: name for name in pairs}),
+    ):
+        missing = [name for name in names.values() if name not in run.initial]
+        if missing or len(run.steps) < steps:
+            raise Incomparable(f"For 'compare', 'truth' must have {steps} steps of {[*pairs]}, but lacks {missing}.")
+        traces.append(
+            {
+                (PARAMETER, name): [run.steps[i].parameters[called] for i in range(steps)]
+                for name, called in names.items()
+            }
+        )
+    return compare(*traces, FREE_RATIO, initial={name: first.initial[name] for name in pairs})

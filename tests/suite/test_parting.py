@@ -1,0 +1,244 @@
+"""Where two runs part, and whose it is: causes that are planted are told apart and named."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers.recorded import network, opened, trained
+from safetensors.numpy import save_file
+
+from parity.__main__ import main
+from parity.hunt.parting import Incomparable, compare_runs
+from parity.runs import Step, Writer, read
+
+STEPS = 10
+
+
+def groups(net, **of_vectors):
+    """Matrices, and what is none."""
+    vectors = [param for param in net.parameters() if param.ndim < 2]
+    return [{"params": [param for param in net.parameters() if param.ndim > 1]}, {"params": vectors, **of_vectors}]
+
+
+def adamw(net, **options):
+    """The optimizer of the first run."""
+    return torch.optim.AdamW(groups(net), **{"lr": 0.02, "weight_decay": 0.1, **options})
+
+
+def run(folder, make=adamw, plant=lambda step, net, optimizer: None, before=lambda net: None, rate=None):
+    """A training with a learning rate that falls, in which `plant` may do something before each step."""
+    net = network()
+    before(net)
+    optimizer = make(net)
+
+    def between(step):
+        for group in optimizer.param_groups:
+            group["lr"] = (rate or (lambda step: 0.02 * 0.9**step))(step)
+        plant(step, net, optimizer)
+
+    trained(optimizer, net, folder, STEPS, between)
+    return read(folder)
+
+
+def scale(net, factor):
+    """Multiply all gradients."""
+    for param in net.parameters():
+        param.grad.mul_(factor)
+
+
+def planted(*, at, **grads):
+    """A cause in one step: the gradient of one parameter is multiplied."""
+
+    def plant(step, net, optimizer):
+        if step == at:
+            for name, factor in grads.items():
+                net.get_parameter(name.replace("_", ".")).grad.mul_(factor)
+
+    return plant
+
+
+# What the second run has, at which step they part, whose it is, and what is said.
+PLANTED = {
+    "a rate one step late": (
+        {"rate": lambda step: 0.02 * 0.9 ** max(step - 1, 0)},
+        (1, "numbers", "lr is 0.018 and 0.02 for all: the second has the learning rates of one step before"),
+    ),
+    "another rate at one step": (
+        {"rate": lambda step: 0.02 * 0.9 ** (step if step != 7 else 3)},
+        (7, "numbers", "lr is 0.009565938 and 0.01458 for all"),
+    ),
+    "betas of one group": (
+        {"make": lambda net: torch.optim.AdamW(groups(net, betas=(0.8, 0.999)), weight_decay=0.1)},
+        (0, "numbers", "betas is (0.9, 0.999) and (0.8, 0.999) for scale, 0.bias, 2.bias"),
+    ),
+    "no decay of vectors": (
+        {"make": lambda net: torch.optim.AdamW(groups(net, weight_decay=0.0), weight_decay=0.1)},
+        (0, "numbers", "weight_decay is 0.1 and 0 for scale, 0.bias, 2.bias"),
+    ),
+    "a sum for a mean": (
+        {"plant": lambda step, net, optimizer: scale(net, 24.0)},
+        (0, "gradient", "all of the second are those of the first times 24, of norms "),
+    ),
+    "clipping in one of them": (
+        {"plant": lambda step, net, optimizer: torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1)},
+        (0, "gradient", "and 0.1: a mean for a sum, a loss scale, a number of devices, or clipping in one of them"),
+    ),
+    "the gradient of one layer": (
+        {"plant": lambda step, net, optimizer: net[2].weight.grad.mul_(1.01)},
+        (0, "gradient", "1 of 5 differ, the last of the network '2.weight' by 0.0099"),
+    ),
+    "the gradient of one layer later": (
+        {"plant": lambda step, net, optimizer: net[0].bias.grad.add_(0.01) if step == 6 else None},
+        (6, "gradient", "1 of 5 differ, the last of the network '0.bias' by "),
+    ),
+    "NaN at one step": (
+        {"plant": lambda step, net, optimizer: net[2].bias.grad[1].fill_(float("nan")) if step == 4 else None},
+        (4, "gradient", "NaN in one alone: 2.bias"),
+    ),
+    "a gradient that is absent": (
+        {"plant": lambda step, net, optimizer: setattr(net.scale, "grad", None) if step == 2 else None},
+        (2, "gradient", "there is one of scale in the first alone"),
+    ),
+    "other weights": (
+        {"before": lambda net: net[0].weight.data.mul_(1.001)},
+        (-1, "weights", "1 of 5 differ, the last of the network '0.weight' by 0.001"),
+    ),
+    "another optimizer": (
+        {"make": lambda net: torch.optim.NAdam(groups(net), lr=0.02, weight_decay=0.1, decoupled_weight_decay=True)},
+        (0, "optimizer", "the first is AdamW, the second NAdam"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The run that all others are compared with."""
+    return run(tmp_path_factory.mktemp("first") / "run")
+
+
+@pytest.mark.parametrize("cause", PLANTED)
+def test_planted_causes_are_told_apart(cause, first, tmp_path):
+    """The step, whose it is, and what."""
+    options, (step, whose, text) = PLANTED[cause]
+    found = compare_runs(first, run(tmp_path / "run", **options))
+    assert (found.finding.step, found.finding.whose) == (step, whose), str(found)
+    assert text in found.finding.text and not found.equal
+
+
+def test_the_optimizer_is_diagnosed(first, tmp_path):
+    """From numbers that are said and gradients that are the same: an epsilon that is another."""
+
+    class Wrong(torch.optim.AdamW):
+        def step(self, closure=None):
+            told = [group["eps"] for group in self.param_groups]
+            for group in self.param_groups:
+                group["eps"] = 1e-4
+            super().step()
+            for group, eps in zip(self.param_groups, told):
+                group["eps"] = eps
+
+    Wrong.__name__ = "AdamW"
+    second = run(tmp_path / "run", lambda net: Wrong(groups(net), lr=0.02, weight_decay=0.1))
+    found = compare_runs(first, with_eps(second, 1e-8))
+    assert (found.finding.step, found.finding.whose) == (0, "optimizer"), str(found)
+    assert "of the second, it follows AdamW with this mistake: eps 0.0001 for 1e-08 (ratio " in found.finding.text
+
+
+def with_eps(run, eps):
+    """The run with another number said."""
+    steps = [
+        type(step)(**{**vars(step), "groups": [{**group, "eps": eps} for group in step.groups]}) for step in run.steps
+    ]
+    header = {**run.header, "groups": [{**group, "eps": eps} for group in run.header["groups"]]}
+    return type(run)(header, run.initial, run.initial_state, steps)
+
+
+def test_the_same_training_does_not_part(first, tmp_path):
+    """Nor does one whose rounding is another, which drifts."""
+    again = compare_runs(first, run(tmp_path / "again"))
+    assert again.equal and max(again.drift) == 0.0 and again.verdict is None
+    other = run(tmp_path / "other", plant=lambda step, net, optimizer: scale(net, 1 + 1e-6))
+    found = compare_runs(first, other)
+    assert found.equal and 0 < found.drift[1] < found.drift[-1] < 1e-3
+    assert "no step of 10 parts them" in str(found) and "after the last" in str(found)
+
+
+def test_a_float64_run_is_a_truth(first, tmp_path):
+    """By which both are judged, as a free run is."""
+    net = network().double()
+    trained(adamw(net), net, tmp_path / "truth", STEPS, dtype=torch.float64)
+    truth = read(tmp_path / "truth")
+    second = run(tmp_path / "second", rate=lambda step: 0.02)
+    constant = run(tmp_path / "constant", rate=lambda step: 0.02)
+    assert compare_runs(constant, second, truth).verdict.passed
+    found = compare_runs(constant, first, truth)
+    assert not found.equal and found.finding.whose == "numbers"
+    with pytest.raises(Incomparable, match="'truth' must have 10 steps of"):
+        compare_runs(constant, second, written(tmp_path / "none", {"w": np.ones(2, np.float32)}))
+
+
+def written(folder, initial, names=None, gradient=1.0, optimizer="Mine", loss=None, steps=3):
+    """A run of an optimizer that nothing is known of."""
+    notes = {} if names is None else {"torch_names": names}
+    writer = Writer(folder, optimizer, [{"params": [*initial], "lr": 0.1}], initial, notes=notes)
+    now = dict(initial)
+    for _ in range(steps):
+        grads = {name: np.full_like(value, gradient) for name, value in now.items()}
+        now = {name: value - np.float32(0.1) * grads[name] for name, value in now.items()}
+        writer.add(Step([{"lr": 0.1}], grads, now, {}, loss=loss))
+    return read(folder)
+
+
+def test_rules_that_are_not_known_are_compared_by_their_steps(tmp_path):
+    """The same gradients go in; and the loss is before them."""
+    weight = np.linspace(1, 2, 4, dtype=np.float32)
+    one = written(tmp_path / "one", {"w": weight}, loss=1.0)
+    other = written(tmp_path / "other", {"w": weight}, loss=1.0)
+    assert compare_runs(one, other).equal
+    file = tmp_path / "other" / "000001.safetensors"
+    tensors, metadata = opened(file)
+    tensors["parameter/w"] -= 0.01
+    save_file(tensors, file, metadata)
+    found = compare_runs(one, other).finding
+    assert (found.step, found.whose) == (1, "optimizer")
+    assert "the same gradients go in, and other steps come out: 1 of 1 differ" in found.text
+    later = written(tmp_path / "later", {"w": weight}, loss=1.1)
+    found = compare_runs(one, later).finding
+    assert (found.step, found.whose) == (0, "loss") and "1 and 1.1, 0.091 apart" in found.text
+
+
+def test_names_are_matched(tmp_path):
+    """As torch calls them, if the run says it, or as given; what has none is named."""
+    weight, gain = np.ones((2, 3), np.float32), np.ones(3, np.float32)
+    one = written(tmp_path / "one", {"fc.weight": weight, "norm.weight": gain})
+    other = written(tmp_path / "other", {"fc.weight": weight, "norm.gamma": gain}, {"norm.gamma": "norm.weight"})
+    assert compare_runs(one, other).equal and compare_runs(other, one).equal
+    bare = written(tmp_path / "bare", {"fc.weight": weight, "norm.gamma": gain})
+    found = compare_runs(one, bare).finding
+    assert found.whose == "names" and "only in the first ['norm.weight'], only in the second ['norm.g" in found.text
+    assert compare_runs(one, bare, names={"norm.gamma": "norm.weight"}).equal
+    with pytest.raises(Incomparable, match=r"'names' must be of \['fc.weight', 'norm.gamma'\], but got \['x'\]"):
+        compare_runs(one, bare, names={"x": "norm.weight"})
+    with pytest.raises(Incomparable, match=r"must have parameters in common, but got \['fc.weight', 'norm.weight'\]"):
+        compare_runs(one, written(tmp_path / "none", {"a": gain}))
+    with pytest.raises(Incomparable, match="must have steps, but got none"):
+        compare_runs(one, written(tmp_path / "empty", {"fc.weight": weight}, steps=0))
+    shapes = written(tmp_path / "shapes", {"fc.weight": weight.T.copy(), "norm.weight": gain})
+    assert "shapes differ: fc.weight (2, 3) and (3, 2)" in compare_runs(one, shapes).finding.text
+
+
+def test_command(tmp_path, capsys):
+    """A table of what differs; exit codes."""
+    run(tmp_path / "first")
+    run(tmp_path / "second", plant=lambda step, net, optimizer: net[2].weight.grad.mul_(1.01))
+    argv = ["compare", str(tmp_path / "first"), str(tmp_path / "second")]
+    assert main(argv) == 1
+    said = capsys.readouterr().out
+    assert "first part at step 0, gradient: 1 of 5 differ" in said and "norm in RUN_A" in said
+    assert main([*argv[:2], argv[1]]) == 0
+    assert "no step of 10 parts them" in capsys.readouterr().out
+    assert main([*argv, "--truth", str(tmp_path / "none")]) == 2
+    (tmp_path / "names.json").write_text(json.dumps({"none": "scale"}))
+    assert main([*argv, "--names", str(tmp_path / "names.json")]) == 2
+    assert "'names' must be of" in capsys.readouterr().err
