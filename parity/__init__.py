@@ -1,11 +1,14 @@
 """Compares optimizers of MindSpore with those of PyTorch, step by step: every parameter and every state slot.
 
-`parity.record` records a training of yours in PyTorch, and `python -m parity replay` drives an optimizer of MindSpore
-with what it recorded; `parity.runs` says what is in the files.
+`parity.record` records a training of yours, and `python -m parity` with `replay`, `compare` or `diagnose` says where
+and why it parts from another; `parity.runs` says what is in the files.
 """
 
 import importlib
+import sys
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 # The packages of the extra `parity`, which a plain installation of ms_optim does not bring.
 EXTRA = ("hypothesis", "matplotlib", "rich", "safetensors", "sklearn", "torch")
@@ -27,7 +30,63 @@ def require() -> None:
         )
 
 
-def __getattr__(name: str):
-    if name != "record":  # which needs torch, where MindSpore need not be
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    return importlib.import_module("parity.runs.torch").record
+def record(optimizer: Any, folder: str | Path, model: Any = None, first: int | None = None, **options: Any) -> Any:
+    """Make a block in which the steps of an optimizer are recorded into a folder, as `parity.runs` describes it.
+
+    A loop in PyTorch, and one in MindSpore that calls the optimizer, stay as they are. Where the steps of MindSpore are
+    taken in a graph, as in `Model.train`, the graph is given the `optimizer` of the block, and `callback()` of the
+    block is among the callbacks, or `taken(loss)` is called after each step.
+
+    Args:
+        optimizer (Union[torch.optim.Optimizer, mindspore.nn.Optimizer]): Of either framework, which need not be there
+            beside the other.
+        folder (Union[str, Path]): Where to; it is made, and must not hold a run.
+        model (Union[None, torch.nn.Module, mindspore.nn.Cell]): The network, which has the names of the parameters.
+            Those of a Cell are called as torch calls them, so that runs of both can be compared. Default: ``None`` .
+        first (Union[None, int]): After so many steps nothing more is recorded. Default: ``None`` .
+        options: For MindSpore's own optimizers, which do not tell their numbers, `arguments` in torch's words.
+
+    Returns:
+        A block with `steps`, how many were recorded, and `loss(value)`, which says what the loss of the next step is.
+
+    Raises:
+        TypeError: If the optimizer is none of either, or its step evaluates a closure more than once.
+        ValueError: If a parameter has no name, or two have the same; in a step, if a group was added.
+        FileExistsError: If the folder holds a run.
+
+    Examples:
+        >>> import parity
+        >>> import torch
+        >>> net = torch.nn.Linear(3, 1)
+        >>> optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+        >>> with parity.record(optimizer, "linear", model=net) as run:
+        ...     for _ in range(3):
+        ...         optimizer.zero_grad()
+        ...         loss = net(torch.ones(2, 3)).square().mean()
+        ...         loss.backward()
+        ...         run.loss(loss)
+        ...         optimizer.step()
+        >>> run.steps
+        3
+        >>> import ms_optim
+        >>> from mindspore import Tensor, nn, value_and_grad
+        >>> net = nn.Dense(3, 1)
+        >>> optimizer = ms_optim.AdamW(net.trainable_params(), lr=0.1)
+        >>> step = value_and_grad(net, None, optimizer.parameters)
+        >>> with parity.record(optimizer, "dense", model=net) as run:
+        ...     for _ in range(3):
+        ...         loss, gradients = step(Tensor([[1.0, 1.0, 1.0]]))
+        ...         run.loss(loss)
+        ...         done = optimizer(gradients)
+        >>> run.steps
+        3
+    """
+    for module in ("torch.optim", "mindspore.nn"):
+        framework = sys.modules.get(module)  # whose it is has been imported
+        if framework is not None and isinstance(optimizer, framework.Optimizer):
+            side = importlib.import_module(f"parity.runs.{module.partition('.')[0]}")
+            return side.Recording(optimizer, folder, model, first, **options)
+    raise TypeError(
+        f"For 'record', 'optimizer' must be a torch.optim.Optimizer or a mindspore.nn.Optimizer, but got "
+        f"{type(optimizer).__name__}."
+    )

@@ -1,7 +1,7 @@
 """`python -m parity`: verify optimizers against PyTorch, in a minute or in full; exit with 1 if one parts from it.
 
 For example: `python -m parity`, `python -m parity AdamW EMA --full --report out`, `python -m parity SGD --mutants`.
-With a run of yours: `python -m parity record --help`, `python -m parity replay --help`.
+With runs of yours: `python -m parity record --help`, and the same of `replay`, `compare` and `diagnose`.
 """
 
 import argparse

@@ -29,8 +29,8 @@ def record(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.steps < 1:
         parser.error(f"--steps must be at least 1, but got {options.steps}")
-    from parity.runs.torch import record as recorded  # torch is not needed for the other verb
-    from parity.sides import torch, torch_networks
+    from parity import record as recorded
+    from parity.sides import torch, torch_networks  # torch is not needed for the other verbs
 
     case, model = ENTRIES[options.optimizer].training, options.model or ENTRIES[options.optimizer].network
     runs = []

@@ -104,8 +104,8 @@ def compare_runs(
         second (Run): The other, of the same network.
         truth (Run): The first in float64. Then they are equal if the second is no further from it than ten times the
             first is. Default: ``None`` .
-        names (Mapping[str, str]): What parameters of the second are called in the first. Default: ``None`` , the same,
-            or as torch calls them, which a run that was recorded in MindSpore with its network tells.
+        names (Mapping[str, str]): What parameters of the second are called in the first, if not the same.
+            Default: ``None`` .
 
     Raises:
         Incomparable: If they have no steps, or no parameters in common.
@@ -124,12 +124,8 @@ def _paired(first, second, given):
     unknown = sorted({*given} - {*second.initial})
     if unknown:
         raise Incomparable(f"For 'compare', 'names' must be of {[*second.initial]}, but got {unknown}.")
-    told = {name: name for name in second.initial} | second.header.get("torch_names", {}) | given
-    as_torch = first.header.get("torch_names", {})
-    mine = {name: as_torch.get(name, name) for name in first.initial}
-    others = {called: name for name, called in told.items()}
-    others |= {name: name for name in second.initial if name in first.initial and name not in given}
-    pairs = {name: others[key] for name, called in mine.items() for key in (name, called) if key in others}
+    others = {name: name for name in second.initial} | {called: name for name, called in given.items()}
+    pairs = {name: others[name] for name in first.initial if name in others}
     if not pairs:
         raise Incomparable(
             f"For 'compare', the runs must have parameters in common, but got {[*first.initial][:5]} and "

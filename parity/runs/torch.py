@@ -15,10 +15,10 @@ from parity.sides.torch_settings import default_dtype
 OWNER = "record"
 
 
-class record:
-    """A block in which the steps of an optimizer are recorded into a folder, as `parity.runs` describes it.
+class Recording:
+    """A block in which the steps of an optimizer of torch are recorded; `parity.record` makes it.
 
-    Nothing else in the loop changes. A float64 twin of the optimizer takes the same steps, on the gradients and the
+    A float64 twin of the optimizer takes the same steps, on the gradients and the
     numbers that are recorded: it is the truth by which a replay is judged.
 
     Args:
@@ -34,24 +34,9 @@ class record:
         seconds (float): What recording has taken, the twin's steps included.
 
     Raises:
-        TypeError: If the optimizer is none of torch's, or its step evaluates a closure more than once.
+        TypeError: If the optimizer's step evaluates a closure more than once.
         ValueError: If a parameter has no name, or two have the same; in a step, if a group was added.
         FileExistsError: If the folder holds a run.
-
-    Examples:
-        >>> import parity
-        >>> import torch
-        >>> net = torch.nn.Linear(3, 1)
-        >>> optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
-        >>> with parity.record(optimizer, "linear", model=net) as run:
-        ...     for _ in range(3):
-        ...         optimizer.zero_grad()
-        ...         loss = net(torch.ones(2, 3)).square().mean()
-        ...         loss.backward()
-        ...         run.loss(loss)
-        ...         optimizer.step()
-        >>> run.steps
-        3
     """
 
     def __init__(
@@ -61,10 +46,6 @@ class record:
         model: torch.nn.Module | None = None,
         first: int | None = None,
     ):
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(
-                f"For '{OWNER}', 'optimizer' must be a torch.optim.Optimizer, but got {type(optimizer).__name__}."
-            )
         if isinstance(optimizer, torch.optim.LBFGS):
             raise TypeError(f"For '{OWNER}', 'optimizer' must evaluate a closure once in a step, but got LBFGS.")
         if first is not None and (not isinstance(first, int) or isinstance(first, bool) or first < 1):

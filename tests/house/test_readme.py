@@ -32,7 +32,7 @@ def test_docstrings(name):
     assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
 
 
-@pytest.mark.parametrize("name", ["parity.runs.files", "parity.runs.torch"])
+@pytest.mark.parametrize("name", ["parity.runs.files", "parity"])
 def test_docstrings_of_runs(name, tmp_path, monkeypatch):
     """Those that users of their own runs read; they write files."""
     monkeypatch.chdir(tmp_path)

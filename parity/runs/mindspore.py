@@ -1,0 +1,267 @@
+"""Records a run of MindSpore: direct calls as they are, and steps in graphs by an optimizer around the optimizer."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore.train import Callback
+
+from ms_optim.convert.names import in_torch_words
+from parity.runs.files import Step, Writer
+from parity.sides.mindspore import state, values
+
+OWNER = "record"
+
+
+class Recording:
+    """A block in which the steps of an optimizer of MindSpore are recorded; `parity.record` makes it.
+
+    Args:
+        optimizer (mindspore.nn.Optimizer): Of this library, of MindSpore or your own.
+        folder (Union[str, Path]): Where to; it is made, and must not hold a run.
+        model (Union[None, mindspore.nn.Cell]): The network: parameters are then called, and shaped, as torch's are.
+            Default: ``None`` , the names of the Parameters.
+        first (Union[None, int]): After so many steps nothing more is recorded. Default: ``None`` .
+        arguments (Mapping[str, Any]): The numbers of an optimizer that is none of this library, in torch's words.
+            Default: ``None`` , its learning rate alone.
+
+    Attributes:
+        optimizer (mindspore.nn.Optimizer): What takes the steps of a training cell, `Model.train` or a function under
+            `@ms.jit`: the optimizer, with the gradients kept where they can be read. Its steps are recorded one by one:
+            by `callback`, or by `taken` after each.
+        steps (int): How many were recorded.
+    """
+
+    def __init__(
+        self,
+        optimizer: nn.Optimizer,
+        folder: str | Path,
+        model: nn.Cell | None = None,
+        first: int | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ):
+        if first is not None and (not isinstance(first, int) or isinstance(first, bool) or first < 1):
+            raise ValueError(f"For '{OWNER}', 'first' must be an int of at least 1 or None, but got {first!r}.")
+        self._inner, self._first, self._arguments = optimizer, first, dict(arguments or {})
+        if model is not None and not isinstance(model, nn.Cell):
+            raise TypeError(f"For '{OWNER}', 'model' must be a Cell or None, but got {type(model).__name__}.")
+        # A container that a network is put into later gives its Parameters other names.
+        self._params = [*optimizer.parameters]
+        self._first_names = [param.name for param in self._params]
+        self._names, self._shapes = self._first_names, [tuple(param.shape) for param in self._params]
+        if model is not None:
+            rows = {row.parameter: row for row in in_torch_words(model)[0].values()}
+            missing = sorted({*self._names} - {*rows})
+            if missing:
+                raise ValueError(
+                    f"For '{OWNER}', 'model' must have all parameters of the optimizer, but got none of {missing}."
+                )
+            self._shapes = [rows[name].torch_shape for name in self._names]
+            self._names = [rows[name].torch for name in self._names]
+        self.steps, self._loss = 0, None
+        now = self._values()
+        self._writer = Writer(
+            folder,
+            type(optimizer).__name__,
+            [{"params": members, **numbers} for members, numbers in zip(self._members(), self._numbers())],
+            now,
+            self._state() if self._has_stepped() else None,
+            [name for name, param in zip(self._names, self._params) if param.dtype == ms.bfloat16],
+            {
+                "versions": {"mindspore": ms.__version__, "numpy": np.__version__, "python": sys.version.split()[0]},
+                "command": " ".join(sys.argv),
+                "seed": ms.get_seed(),
+                "device": ms.get_context("device_target"),
+                "mode": "graph" if ms.get_context("mode") == ms.GRAPH_MODE else "pynative",
+            },
+        )
+        self._last, self._next, self._ready = now, self._numbers(), None
+        self.optimizer = _Around(optimizer)
+        self._count, self._class = 0, type(optimizer)
+
+    def __enter__(self):
+        self._count = int(self.optimizer.steps_seen.asnumpy())
+        recording = self
+
+        def called(optimizer, gradients, *args, **kwargs):
+            if recording._is_done() or recording.optimizer.taking:
+                return recording._class.__call__(optimizer, gradients, *args, **kwargs)
+            before, numbers = recording._changed(), recording._numbers()
+            kept = recording._gradients(gradients)
+            done = recording._class.__call__(optimizer, gradients, *args, **kwargs)
+            recording._add(kept, numbers, before)
+            return done
+
+        # A special method is looked up in the class, so that the optimizer is given another for the while.
+        self._inner.__class__ = type(self._class.__name__, (self._class,), {"__call__": called})
+        return self
+
+    def __exit__(self, *error):
+        self._inner.__class__ = self._class
+
+    def loss(self, value: Any) -> None:
+        """Say what the loss of the step is that comes next, or of the one that `taken` records."""
+        self._loss = float(value.asnumpy() if isinstance(value, Tensor) else value)
+
+    def taken(self, loss: Any = None) -> None:
+        """Record the step that a graph has just taken by `optimizer`; one that a loss scale has skipped is none.
+
+        Raises:
+            ValueError: If there was more than one: with `dataset_sink_mode` a sink size of 1 is needed.
+        """
+        count = int(self.optimizer.steps_seen.asnumpy())
+        new, self._count = count - self._count, count
+        if self._is_done() or not new:
+            return
+        if new > 1:
+            raise ValueError(f"For '{OWNER}', 'taken' must be called after each step, but got {new} since the last.")
+        if loss is not None:
+            self.loss(loss)
+        numbers, before = self._ready or ([*map(self._as_it_was, self._next, self._numbers(), self._groups())], {})
+        self._add(self._gradients(self.optimizer.gradients), numbers, before)
+
+    def begin(self) -> None:
+        """Read what a step begins with that a graph is about to take; else, when `taken` is called, it is read then."""
+        if not self._is_done():
+            self._ready = self._numbers(), self._changed()
+
+    def callback(self) -> Callback:
+        """What `Model.train` takes among its callbacks, to record each step and its loss."""
+        return _Taken(self)
+
+    def _is_done(self):
+        return self._first is not None and self.steps >= self._first
+
+    def _has_stepped(self):
+        return bool(getattr(self._inner, "global_step", None) is not None and self._inner.global_step.asnumpy().any())
+
+    def _changed(self):
+        """The parameters that were changed since the step before, as they are now."""
+        now = self._values()
+        return {name: value for name, value in now.items() if not np.array_equal(value, self._last[name], True)}
+
+    def _values(self):
+        return {
+            name: value.reshape(shape)
+            for name, shape, value in zip(self._names, self._shapes, values(self._params).values())
+        }
+
+    def _state(self):
+        """That of each parameter; a slot of its shape has the shape that torch's has."""
+        kept, found = state(self._inner), {}
+        for param, first, name, shape in zip(self._params, self._first_names, self._names, self._shapes):
+            slots = kept.get(param.name, kept.get(first, {}))
+            found[name] = {
+                slot: value.reshape(shape) if value.shape == tuple(param.shape) else value
+                for slot, value in slots.items()
+            }
+        return found
+
+    def _gradients(self, gradients):
+        kept = {}
+        for grad, name, shape in zip(gradients, self._names, self._shapes):
+            if isinstance(grad, tuple):
+                kept[name] = tuple(part.asnumpy().copy() for part in grad)
+            elif grad is not None:
+                array = grad.asnumpy()
+                array = array.astype(np.float32) if array.dtype.name == "bfloat16" else array.copy()
+                kept[name] = array.reshape(shape)
+        return kept
+
+    def _groups(self):
+        return getattr(self._inner, "param_groups", [None])
+
+    def _members(self):
+        name_of = {id(param): name for param, name in zip(self._params, self._names)}
+        return [
+            self._names if group is None else [name_of[id(param)] for param in group["params"]]
+            for group in self._groups()
+        ]
+
+    def _numbers(self):
+        """The arguments of each group, as they are for the step that comes."""
+        return [
+            self._of_stock()
+            if group is None
+            else {key: _plain(_now(group, key)) for key in group if key not in ("params", "param_names")}
+            for group in self._groups()
+        ]
+
+    def _of_stock(self):
+        rate = self._inner.get_lr()
+        rates = {float(one.asnumpy()) for one in (rate if isinstance(rate, (list, tuple)) else [rate])}
+        return {**({"lr": rates.pop()} if len(rates) == 1 else {}), **self._arguments}
+
+    @staticmethod
+    def _as_it_was(before, now, group):
+        """The numbers of a step that was taken: one on a schedule has moved on, any other may have been set before."""
+        if group is None:
+            return before
+        return {key: before.get(key) if group.follows(key) else value for key, value in now.items()}
+
+    def _add(self, gradients, numbers, before):
+        now = self._values()
+        self._writer.add(Step(numbers, gradients, now, self._state(), before=before, loss=self._loss))
+        self._last, self._next, self._loss, self._ready = now, self._numbers(), None, None
+        self.steps += 1
+
+
+class _Around(nn.Optimizer):
+    """Keeps the gradients in Parameters of its own, counts, and takes the step of the optimizer inside."""
+
+    def __init__(self, inner):
+        super().__init__(0.0, inner.parameters)
+        self.inner = inner
+        self.gradients = ParameterTuple(
+            Parameter(ops.zeros(param.shape, param.dtype), name=f"recorded.{param.name}", requires_grad=False)
+            for param in inner.parameters
+        )
+        self.steps_seen = Parameter(Tensor(0, ms.int32), name="recorded", requires_grad=False)
+        self.count, self.taking = len(self.gradients), False
+
+    def __call__(self, gradients):
+        """Take a step outside of a graph, whose own call is not to be recorded beside it."""
+        self.taking = True
+        try:
+            return super().__call__(gradients)
+        finally:
+            self.taking = False
+
+    def construct(self, gradients):
+        """Keep them, and step."""
+        for i in range(self.count):
+            ops.assign(self.gradients[i], gradients[i].to(self.gradients[i].dtype))
+        ops.assign_add(self.steps_seen, Tensor(1, ms.int32))
+        return self.inner(gradients)
+
+
+class _Taken(Callback):
+    """Records a step after each of `Model.train`."""
+
+    def __init__(self, recording):
+        super().__init__()
+        self._recording = recording
+
+    def on_train_step_begin(self, run_context):
+        """Read what the step begins with."""
+        self._recording.begin()
+
+    def on_train_step_end(self, run_context):
+        """Record it, with its loss."""
+        outputs = run_context.original_args().net_outputs
+        outputs = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+        self._recording.taken(outputs if isinstance(outputs, Tensor) and outputs.size == 1 else None)
+
+
+def _now(group, key):
+    """An argument as it is for the step that comes."""
+    return group.current(key) if key in group.settable else group[key]
+
+
+def _plain(value):
+    """A number as JSON has it."""
+    return value.asnumpy().tolist() if isinstance(value, Tensor) else value

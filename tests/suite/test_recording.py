@@ -1,0 +1,232 @@
+"""Trainings in MindSpore are recorded: direct calls, cells, `Model.train`; and compared with those of torch."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.dataset import NumpySlicesDataset
+from mindspore.train import Model
+
+import ms_optim
+import parity
+from ms_optim.convert import to_mindspore
+from parity.hunt.diagnosis import diagnose
+from parity.hunt.parting import compare_runs
+from parity.runs import read
+from parity.runs.follow import trace_of
+
+STEPS = 5
+DATA = np.random.default_rng(0).normal(size=(STEPS * 6, 2, 4)).astype(np.float32)
+
+
+class Torch(torch.nn.Module):
+    """A convolution along a line, a normalization and a layer."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = torch.nn.Conv1d(2, 3, 3, padding=1), torch.nn.LayerNorm([3, 4])
+        self.head = torch.nn.Linear(12, 1)
+
+    def forward(self, x):
+        """Compute it."""
+        return self.head(self.norm(self.conv(x)).flatten(1))
+
+
+class Ours(nn.Cell):
+    """The same, with MindSpore's names."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(2, 3, 3, has_bias=True), nn.LayerNorm([3, 4], 1, 1, epsilon=1e-5)
+        self.head = nn.Dense(12, 1)
+
+    def construct(self, x):
+        """Compute it."""
+        return self.head(self.norm(self.conv(x)).reshape(x.shape[0], 12))
+
+
+def network():
+    """Ours, with the weights of torch's."""
+    net = Ours()
+    to_mindspore(net, Torch().state_dict())
+    return net
+
+
+def recorded_in_torch(folder, make):
+    """A training there."""
+    net = Torch()
+    optimizer = make(net)
+    with parity.record(optimizer, folder, model=net) as run:
+        for batch in torch.tensor(DATA).chunk(STEPS):
+            optimizer.zero_grad()
+            loss = net(batch).square().mean()
+            loss.backward()
+            run.loss(loss)
+            optimizer.step()
+    return read(folder)
+
+
+class Square(nn.Cell):
+    """A loss without labels."""
+
+    def construct(self, x):
+        """Compute it."""
+        return x.square().mean()
+
+
+def called(net, optimizer, run=None, data=DATA):
+    """A loop that calls the optimizer."""
+    step = ms.value_and_grad(nn.SequentialCell(net, Square()), None, optimizer.parameters)
+    for batch in np.split(data, STEPS):
+        loss, gradients = step(Tensor(batch))
+        if run:
+            run.loss(loss)
+        optimizer(gradients)
+
+
+def trained(net, optimizer, run=None, data=DATA):
+    """`Model.train`, which runs in a graph."""
+    batches = NumpySlicesDataset((data,), shuffle=False).batch(6)
+    Model(nn.SequentialCell(net, Square()), optimizer=run.optimizer if run else optimizer).train(
+        1, batches, callbacks=[run.callback()] if run else [], dataset_sink_mode=False
+    )
+
+
+WAYS = {"called": called, "trained": trained}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_port_that_is_right_does_not_part(way, either, tmp_path):
+    """Names and shapes are torch's; the weights have the bits that they have where nothing is recorded."""
+    first = recorded_in_torch(tmp_path / "torch", lambda net: torch.optim.AdamW(net.parameters(), lr=0.01))
+    net = network()
+    optimizer = ms_optim.AdamW(net.trainable_params(), lr=0.01)
+    with parity.record(optimizer, tmp_path / "mindspore", model=net) as run:
+        WAYS[way](net, optimizer, run)
+    assert run.steps == STEPS and type(optimizer) is ms_optim.AdamW
+    second = read(tmp_path / "mindspore")
+    assert {name: value.shape for name, value in second.initial.items()} == {
+        name: value.shape for name, value in first.initial.items()
+    }
+    assert {*second.steps[0].state["conv.weight"]} == {"step", "exp_avg", "exp_avg_sq"}
+    assert second.steps[0].state["conv.weight"]["exp_avg"].shape == (3, 2, 3)
+    assert len({step.gradients["head.weight"].tobytes() for step in second.steps}) == STEPS
+    assert all(np.isfinite(step.loss) for step in second.steps)
+    found = compare_runs(first, second)
+    assert found.equal and 0 < found.drift[-1] < 1e-4, str(found)
+    assert diagnose(trace_of(second), second).is_right
+    other = network()
+    WAYS[way](other, ms_optim.AdamW(other.trainable_params(), lr=0.01))
+    for mine, its in zip(net.trainable_params(), other.trainable_params()):
+        assert np.array_equal(mine.asnumpy(), its.asnumpy())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_port_with_mindsporess_optimizer_parts_by_it(way, graph, tmp_path):
+    """At the first step, and what it does is named."""
+    first = recorded_in_torch(tmp_path / "torch", lambda net: torch.optim.Adam(net.parameters(), lr=0.02))
+    net = network()
+    optimizer = nn.Adam(net.trainable_params(), 0.02)
+    told = {"betas": [0.9, 0.999], "eps": 1e-8}
+    with parity.record(optimizer, tmp_path / "mindspore", model=net, arguments=told) as run:
+        WAYS[way](net, optimizer, run)
+    second = read(tmp_path / "mindspore")
+    assert second.steps[1].groups == [{"lr": pytest.approx(0.02), **told}]
+    found = compare_runs(first, second).finding
+    assert found.whose == "optimizer", str(found)
+    assert "eps before the bias correction" in found.text
+
+
+def test_a_schedule_that_steps_late_is_named(graph, tmp_path):
+    """A list of rates in torch that ours has moved by one."""
+
+    def between(optimizer):
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+    net = Torch()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    schedule = between(optimizer)
+    with parity.record(optimizer, tmp_path / "torch", model=net):
+        for batch in torch.tensor(DATA).chunk(STEPS):
+            optimizer.zero_grad()
+            net(batch).square().mean().backward()
+            optimizer.step()
+            schedule.step()
+    net = network()
+    optimizer = ms_optim.SGD(net.trainable_params(), lr=[0.1, *(0.1 * 0.5**step for step in range(STEPS))])
+    with parity.record(optimizer, tmp_path / "mindspore", model=net):
+        called(net, optimizer)
+    found = compare_runs(read(tmp_path / "torch"), read(tmp_path / "mindspore")).finding
+    assert (found.step, found.whose) == (1, "numbers")
+    assert "the second has the learning rates of one step before" in found.text
+
+
+class Careful(nn.TrainOneStepCell):
+    """A training cell that takes no step on gradients that are not finite."""
+
+    def construct(self, x):
+        """Train on a batch."""
+        loss = self.network(x)
+        grads = self.grad(self.network, self.weights)(x, ops.ones_like(loss))
+        if ops.isfinite(grads[0]).all():
+            self.optimizer(grads)
+        return loss
+
+
+def test_a_step_that_a_loss_scale_skips_is_none(graph, tmp_path):
+    """In a training cell; and what is changed between direct calls is said."""
+    net = nn.Dense(3, 1)
+    optimizer = ms_optim.AdamW(net.trainable_params(), lr=0.01)
+    with parity.record(optimizer, tmp_path / "cell") as run:
+        cell = Careful(nn.SequentialCell(net, Square()), run.optimizer)
+        for value in (1.0, np.inf, 2.0):
+            run.taken(cell(Tensor(np.full((4, 3), value, np.float32))))
+    assert run.steps == 2
+    assert read(tmp_path / "cell").steps[1].groups[0]["lr"] == pytest.approx(0.01)
+    assert [*read(tmp_path / "cell").initial] == ["weight", "bias"]
+    weight = Parameter(np.ones(3, np.float32), name="w")
+    optimizer = ms_optim.SGD([weight], lr=0.5, momentum=0.9)
+    with parity.record(optimizer, tmp_path / "run", first=3) as run:
+        for step in range(4):
+            optimizer((Tensor(np.ones(3, np.float32)),) if step != 1 else (None,))
+            if step == 1:
+                weight.set_data(Tensor(np.zeros(3, np.float32)))
+    run = read(tmp_path / "run")
+    assert [[*step.before] for step in run.steps] == [[], [], ["w"]]
+    assert [[*step.gradients] for step in run.steps] == [["w"], [], ["w"]]
+    assert diagnose(trace_of(run), run).is_right
+
+
+def test_an_average_is_recorded_with_its_optimizer(graph, tmp_path):
+    """Its state beside that of the optimizer inside."""
+    net = nn.Dense(3, 1)
+    ema = ms_optim.EMA(ms_optim.AdamW(net.trainable_params(), lr=0.01), decay=0.9)
+    with parity.record(ema, tmp_path / "run", model=net) as run:
+        for _ in range(2):
+            ema((Tensor(np.ones((1, 3), np.float32)), Tensor(np.ones(1, np.float32))))
+    assert run.steps == 2
+    assert "ema" in read(tmp_path / "run").steps[1].state["weight"]
+
+
+def test_what_cannot_be_recorded(graph, tmp_path):
+    """Wrong arguments, another network, steps that were not told apart."""
+    net = nn.Dense(3, 1)
+    optimizer = ms_optim.SGD(net.trainable_params(), lr=0.1)
+    with pytest.raises(TypeError, match=r"'optimizer' must be a torch.optim.Optimizer or .*, but got int"):
+        parity.record(1, tmp_path / "a")
+    with pytest.raises(ValueError, match="'first' must be an int of at least 1 or None, but got 0"):
+        parity.record(optimizer, tmp_path / "b", first=0)
+    with pytest.raises(TypeError, match="'model' must be a Cell or None, but got Linear"):
+        parity.record(optimizer, tmp_path / "c", model=torch.nn.Linear(3, 1))
+    with pytest.raises(ValueError, match=r"'model' must have all parameters of the optimizer, .* \['bias', 'weight'\]"):
+        parity.record(optimizer, tmp_path / "d", model=nn.ReLU())
+    gradients = Tensor(np.ones((1, 3), np.float32)), Tensor(np.ones(1, np.float32))
+    with parity.record(optimizer, tmp_path / "e") as run:
+        run.optimizer(gradients)
+        run.optimizer(gradients)
+        with pytest.raises(ValueError, match="'taken' must be called after each step, but got 2 since the last"):
+            run.taken()
+    with pytest.raises(FileExistsError, match="'folder' must not hold a run"):
+        parity.record(optimizer, tmp_path / "e")
