@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from parity.cases import ENTRIES
 from parity.cases.networks import MODELS
+from parity.cases.stock import STOCK
 from parity.names import MODES
 from parity.runs.files import read
 
@@ -145,6 +147,39 @@ def compare(argv: list[str]) -> int:
     return 0 if found.equal else 1
 
 
+def audit(argv: list[str]) -> int:
+    """Judge each optimizer that MindSpore ships by its counterpart in PyTorch, and say what it does instead."""
+    parser = _parser("audit", audit, "audit nn.Adam nn.Momentum")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="places in mindspore, as nn.Adam (default: all)")
+    parser.add_argument("--mode", choices=MODES, default="both", help="how MindSpore runs (default: both)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what is found into this file")
+    options = parser.parse_args(argv)
+    known = {stock.place: stock for stock in STOCK}
+    unknown = [name for name in options.names if name not in known]
+    if unknown:
+        parser.error(f"NAME must be one of {', '.join(known)}, but got {', '.join(unknown)}")
+    from parity import jobs  # here, because it imports MindSpore
+    from parity.hunt.audit import Audit, told
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    todo, found = [Audit(known[name], MODES[options.mode]) for name in options.names or known], {}
+    with jobs.pool(max(1, min(options.workers, len(todo)))) as run_all:
+        for i, findings in run_all(todo, False):
+            found[i] = told(findings)
+            console.print(f"{todo[i].name}: {found[i]['says']}", highlight=False, markup=False, soft_wrap=True)
+    rows = [found[i] for i in sorted(found)]
+    table = Table(title="what MindSpore ships, judged by PyTorch's rules")
+    for heading in rows[0]:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*map(Text, row.values()))
+    console.print(table)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0 if all(row["says"].startswith("right") for row in rows) else 1
+
+
 def _tensor_table(tensors, most):
     """The first of some tensors, in the order of the network."""
     table = Table(title=f"the first {most} of {len(tensors)} that differ" if len(tensors) > most else "what differs")
@@ -156,7 +191,9 @@ def _tensor_table(tensors, most):
     return table
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {verb.__name__: verb for verb in (record, replay, compare, diagnose)}
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    verb.__name__: verb for verb in (record, replay, compare, diagnose, audit)
+}
 
 
 def _explain(run, leg, ours):

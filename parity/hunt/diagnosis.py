@@ -20,16 +20,16 @@ from parity.cases import ENTRIES, Case
 from parity.cases.problems import Problem, Rows
 from parity.hunt.mistakes import Mistake, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
 from parity.hunt.mutants import breed
-from parity.judge.compare import RATIO, Divergence, compare, errors, of_kinds
+from parity.judge.compare import RATIO, Divergence, compare, errors
 from parity.runs.files import Run, Step
-from parity.runs.follow import Unjudged, by_the_rule, counterpart
+from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart
 from parity.sides.trace import PARAMETER, Trace
 
 # What of a run is looked at: so many elements and steps tell mistakes apart, and take seconds.
 ELEMENTS, STEPS = 20_000, 40
 # How many mistakes may have been made together; after how many steps the nearest of them are chosen, and how many of
 # these are run to the end.
-TOGETHER, GLANCE, NEAREST = 3, 3, 6
+TOGETHER, GLANCE, NEAREST = 4, 3, 6
 PRECISIONS = ("float32", "float64")
 # The arguments of an optimizer that no group has.
 OF_ALL = ("fused", "loss_scale", "state_dtype", "master_weights")
@@ -116,7 +116,7 @@ class Search:
         self.run, self.name, self._folder = run, name, folder
         self._norms = [norm_of(step.gradients) for step in run.steps] if norms is None else norms
         self._noise = ENTRIES[name].cases[0].noise
-        self._right = by_the_rule(run, counterpart(run, OPTIMIZERS[name]), PRECISIONS)
+        self._right = by_the_rule(run, begun(run, counterpart(run, OPTIMIZERS[name])), PRECISIONS)
 
     def diagnosis(self, ours: Trace, together: int = TOGETHER) -> Diagnosis:
         """What a trajectory follows, of so many mistakes together at most."""
@@ -126,16 +126,19 @@ class Search:
         led = [*self.shown, *self._lead(self._of_constants(ours))]
         fits = [(mistake, self._ratio(ours, taken)) for mistake, taken in led]
         shown = best = [mistake for mistake, _ in led]
-        tried, everything = len(shown), [*fits]
+        tried, everything, now = len(shown), [*fits], np.inf
         for _ in range(1, together):
             if any(ratio <= RATIO for _, ratio in fits):
                 break
             pairs = (one.with_(other) for one in best for other in shown)
             several = {frozenset(both.words): both for both in pairs if both}
             tried += len(several)
-            nearest = sorted(several.values(), key=lambda mistake: self._glance(ours, mistake))[:NEAREST]
-            fits = [(mistake, self._ratio(ours, taken)) for mistake, taken in self._lead(nearest)]
-            best = [mistake for mistake, _ in fits]
+            far = {words: self._glance(ours, mistake) for words, mistake in several.items()}
+            best = [several[words] for words in sorted(far, key=far.get)[:NEAREST]]
+            before, now = now, min(far.values(), default=np.inf)
+            if not now < before:  # what is no nearer than before leads nowhere
+                break
+            fits = [(mistake, self._ratio(ours, taken)) for mistake, taken in self._lead(best)]
             everything += fits
         everything.sort(key=lambda fit: fit[1])
         fits = [(str(mistake), ratio) for mistake, ratio in everything if ratio <= RATIO]
@@ -173,29 +176,34 @@ class Search:
                 cls = breed(self._folder, *mistake.mutants)
             cls = mistake.change(cls) if mistake.change else cls
             run = mistake.alter(run) if mistake.alter else run
-            prepare = mistake.prepare or (lambda rule, step, drawn: drawn)
-            return by_the_rule(run, counterpart(run, cls), dtypes, prepare)
+            optimizer = begun(run, counterpart(run, cls))
         except (ValueError, TypeError):  # two edits of one place, numbers that do not go together
             return None
+        return by_the_rule(run, optimizer, dtypes, mistake.prepare or (lambda rule, step, drawn: drawn))
 
     def _ratio(self, ours, taken):
         verdict = self._verdict(ours, taken)
         return np.inf if verdict.problems else max(score.ratio for score in verdict.scores.values())
 
     def _verdict(self, ours, taken):
-        return compare(ours, *of_kinds(ours, *taken), noise=self._noise, initial=self.run.initial)
+        """That on what the trajectory tells: all of its state, or some, or none."""
+        told = [{key: steps for key, steps in trace.items() if key in ours} for trace in taken]
+        return compare(ours, *told, noise=self._noise, initial=self.run.initial)
 
     def _glance(self, ours, mistake):
-        """How far a trajectory is from where a mistake leads, in ulps, after a few steps."""
+        """How far a trajectory is from where a mistake leads after a few steps: the mean of binary digits of ulps.
+
+        So what is right of most tensors is nearer than what is right of none, however far the others are.
+        """
         taken = self._trajectory(mistake, GLANCE, ("float64",))
         if taken is None or not (ours.keys() <= taken[0].keys()):
             return np.inf
         sizes = {(PARAMETER, name): float(np.abs(value).max(initial=0)) for name, value in self.run.initial.items()}
-        return max(
-            step.max(initial=0)
+        off = [
+            max(step.max(initial=0) for step in errors(steps[:GLANCE], taken[0][key], "float32", sizes.get(key, 0.0)))
             for key, steps in ours.items()
-            for step in errors(steps[:GLANCE], taken[0][key], "float32", sizes.get(key, 0.0))
-        )
+        ]
+        return float(np.mean(np.log2(1 + np.array(off))))
 
     def _of_constants(self, ours):
         """Mistakes by a constant that the first step tells."""
@@ -309,7 +317,7 @@ def named(case_runs: Sequence[Run], optimizer: str) -> Named:
                 if mistake.mutants and mistake.mutants[0] in left:
                     left.remove(mistake.mutants[0])
                     cls = breed(Path(folder), *mistake.mutants)
-                    (ours,) = by_the_rule(run, counterpart(run, cls), ("float64",), _stored)
+                    (ours,) = by_the_rule(run, begun(run, counterpart(run, cls)), ("float64",), _stored)
                     ours = {key: [step.astype(np.float32) for step in steps] for key, steps in ours.items()}
                     fits = [words for words, _ in search.diagnosis(ours, 1).fits]
                     alone += fits == [str(mistake)]
@@ -328,9 +336,10 @@ def run_of(optimizer: str, groups: Sequence[Mapping[str, Any]], problem: Problem
         if parameter.default is not parameter.empty and key not in OF_ALL
     }
     groups = [{**defaults, **group} for group in groups]
+    numbers = [{key: value for key, value in group.items() if key != "params"} for group in groups]
     steps = [
         Step(
-            groups,
+            numbers,
             {
                 name: (grad.indices, grad.values) if isinstance(grad, Rows) else grad
                 for name, grad in drawn.items()

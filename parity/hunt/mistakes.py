@@ -123,10 +123,11 @@ def _of_decay(run):
         return
     ranks = {name: value.ndim for name, value in run.initial.items()}
     yield Mistake(("weight_decay of matrices alone",), alter=partial(_undecayed, lambda name: ranks[name] < 2))
-    yield Mistake(
-        ("no weight_decay where a name has beta, gamma or bias",),
-        alter=partial(_undecayed, lambda name: any(part in name for part in ("beta", "gamma", "bias"))),
-    )
+    for parts in (("beta", "gamma"), ("beta", "gamma", "bias"), ("bias",)):  # the first are MindSpore's
+        yield Mistake(
+            (f"no weight_decay where a name has {' or '.join(parts)}",),
+            alter=partial(_undecayed, lambda name, parts=parts: any(part in name for part in parts)),
+        )
     if len({*decays}) > 1:
         yield Mistake(("one weight_decay for all groups",), alter=partial(_with, "weight_decay", max(decays)))
     settings = _settings(run)

@@ -86,16 +86,16 @@ def trace_of(run: Run) -> Trace:
 
 def by_the_rule(
     run: Run,
-    build: Build,
+    optimizer: nn.Optimizer,
     dtypes: Iterable[str],
     prepare: Callable[..., dict[str, Gradient]] = lambda rule, step, drawn: drawn,
 ) -> list[Trace]:
     """The trace, in each of some precisions, of the rule of an optimizer of ours on arrays of NumPy, through a run.
 
+    The optimizer is as `begun` gives it, and takes over the numbers of each step; it takes none itself.
     `prepare` is given the rule, the step and its gradients, may change the parameters of the rule, and gives the
     gradients that the rule takes.
     """
-    optimizer = begun(run, build)
     rules = [rule_of(optimizer, dtype) for dtype in dtypes]
     recorders = [Recorder() for _ in rules]
     for step in followed(run, optimizer):

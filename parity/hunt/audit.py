@@ -1,0 +1,174 @@
+"""Audits what MindSpore ships: each optimizer against its counterpart in PyTorch, and what it does where they part."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor
+
+from parity.cases.problems import Problem, synthetic
+from parity.cases.stock import Stock
+from parity.hunt.diagnosis import Diagnosis, diagnose, run_of
+from parity.sides.mindspore import set_mode
+from parity.sides.trace import Recorder, Trace
+
+STEPS = 20
+# Matrices under gradients of two kinds, and vectors, of which MindSpore leaves some out of the decay by their names.
+TENSORS = ("fc.weight", "twin.weight", "ema.gain", "flip.beta", "offset")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one optimizer does with one set of numbers.
+
+    Attributes:
+        stock (Stock): Which.
+        numbers (dict): In torch's words.
+        says (dict[str, str]): By mode, "right", the mistakes that it follows, or why it does not run.
+        ratios (dict[str, float]): By mode, how far it is from the counterpart, in errors of that in float32.
+        survives (bool): Whether it goes on from a checkpoint of it as if it had not been stopped; None if it does not
+            run.
+    """
+
+    stock: Stock
+    numbers: dict
+    says: dict[str, str]
+    ratios: dict[str, float]
+    survives: bool | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The audit of one optimizer, which a process runs."""
+
+    stock: Stock
+    modes: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Which."""
+        return f"mindspore.{self.stock.place}"
+
+    def run(self, keep: bool = False) -> list[Finding]:
+        """A finding for each of its settings."""
+        return [audit(self.stock, *setting, self.modes) for setting in self.stock.settings]
+
+
+def told(findings: list[Finding]) -> dict[str, str]:
+    """What was found of one optimizer, in words: of all its settings, or of each where they differ."""
+    stock = findings[0].stock
+    said = {", ".join(f"{key}={value}" for key, value in found.numbers.items()): _in_modes(found) for found in findings}
+    says = next(iter(said.values()))
+    if len({*said.values()}) > 1:
+        says = "; ".join(f"{words} ({numbers})" for numbers, words in said.items())
+    known = [found.survives for found in findings if found.survives is not None]
+    return {
+        "optimizer": stock.place,
+        "torch.optim": stock.counterpart,
+        "says": says,
+        "resumes": "no" if False in known else "yes" if known else "-",
+    }
+
+
+def _in_modes(found):
+    if len({*found.says.values()}) == 1:
+        return next(iter(found.says.values()))
+    return ", ".join(f"{mode}: {words}" for mode, words in found.says.items())
+
+
+def audit(stock: Stock, numbers: dict, own: dict, modes: tuple[str, ...]) -> Finding:
+    """Run an optimizer with some numbers in each mode, say what it follows, and whether it can be stopped."""
+    problem = synthetic(STEPS, absent=False).part(TENSORS)
+    run = run_of(stock.counterpart, [{"params": [*problem.initial], **numbers}], problem)
+    says, ratios, traces, survives = {}, {}, {}, None
+
+    def make(params):
+        return reduce(getattr, stock.place.split("."), ms)(params, **own)
+
+    for mode in modes:
+        set_mode(mode)
+        try:
+            traces[mode] = _taken(make, problem, stock.state)
+        except Exception as error:  # whatever MindSpore raises is what is to be told
+            says[mode] = f"does not run: {' '.join(str(error).split())[:80]}"
+            continue
+        same = next((one for one in says if one in traces and _same(traces[one], traces[mode])), None)
+        if same is None:
+            found = diagnose(traces[mode], run)
+            says[mode], ratios[mode] = _said(found, traces[mode], problem), found.right
+        else:
+            says[mode], ratios[mode] = says[same], ratios[same]
+        survives = _survives(make, problem) and survives is not False
+    return Finding(stock, numbers, says, ratios, survives)
+
+
+def _said(found: Diagnosis, trace: Trace, problem: Problem):
+    if found.is_right:
+        return "right"
+    if all(np.array_equal(trace["parameter", name][-1], value) for name, value in problem.initial.items()):
+        return "nothing moves"
+    if found.fits:
+        return found.fits[0][0]
+    near = f", nearest: {found.nearest[0]} (ratio {found.nearest[1]:.3g})" if found.nearest else ""
+    return f"none of the known mistakes{near}"
+
+
+def _params(problem: Problem):
+    return [Parameter(Tensor(value), name=name) for name, value in problem.initial.items()]
+
+
+def _steps(optimizer, params, problem: Problem, steps: range, recorder: Recorder | None = None, state=None):
+    for i in steps:
+        optimizer(tuple(Tensor(problem.gradients[i][param.name]) for param in params))
+        if recorder:
+            recorder.add({param.name: param.asnumpy() for param in params}, state())
+
+
+def _taken(make: Callable, problem: Problem, slots: dict[str, str]) -> Trace:
+    params, recorder = _params(problem), Recorder()
+    optimizer = make(params)
+    names = {param.name: param.name for param in params}
+    kept = {param.name: param for param in optimizer.get_parameters()}
+
+    def state():
+        return {
+            name: {
+                slot: kept[key].asnumpy()
+                for prefix, slot in slots.items()
+                for key in (f"{prefix}.{name}", f"{prefix}{name}")
+                if key in kept
+            }
+            for name in names
+        }
+
+    _steps(optimizer, params, problem, range(STEPS), recorder, state)
+    return recorder.trace()
+
+
+def _survives(make: Callable, problem: Problem) -> bool:
+    """Whether half a run, saved and loaded into a new optimizer, ends as a whole one does."""
+    ends = []
+    with TemporaryDirectory() as folder:
+        file, half = str(Path(folder, "optimizer.ckpt")), STEPS // 2
+        params = _params(problem)
+        optimizer = make(params)
+        _steps(optimizer, params, problem, range(half))
+        ms.save_checkpoint(optimizer, file)
+        _steps(optimizer, params, problem, range(half, STEPS))
+        ends.append([param.asnumpy() for param in params])
+        params = _params(problem)
+        optimizer = make(params)
+        ms.load_param_into_net(optimizer, ms.load_checkpoint(file))
+        _steps(optimizer, params, problem, range(half, STEPS))
+        ends.append([param.asnumpy() for param in params])
+    return all(np.array_equal(one, other, equal_nan=True) for one, other in zip(*ends))
+
+
+def _same(one: Trace, other: Trace) -> bool:
+    return one.keys() == other.keys() and all(
+        np.array_equal(a, b, equal_nan=True) for key in one for a, b in zip(one[key], other[key])
+    )
