@@ -14,7 +14,7 @@ setup(
     description="The optimizers of torch.optim, and those of NFNet, for MindSpore",
     license="Apache-2.0",
     packages=find_packages(include=("ms_optim*", "parity*")),
-    package_data={"ms_optim": ["py.typed"]},
+    package_data={"ms_optim": ["py.typed"], "parity": ["report/page.html"]},
     # No Python module but a library for MindSpore to load; without a compiler the package does without it.
     ext_modules=[
         Extension(
@@ -37,7 +37,7 @@ setup(
     python_requires=">=3.10,<3.13",
     install_requires=["mindspore>=2.8,<2.11", "numpy<2"],
     extras_require={
-        "parity": ["hypothesis", "matplotlib", "rich", "safetensors", "scikit-learn", "torch>=2.6,<2.14"],
+        "parity": ["hypothesis", "jinja2", "matplotlib", "rich", "safetensors", "scikit-learn", "torch>=2.6,<2.14"],
         "zoo": ["mindcv==0.3.0"],
         "test": ["expecttest", "mypy", "pytest", "pytest-xdist", "ruff"],
     },

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # The packages of the extra `parity`, which a plain installation of ms_optim does not bring.
-EXTRA = ("hypothesis", "matplotlib", "rich", "safetensors", "sklearn", "torch")
+EXTRA = ("hypothesis", "jinja2", "matplotlib", "rich", "safetensors", "sklearn", "torch")
 
 
 def require() -> None:

@@ -38,7 +38,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--mode", choices=MODES, help="how MindSpore runs (default: graph, and both if it is --full)")
     parser.add_argument("--steps", type=int, help=f"steps of each case (default: {STEPS}), and of a training at most")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write JSON and plots into this folder")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write a page and JSON into this folder")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit's XML, a test case for each comparison")
     parser.add_argument(
         "--workers",
         type=int,
@@ -66,12 +67,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--steps must be at least 2, but got {options.steps}")
     if options.workers < 1:
         parser.error(f"--workers must be at least 1, but got {options.workers}")
-    if options.report:
+    for name, folder in (("--report", options.report), ("--junit", options.junit and options.junit.parent)):
+        if folder is None:
+            continue
         try:  # before the run, not after it
-            options.report.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=options.report).close()
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
         except OSError as error:
-            parser.error(f"--report must be a folder that can be written, but got {str(options.report)!r}: {error}")
+            parser.error(f"{name} must be in a folder that can be written, but got {str(folder)!r}: {error}")
     return options
 
 
@@ -138,9 +141,14 @@ def _verify(options, console):
     for failure in report.failures(outcomes):
         console.print(failure, style="red", highlight=False, markup=False, soft_wrap=True)
     console.print(report.WORDS if options.full else report.first_words(bool(free)), highlight=False)
-    if options.report:
-        written = report.write(outcomes, options.report)
-        console.print(f"wrote {len(written)} files into {options.report}")
+    if options.report or options.junit:
+        from parity.report import files
+
+        written = files.write(outcomes, options.report) if options.report else []
+        if options.junit:
+            files.write_junit(outcomes, options.junit)
+            written.append(options.junit)
+        console.print(f"wrote {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
     passed = sum(outcome.passed for outcome in outcomes)
     console.print(
         f"{passed} of {len(outcomes)} comparisons are as near to the truth as PyTorch: mode {options.mode}, "

@@ -125,8 +125,9 @@ class Search:
             return Diagnosis(self.name, of_right)
         led = [*self.shown, *self._lead(self._of_constants(ours))]
         fits = [(mistake, self._ratio(ours, taken)) for mistake, taken in led]
-        shown = best = [mistake for mistake, _ in led]
-        tried, everything, now = len(shown), [*fits], np.inf
+        # A constant that is not whole is a guess, which misleads beside others.
+        shown = best = [mistake for mistake, _ in led if not mistake.guessed]
+        tried, everything, now = len(led), [*fits], np.inf
         for _ in range(1, together):
             if any(ratio <= RATIO for _, ratio in fits):
                 break
@@ -210,7 +211,9 @@ class Search:
         for words, wrong in (("gradients", scaled_gradients), ("lr", scaled_rates)):
             for factor in self._factors(ours, wrong):
                 whole = f"1/{round(1 / factor)}" if is_whole(1 / factor) else f"{factor:.6g}"
-                yield wrong(f"{words} times {whole}", factor)
+                yield replace(
+                    wrong(f"{words} times {whole}", factor), guessed=not (is_whole(factor) or is_whole(1 / factor))
+                )
 
     def _factors(self, ours, wrong):
         """The constants by which a mistake leads, in the first step, to where the run went: what is linear in them."""

@@ -38,6 +38,7 @@ class Mistake:
         alter: What it makes of the numbers of a run.
         prepare: From the rule, the step and its gradients, what it makes of them.
         known: Whether it is wrong of every run, so that it is worth saying where it does not show.
+        guessed: Whether it was made up after the run.
     """
 
     words: tuple[str, ...]
@@ -46,6 +47,7 @@ class Mistake:
     alter: Alter | None = None
     prepare: Prepare | None = None
     known: bool = False
+    guessed: bool = False
 
     def __str__(self) -> str:
         *others, last = self.words
@@ -75,16 +77,17 @@ def mistakes(name: str, run: Run, norms: Sequence[float]) -> Iterator[Mistake]:
     for mutant in ENTRIES[name].mutants:
         if mutant.leg == "rule":
             yield Mistake((mutant.mistake,), (mutant,), known=True)
-    yield Mistake(("the numbers of a step in float32",), change=_in_float32, known=True)
+    for words, power in (("", _running_product), (", powers at once", np.power)):
+        yield Mistake((f"the numbers of a step in float32{words}",), change=partial(_in_float32, power), known=True)
     yield from _of_arguments(name, run)
     yield from _of_decay(run)
     yield from _of_schedules(run)
     yield from _of_gradients(run, norms)
 
 
-def _in_float32(cls):
-    """The class with its numbers computed in float32, powers as running products: what a Python float in a graph is."""
-    names = {**cls.scalars.__globals__, "power": _running_product}
+def _in_float32(power, cls):
+    """The class with its numbers computed in float32, as a Python float in a graph is."""
+    names = {**cls.scalars.__globals__, "power": power}
     scalars = FunctionType(cls.scalars.__code__, names, cls.scalars.__name__)
 
     @functools.wraps(cls.scalars)
@@ -95,6 +98,7 @@ def _in_float32(cls):
 
 
 def _running_product(base, exponent):
+    """A power as it is kept from step to step."""
     if not (np.asarray(exponent) == np.floor(exponent)).all():
         return base**exponent
     product, factor = np.ones(exponent.shape, base.dtype), np.broadcast_to(base, exponent.shape)

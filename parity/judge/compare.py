@@ -54,7 +54,8 @@ class Score:
 class Verdict:
     """The outcome of one comparison: a score for the parameters and for each kind of state, and what failed.
 
-    `ours` and `reference` are what it was judged by: the distances from the truth of both, in ulps.
+    `ours` and `reference` are what it was judged by: the distances from the truth of both, in ulps; `allowed` is what
+    ours may be off, tensor by tensor.
     """
 
     scores: dict[str, Score] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Verdict:
     problems: tuple[str, ...] = ()
     ours: Errors = field(default_factory=dict, repr=False)
     reference: Errors = field(default_factory=dict, repr=False)
+    allowed: dict[tuple[str, str], float] = field(default_factory=dict, repr=False)
 
     @property
     def passed(self) -> bool:
@@ -71,7 +73,7 @@ class Verdict:
     @property
     def brief(self) -> "Verdict":
         """The same without the distances."""
-        return replace(self, ours={}, reference={})
+        return replace(self, ours={}, reference={}, allowed={})
 
     def __str__(self) -> str:
         if self.problems:
@@ -206,7 +208,7 @@ def _judge(ours, reference, off, reference_off, budget, ratio):
         divergences += [first(key, off[key], ours[key], reference[key], ratio * budget[key]) for key in keys]
     found = [divergence for divergence in divergences if divergence is not None]
     earliest = min(found, key=lambda divergence: divergence.step, default=None)
-    return Verdict(scores, earliest, (), off, reference_off)
+    return Verdict(scores, earliest, (), off, reference_off, {key: ratio * budget[key] for key in off})
 
 
 def _sizes(initial):

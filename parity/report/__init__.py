@@ -1,20 +1,13 @@
-"""Shows outcomes: a table for the terminal, JSON and plots for a folder."""
+"""Shows outcomes: tables for the terminal here; a page, JSON and JUnit in `parity.report.files`."""
 
-import json
-import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from rich.table import Table
 
-from parity.judge.compare import FREE_RATIO, RATIO, RELATIVE, Verdict
+from parity.judge.compare import FREE_RATIO, RATIO, RELATIVE
 from parity.sides.trace import PARAMETER
 from parity.suite import Fate, FreeRun, Outcome
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 VERDICT = {True: "[green]passed[/]", False: "[red]FAILED[/]"}
 
@@ -152,76 +145,3 @@ def mutant_table(fates: Iterable[Fate]) -> Table:
             "[green]caught[/]" if fate.caught else "[red]ALIVE[/]",
         )
     return result
-
-
-def write(outcomes: Iterable[Outcome | FreeRun], folder: Path) -> list[Path]:
-    """Write `parity.json`, and one figure for each leg that has a budget, into a folder that is made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "parity.json"]
-    outcomes = list(outcomes)
-    written[0].write_text(json.dumps([_outcome_as_dict(outcome) for outcome in outcomes], indent=1) + "\n")
-    for i, outcome in enumerate(outcomes):
-        for mode, verdict in outcome.modes.items():
-            if verdict.ours and verdict.reference:
-                name = re.sub(r"\W+", "-", f"{outcome.case}")[:60].strip("-")
-                how = f"{outcome.problem}-free" if isinstance(outcome, FreeRun) else outcome.problem
-                written.append(folder / f"{i:03d}-{name}-{how}-{mode}.png")
-                plot(verdict, f"{outcome.case}\n{how}, {mode}", written[-1])
-    return written
-
-
-def _outcome_as_dict(outcome: Outcome | FreeRun) -> dict:
-    result = {
-        "case": str(outcome.case),
-        "problem": outcome.problem,
-        "passed": outcome.passed,
-        "legs": {leg: _verdict_as_dict(verdict) for leg, verdict in outcome.verdicts.items()},
-    }
-    return result | ({"accuracy": outcome.accuracy} if isinstance(outcome, FreeRun) else {})
-
-
-def _verdict_as_dict(verdict: Verdict) -> dict:
-    divergence = verdict.divergence
-    return {
-        "passed": verdict.passed,
-        "problems": list(verdict.problems),
-        "first_divergence": divergence and vars(divergence),
-        "scores": {kind: vars(score) for kind, score in verdict.scores.items()},
-    }
-
-
-def plot(verdict: Verdict, title: str, path: Path):
-    """Draw error against step, the histogram of errors, and the heat map of parameter by step."""
-    figure, (curves, histogram, heat) = plt.subplots(1, 3, figsize=(18, 5), layout="constrained")
-    figure.suptitle(title, fontsize=9)
-    for kind in verdict.scores:
-        ours, reference = (_per_step(run, kind) for run in (verdict.ours, verdict.reference))
-        (line,) = curves.plot(ours, label=f"{kind}, ours")
-        curves.plot(reference, "--", color=line.get_color(), label=f"{kind}, torch float32")
-    curves.set(xlabel="step", ylabel="worst error, ulps", yscale="symlog", title="distance from torch float64")
-    curves.legend(fontsize=7)
-    sizes = {"ours": _log_sizes(verdict.ours), "torch float32": _log_sizes(verdict.reference)}
-    bins = np.arange(-7.0, np.ceil(max(values.max(initial=1.0) for values in sizes.values())) + 1)
-    for label, values in sizes.items():
-        histogram.hist(values.clip(bins[0]), bins, histtype="step", label=label)
-    histogram.set(xlabel="log2 of the error in ulps", ylabel="elements", yscale="log", title="errors that are not zero")
-    histogram.legend(fontsize=7)
-    rows = [key for key in verdict.ours if key[0] == PARAMETER]
-    grid = np.array([[float(step.max(initial=0.0)) for step in verdict.ours[key]] for key in rows])
-    image = heat.imshow(np.log2(1 + np.nan_to_num(grid, posinf=2.0**24)), aspect="auto", interpolation="nearest")
-    heat.set_yticks(range(len(rows)), [name for _, name in rows], fontsize=6)
-    heat.set(xlabel="step", title="parameters: log2 of 1 + worst ulps")
-    figure.colorbar(image)
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
-
-
-def _log_sizes(run):
-    values = np.concatenate([step.ravel() for steps in run.values() for step in steps])
-    return np.log2(values[np.isfinite(values) & (values > 0)])
-
-
-def _per_step(run, kind):
-    return np.max(
-        [[float(step.max(initial=0.0)) for step in steps] for key, steps in run.items() if key[0] == kind], axis=0
-    )

@@ -5,13 +5,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from parity import jobs, report, suite
 from parity.__main__ import main
 from parity.cases import CASES, ENTRIES
+from parity.cases.problems import synthetic
+from parity.hunt.rules import hunt
 from parity.judge.compare import Verdict
+from parity.report import files
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +52,7 @@ def test_report_must_be_a_folder(tmp_path, capsys):
     for folder in (tmp_path / "file", tmp_path / "file" / "report"):
         with pytest.raises(SystemExit):
             main(["SGD", "--report", str(folder)])
-        assert "--report must be a folder that can be written, but got" in capsys.readouterr().err
+        assert "--report must be in a folder that can be written, but got" in capsys.readouterr().err
 
 
 def test_runs_and_reports(tmp_path, monkeypatch, capsys):
@@ -56,15 +60,20 @@ def test_runs_and_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("parity.__main__.STEPS", 3)
     monkeypatch.setattr("parity.__main__.FREE_STEPS", 40)
     monkeypatch.setitem(CASES, "SGD", CASES["SGD"][-2:])
-    folder = tmp_path / "new" / "report"
-    assert main(["SGD", "--full", "--mode", "graph", "--workers", "2", "--report", str(folder)]) == 0
+    folder, junit = tmp_path / "new" / "report", tmp_path / "junit.xml"
+    assert (
+        main(["SGD", "--full", "--mode", "graph", "--workers", "2", "--report", str(folder), "--junit", str(junit)])
+        == 0
+    )
     count = len(CASES["SGD"]) + 3
     output = capsys.readouterr().out
     assert (
         f"{count} of {count} comparisons are as near to the truth as PyTorch: mode graph, 3 steps, 40 where" in output
     )
     assert all(f"passed  {part} compared" in output for part in ("SGD, 3", "nfnet, trained by SGD, 2"))
-    outcomes = json.loads((folder / "parity.json").read_text())
+    told = json.loads((folder / "parity.json").read_text())
+    outcomes, about = told["outcomes"], told["about"]
+    assert {"mindspore", "torch", "processor", "cores", "command", "seed"} <= {*about}
     assert [outcome["case"] for outcome in outcomes[:-3]] == [str(case) for case in CASES["SGD"]]
     assert outcomes[-3]["case"].startswith(f"EMA({CASES['SGD'][-1]}, ")
     assert [outcome["problem"] for outcome in outcomes[-3:]] == ["synthetic, resumed", "nfnet", "nfnet"]
@@ -84,7 +93,14 @@ def test_runs_and_reports(tmp_path, monkeypatch, capsys):
         "graph from .ckpt",
         "graph from .safetensors",
     }
-    assert len(list(folder.glob("*.png"))) == 2 * count - 1
+    page = (folder / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 * count - 1 and "http" not in page
+    assert f"{count} of\n{count}</span> comparisons" in page and about["processor"] in page
+    assert all(page.count(f"<code>{outcome['case']}</code>".replace("'", "&#39;")) for outcome in outcomes)
+    suite_of_tests = ElementTree.parse(junit).getroot()
+    legs = sum(len(outcome["legs"]) for outcome in outcomes)
+    assert suite_of_tests.get("tests") == str(legs) == str(len(suite_of_tests.findall("testcase")))
+    assert suite_of_tests.get("failures") == "0"
 
 
 def test_a_failure_is_red(monkeypatch, capsys):
@@ -97,6 +113,20 @@ def test_a_failure_is_red(monkeypatch, capsys):
     assert "SGD() on synthetic, graph: failed: exp_avg of 'x' is missing" in output
     assert "0 of" in output
     assert report.failures([failed])
+
+
+def test_a_failure_is_drawn(tmp_path):
+    """Where it parts, in the page and in JUnit's XML; and its section is open."""
+    case, problem = CASES["SGD"][1], synthetic(6, absent=False)
+    (fate,) = hunt(ENTRIES["SGD"].mutants[:1], problem)
+    failed = suite.Outcome(case, problem.name, Verdict(), {"graph": fate.verdict})
+    files.write([failed], tmp_path)
+    files.write_junit([failed], tmp_path / "junit.xml")
+    page = (tmp_path / "index.html").read_text()
+    assert '<details id="case1" open>' in page and "first leaves the reference at step" in page
+    assert page.count("data:image/png;base64,") == 1 and '<tr class="failed">' in page
+    (failure,) = ElementTree.parse(tmp_path / "junit.xml").getroot().iter("failure")
+    assert "first leaves the reference at step" in failure.get("message")
 
 
 def test_a_first_answer(monkeypatch, capsys):
