@@ -1,7 +1,7 @@
-"""The parity suite: the three legs on each case, on the user's own optimizer and on the mutants."""
+"""The parity suite: the three legs on each case."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,11 +10,11 @@ import numpy as np
 
 import ms_optim
 from ms_optim._native import obstacle
-from parity.cases import Case, Mutant
+from parity.cases import Case
 from parity.cases.losses import MINIMIZING_STEPS, Loss
 from parity.cases.networks import initial_weights
-from parity.cases.problems import PART, Problem, synthetic
-from parity.judge.compare import FREE_RATIO, Verdict, compare, compare_bits, compare_exactly, of_kinds
+from parity.cases.problems import PART, Problem
+from parity.judge.compare import FREE_RATIO, Verdict, compare, compare_bits, compare_exactly
 from parity.sides import mindspore as mindspore_side
 from parity.sides import mindspore_networks, rules, torch_networks
 from parity.sides import torch as torch_side
@@ -217,39 +217,3 @@ def _trained(train):
     recorder = Recorder()
     run = train(lambda step, weights, gradients: recorder.add(weights, {}))
     return recorder.trace(), run.accuracy
-
-
-def check(optimizer: Callable, reference: Callable, problem: Problem | None = None, mode: str = "graph") -> Verdict:
-    """Judge an optimizer of your own by a PyTorch optimizer, step by step.
-
-    Args:
-        optimizer (Callable): A function from a list of MindSpore Parameters to a `mindspore.nn.Optimizer`. One with a
-            `state` (as those of this library) is compared in its state too, any other in its parameters.
-        reference (Callable): A function from a list of torch Parameters, each with its name, to a
-            `torch.optim.Optimizer`.
-        problem (Problem): What to optimize. Default: `synthetic(absent=False)`.
-        mode (str): "graph" or "pynative".
-
-    Returns:
-        Verdict, whose `passed` is True if the optimizer is no further from torch in float64 than three times the error
-        of torch in float32; printed, it names the first step, parameter and element that is.
-    """
-    problem = problem or synthetic(absent=False)
-    ours = mindspore_side.run(optimizer, problem, mode)
-    single, double = (torch_side.run(reference, problem, dtype) for dtype in ("float32", "float64"))
-    return compare(ours, *of_kinds(ours, single, double), initial=problem.initial)
-
-
-@dataclass(frozen=True)
-class Fate:
-    """What became of a mutant: the first case that caught it, how, and whether "rule" or "graph" was judged."""
-
-    mutant: Mutant
-    case: Case | None = None
-    verdict: Verdict | None = None
-    leg: str | None = None
-
-    @property
-    def caught(self) -> bool:
-        """Whether some case failed."""
-        return self.case is not None

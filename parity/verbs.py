@@ -92,7 +92,8 @@ def replay(argv: list[str]) -> int:
         for leg, verdict, ours in replaying.replay(run, build, MODES[options.mode]):
             console.print(f"{leg}: {verdict}", highlight=False, markup=False, soft_wrap=True)
             passed.append(verdict.passed)
-            why = why or (None if verdict.passed else (leg, ours))
+            if why is None and verdict.divergence:
+                why = leg, ours, verdict.divergence.parameter
         if why:
             _explain(run, *why)
     except replaying.Unjudged as error:
@@ -196,15 +197,17 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
-def _explain(run, leg, ours):
+def _explain(run, leg, ours, parts):
     """Say what a leg follows, and if it is the right rule, what the recorded run does."""
     from parity.hunt.diagnosis import diagnose, is_known
     from parity.runs.follow import trace_of
 
     if not is_known(run.header["optimizer"]):
         return
-    found = diagnose(ours, run)
-    said = [f"{leg}: {found}"] + ([f"the recorded run: {diagnose(trace_of(run), run)}"] if found.is_right else [])
+    found = diagnose(ours, run, parts=parts)
+    said = [f"{leg}: {found}"] + (
+        [f"the recorded run: {diagnose(trace_of(run), run, parts=parts)}"] if found.is_right else []
+    )
     Console().print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
 
 

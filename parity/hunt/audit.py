@@ -13,7 +13,7 @@ from mindspore import Parameter, Tensor
 from parity.cases.problems import Problem, synthetic
 from parity.cases.stock import Stock
 from parity.hunt.diagnosis import Diagnosis, diagnose, run_of
-from parity.sides.mindspore import set_mode
+from parity.sides.mindspore import set_mode, state
 from parity.sides.trace import Recorder, Trace
 
 STEPS = 20
@@ -61,10 +61,12 @@ class Audit:
 def told(findings: list[Finding]) -> dict[str, str]:
     """What was found of one optimizer, in words: of all its settings, or of each where they differ."""
     stock = findings[0].stock
-    said = {", ".join(f"{key}={value}" for key, value in found.numbers.items()): _in_modes(found) for found in findings}
-    says = next(iter(said.values()))
-    if len({*said.values()}) > 1:
-        says = "; ".join(f"{words} ({numbers})" for numbers, words in said.items())
+    said: dict[str, list[str]] = {}
+    for found in findings:
+        numbers = ", ".join(f"{key}={value}" for key, value in found.numbers.items() if key != "lr")
+        said.setdefault(_in_modes(found), []).append(numbers or "defaults")
+    says = "; ".join(f"{words} ({', or '.join(numbers)})" for words, numbers in said.items())
+    says = next(iter(said)) if len(said) == 1 else says
     known = [found.survives for found in findings if found.survives is not None]
     return {
         "optimizer": stock.place,
@@ -94,7 +96,8 @@ def audit(stock: Stock, numbers: dict, own: dict, modes: tuple[str, ...]) -> Fin
         try:
             traces[mode] = _taken(make, problem, stock.state)
         except Exception as error:  # whatever MindSpore raises is what is to be told
-            says[mode] = f"does not run: {' '.join(str(error).split())[:80]}"
+            words = " ".join(str(error).replace("-", " ").split())
+            says[mode] = f"does not run: {words[:60].rpartition(' ')[0]} ..."
             continue
         same = next((one for one in says if one in traces and _same(traces[one], traces[mode])), None)
         if same is None:
@@ -121,31 +124,17 @@ def _params(problem: Problem):
     return [Parameter(Tensor(value), name=name) for name, value in problem.initial.items()]
 
 
-def _steps(optimizer, params, problem: Problem, steps: range, recorder: Recorder | None = None, state=None):
+def _steps(optimizer, params, problem: Problem, steps: range, recorder: Recorder | None = None, told=None):
     for i in steps:
         optimizer(tuple(Tensor(problem.gradients[i][param.name]) for param in params))
         if recorder:
-            recorder.add({param.name: param.asnumpy() for param in params}, state())
+            recorder.add({param.name: param.asnumpy() for param in params}, told())
 
 
 def _taken(make: Callable, problem: Problem, slots: dict[str, str]) -> Trace:
     params, recorder = _params(problem), Recorder()
     optimizer = make(params)
-    names = {param.name: param.name for param in params}
-    kept = {param.name: param for param in optimizer.get_parameters()}
-
-    def state():
-        return {
-            name: {
-                slot: kept[key].asnumpy()
-                for prefix, slot in slots.items()
-                for key in (f"{prefix}.{name}", f"{prefix}{name}")
-                if key in kept
-            }
-            for name in names
-        }
-
-    _steps(optimizer, params, problem, range(STEPS), recorder, state)
+    _steps(optimizer, params, problem, range(STEPS), recorder, lambda: state(optimizer, slots))
     return recorder.trace()
 
 

@@ -26,7 +26,7 @@ from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart
 from parity.sides.trace import PARAMETER, Trace
 
 # What of a run is looked at: so many elements and steps tell mistakes apart, and take seconds.
-ELEMENTS, STEPS = 20_000, 40
+ELEMENTS, TENSORS, STEPS = 20_000, 6, 20
 # How many mistakes may have been made together; after how many steps the nearest of them are chosen, and how many of
 # these are run to the end.
 TOGETHER, GLANCE, NEAREST = 4, 3, 6
@@ -83,13 +83,14 @@ def is_known(optimizer: str) -> bool:
     return optimizer in ENTRIES and not (ENTRIES[optimizer].closure or ENTRIES[optimizer].averages)
 
 
-def diagnose(ours: Trace, run: Run, optimizer: str | None = None) -> Diagnosis:
+def diagnose(ours: Trace, run: Run, optimizer: str | None = None, parts: str | None = None) -> Diagnosis:
     """Say what a trajectory follows, given the gradients that it was taken by.
 
     Args:
         ours (Trace): The trajectory, of parameters alone or of all state, at each step of the run.
         run (Run): Whose gradients and numbers it had; what the run itself did is not looked at.
         optimizer (str): Whose rule it should follow. Default: ``None`` , that of the run.
+        parts (str): A parameter that is known to go another way, to be looked at among others. Default: ``None`` .
 
     Raises:
         Unjudged: If there is no such rule.
@@ -97,7 +98,7 @@ def diagnose(ours: Trace, run: Run, optimizer: str | None = None) -> Diagnosis:
     name = optimizer or run.header["optimizer"]
     if not is_known(name):
         raise Unjudged(f"For 'diagnose', 'optimizer' must be one of {[*filter(is_known, ENTRIES)]}, but got {name!r}.")
-    ours, run, norms = _part(ours, run)
+    ours, run, norms = _part(ours, run, parts)
     with TemporaryDirectory() as folder:
         return Search(run, name, Path(folder), norms).diagnosis(ours)
 
@@ -118,8 +119,8 @@ class Search:
         self._noise = ENTRIES[name].cases[0].noise
         self._right = by_the_rule(run, begun(run, counterpart(run, OPTIMIZERS[name])), PRECISIONS)
 
-    def diagnosis(self, ours: Trace, together: int = TOGETHER) -> Diagnosis:
-        """What a trajectory follows, of so many mistakes together at most."""
+    def diagnosis(self, ours: Trace, together: int | None = None) -> Diagnosis:
+        """What a trajectory follows, of so many mistakes together at most: TOGETHER, if not fewer."""
         of_right = self._ratio(ours, self._right)
         if of_right <= RATIO:
             return Diagnosis(self.name, of_right)
@@ -128,7 +129,7 @@ class Search:
         # A constant that is not whole is a guess, which misleads beside others.
         shown = best = [mistake for mistake, _ in led if not mistake.guessed]
         tried, everything, now = len(led), [*fits], np.inf
-        for _ in range(1, together):
+        for _ in range(1, together or TOGETHER):
             if any(ratio <= RATIO for _, ratio in fits):
                 break
             pairs = (one.with_(other) for one in best for other in shown)
@@ -240,24 +241,20 @@ class Search:
         return factors
 
 
-def _part(ours, run):
-    """The steps and parameters that are looked at: the first that parts, and some of each group and rank."""
+def _part(ours, run, parts):
+    """The steps and parameters that are looked at: the one that parts, and the smallest of each group and rank."""
     steps = list(run.steps[:STEPS])
     norms = [norm_of(step.gradients) for step in steps]
     sizes = {name: value.size for name, value in run.initial.items()}
-    if sum(sizes.values()) > ELEMENTS:
-        kinds: dict[Any, list[str]] = {}
-        for number, group in enumerate(run.header["groups"]):
-            for name in sorted(group["params"], key=sizes.get):
-                kinds.setdefault((number, min(run.initial[name].ndim, 2)), []).append(name)
-        chosen, room = [], ELEMENTS
-        for names in itertools.zip_longest(*kinds.values()):
-            for name in filter(None, names):
-                if not chosen or sizes[name] <= room:
-                    chosen.append(name)
-                    room -= sizes[name]
-    else:
-        chosen = list(sizes)
+    kinds: dict[Any, list[str]] = {}
+    for number, group in enumerate(run.header["groups"]):
+        for name in sorted(group["params"], key=sizes.get):
+            kinds.setdefault((number, min(run.initial[name].ndim, 2)), []).append(name)
+    chosen = [] if parts is None else [parts]
+    for name in (name for names in itertools.zip_longest(*kinds.values()) for name in names if name is not None):
+        of_chosen = sum(sizes[name] for name in chosen)
+        if name not in chosen and (not chosen or of_chosen + sizes[name] <= ELEMENTS) and len(chosen) < TENSORS:
+            chosen.append(name)
     kept = {*chosen}
     groups = [{**group, "params": [name for name in group["params"] if name in kept]} for group in run.header["groups"]]
     left = [i for i, group in enumerate(groups) if group["params"]]

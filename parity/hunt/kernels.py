@@ -13,11 +13,10 @@ import ms_optim
 from ms_optim import _native
 from parity.cases import ENTRIES, Mutant
 from parity.cases.problems import Problem
-from parity.hunt.mutants import spaced
+from parity.hunt.mutants import Fate, spaced
 from parity.judge.compare import compare, compare_bits
 from parity.sides import mindspore as mindspore_side
 from parity.sides import torch as torch_side
-from parity.suite import Fate
 
 SOURCES = Path(ms_optim.__file__).parent / "kernels"
 # Without optimization, which changes no bit here and takes most of the time.

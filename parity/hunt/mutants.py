@@ -3,12 +3,29 @@
 import importlib.util
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from mindspore import nn
 
 import ms_optim
-from parity.cases import Mutant
+from parity.cases import Case, Mutant
+from parity.judge.compare import Verdict
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a mutant: the first case that caught it, how, and whether "rule" or "graph" was judged."""
+
+    mutant: Mutant
+    case: Case | None = None
+    verdict: Verdict | None = None
+    leg: str | None = None
+
+    @property
+    def caught(self) -> bool:
+        """Whether some case failed."""
+        return self.case is not None
 
 
 def breed(folder: Path, *mutants: Mutant) -> type[nn.Optimizer]:

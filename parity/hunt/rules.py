@@ -8,12 +8,11 @@ from tempfile import TemporaryDirectory
 from parity.cases import ENTRIES, Mutant
 from parity.cases.losses import MINIMIZING_STEPS, losses
 from parity.cases.problems import Problem
-from parity.hunt.mutants import breed
+from parity.hunt.mutants import Fate, breed
 from parity.judge.compare import FREE_RATIO, compare
 from parity.sides import mindspore as mindspore_side
 from parity.sides import rules
 from parity.sides import torch as torch_side
-from parity.suite import Fate
 
 
 def hunt(mutants: Iterable[Mutant], problem: Problem, compiled: bool = False) -> Iterator[Fate]:

@@ -37,8 +37,13 @@ class Divergence:
     def __str__(self) -> str:
         return (
             f"step {self.step}, {self.kind} of {self.parameter!r}, element {list(self.element)}: "
-            f"{self.ours!r} where the reference has {self.reference!r} ({self.ulps:.3g} ulps)"
+            f"{self.ours!r} where the reference has {self.reference!r} ({self.ulps:.3g} ulps{self._relative})"
         )
+
+    @property
+    def _relative(self):
+        off = abs(self.ours - self.reference) / abs(self.reference) if self.reference else np.nan
+        return f", {off:.2g} of it" if np.isfinite(off) else ""
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,14 @@ class Score:
 class Verdict:
     """The outcome of one comparison: a score for the parameters and for each kind of state, and what failed.
 
-    `ours` and `reference` are what it was judged by: the distances from the truth of both, in ulps; `allowed` is what
-    ours may be off, tensor by tensor.
+    `why` is what it follows instead, if that was asked for. `ours` and `reference` are what it was judged by: the
+    distances from the truth of both, in ulps; `allowed` is what ours may be off, tensor by tensor.
     """
 
     scores: dict[str, Score] = field(default_factory=dict)
     divergence: Divergence | None = None
     problems: tuple[str, ...] = ()
+    why: str = ""
     ours: Errors = field(default_factory=dict, repr=False)
     reference: Errors = field(default_factory=dict, repr=False)
     allowed: dict[tuple[str, str], float] = field(default_factory=dict, repr=False)
@@ -79,7 +85,8 @@ class Verdict:
         if self.problems:
             return "failed: " + "; ".join(self.problems)
         if self.divergence:
-            return f"failed: first leaves the reference at {self.divergence}"
+            why = f"\n{self.why}" if self.why else ""
+            return f"failed: first leaves the reference at {self.divergence}{why}"
         return "passed: " + ", ".join(f"{kind} {score.ratio:.2f}" for kind, score in self.scores.items())
 
 
@@ -208,7 +215,7 @@ def _judge(ours, reference, off, reference_off, budget, ratio):
         divergences += [first(key, off[key], ours[key], reference[key], ratio * budget[key]) for key in keys]
     found = [divergence for divergence in divergences if divergence is not None]
     earliest = min(found, key=lambda divergence: divergence.step, default=None)
-    return Verdict(scores, earliest, (), off, reference_off, {key: ratio * budget[key] for key in off})
+    return Verdict(scores, earliest, (), "", off, reference_off, {key: ratio * budget[key] for key in off})
 
 
 def _sizes(initial):

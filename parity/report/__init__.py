@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from rich.table import Table
 
+from parity.hunt.mutants import Fate
 from parity.judge.compare import FREE_RATIO, RATIO, RELATIVE
 from parity.sides.trace import PARAMETER
-from parity.suite import Fate, FreeRun, Outcome
+from parity.suite import FreeRun, Outcome
 
 VERDICT = {True: "[green]passed[/]", False: "[red]FAILED[/]"}
 

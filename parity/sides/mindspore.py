@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -97,7 +97,7 @@ class Session:
     `schedule` is the name and the arguments of a scheduler, which steps after each of its steps. `anew` compiles, even
     if one like it has compiled before. `dtype` is that of the parameters, if not that of `initial`. If `compiled`, the
     steps are what a graph runs, else what direct calls do; by default as in `mode`. `device` and `jit_level` are set
-    first, if they are given.
+    first, if they are given. `slots` is as `state` takes it.
     """
 
     def __init__(
@@ -111,7 +111,9 @@ class Session:
         compiled: bool | None = None,
         device: str | None = None,
         jit_level: str | None = None,
+        slots: Mapping[str, str] | None = None,
     ):
+        self.slots = slots
         self.compiled = mode == "graph" if compiled is None else compiled
         self.mode, self.dtype = mode, dtype and getattr(ms, dtype)
         set_mode(mode, device, jit_level)
@@ -130,7 +132,7 @@ class Session:
                 self.optimizer(tuple(gradient(grad, self.dtype) for grad in given))
             if self.scheduler:
                 self.scheduler.step()
-            recorder.add(self.values, state(self.optimizer))
+            recorder.add(self.values, state(self.optimizer, self.slots))
         return recorder.trace()
 
     @property
@@ -183,14 +185,22 @@ def run(
     compiled: bool = False,
     device: str | None = None,
     jit_level: str | None = None,
+    slots: Mapping[str, str] | None = None,
 ) -> Trace:
     """The trace of the optimizer that `build` makes of parameters, fed the problem's gradients in float32.
 
     Its steps are what a graph runs if `compiled`, else direct calls, as a user makes them; on a device and at a level
-    of optimization ("O0", "O1", "O2"), if they are given.
+    of optimization ("O0", "O1", "O2"), if they are given. `slots` is as `state` takes it.
     """
     session = Session(
-        build, problem.initial, mode, dtype=problem.dtype, compiled=compiled, device=device, jit_level=jit_level
+        build,
+        problem.initial,
+        mode,
+        dtype=problem.dtype,
+        compiled=compiled,
+        device=device,
+        jit_level=jit_level,
+        slots=slots,
     )
     return session.steps(problem.gradients)
 
@@ -245,7 +255,21 @@ def _array(tensor):
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
-def state(optimizer: nn.Optimizer) -> dict[str, dict[str, np.ndarray]]:
-    """State by parameter and slot, of an optimizer that tells it; any other is compared by its parameters alone."""
+def state(optimizer: nn.Optimizer, slots: Mapping[str, str] | None = None) -> dict[str, dict[str, np.ndarray]]:
+    """State by parameter and slot, of an optimizer that tells it; any other is compared by its parameters alone.
+
+    `slots` has, by what stands before the name of a parameter in those of its tensors, what torch calls the slot.
+    """
+    if slots is not None:
+        kept = {param.name: param for param in optimizer.get_parameters()}
+        return {
+            param.name: {
+                slot: _array(kept[key])
+                for prefix, slot in slots.items()
+                for key in (f"{prefix}.{param.name}", f"{prefix}{param.name}")
+                if key in kept
+            }
+            for param in optimizer.parameters
+        }
     state = getattr(optimizer, "state", {})
     return {name: {slot: _array(value) for slot, value in slots.items()} for name, slots in state.items()}

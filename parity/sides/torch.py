@@ -137,6 +137,21 @@ class Session:
         return {"optimizer": self.optimizer} | ({"scheduler": self.scheduler} if self.scheduler else {})
 
 
+def told(build: Callable[[list], torch.optim.Optimizer], problem: Problem) -> tuple[str, list[dict]]:
+    """The name of the optimizer that `build` makes, and of each group "params", by name, and its arguments."""
+    params = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in problem.initial.items()}
+    names = {id(param): name for name, param in params.items()}
+    optimizer = build(list(params.items()))
+    groups = [
+        {
+            **{key: value for key, value in group.items() if key != "param_names"},
+            "params": [names[id(param)] for param in group["params"]],
+        }
+        for group in optimizer.param_groups
+    ]
+    return type(optimizer).__name__, groups
+
+
 def _gradient(drawn, param):
     """What a problem has drawn, in the dtype and the layout that the optimizer of a parameter takes."""
     if isinstance(drawn, Rows):

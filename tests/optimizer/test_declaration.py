@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn
 
 from ms_optim import EMA, AdamW, Optimizer, Slot
 from ms_optim.arguments import Flag, Number, Predicate
-from parity.suite import check
+from parity.check import check
 
 STEPS = 3
 

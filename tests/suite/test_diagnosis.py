@@ -183,6 +183,7 @@ def test_mutants_are_told_apart():
 
 def test_commands(tmp_path, capsys, monkeypatch):
     """`diagnose` says what a run follows; `replay` does where it fails."""
+    monkeypatch.setattr(diagnosis, "TOGETHER", 1)
     net = network()
     trained(TORCH["AdamW"](net), net, tmp_path / "run", STEPS)
     assert main(["diagnose", str(tmp_path / "run")]) == 0

@@ -15,6 +15,7 @@ from parity import suite
 from parity.cases import CASES, ENTRIES, MINIMIZERS
 from parity.cases.losses import losses
 from parity.cases.problems import PART, Problem, synthetic
+from parity.check import check
 from parity.judge.compare import compare_exactly
 from parity.sides import mindspore as mindspore_side
 from parity.sides import torch as torch_side
@@ -108,18 +109,26 @@ def test_float64_parameters_equal_torch_in_float64(name, graph):
 @pytest.mark.parametrize("mode", ["graph", "pynative"])
 def test_checks_the_optimizer_of_a_user(mode):
     """A stock optimizer that equals torch passes, and one that does not is told where it parts."""
-    good = suite.check(
+    good = check(
         lambda params: nn.Momentum(params, 0.1, 0.9),
         lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
         mode=mode,
     )
     assert good.passed
-    bad = suite.check(
+    state = check(
+        lambda params: nn.Momentum(params, 0.1, 0.9),
+        lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
+        mode=mode,
+        state={"moments": "momentum_buffer"},
+    )
+    assert state.passed and {*state.scores} == {"parameter", "momentum_buffer"}
+    bad = check(
         lambda params: nn.Adam(params, 0.1, eps=1e-3),
         lambda params: torch.optim.Adam(params, lr=0.1, eps=1e-3),
         mode=mode,
     )
     assert not bad.passed
     assert bad.divergence.step == 0
-    assert "first leaves the reference at step 0, parameter of" in str(bad)
+    assert "first leaves the reference at step 0, parameter of" in str(bad) and " of it)" in str(bad)
+    assert "eps before the bias correction" in bad.why and bad.why in str(bad)
     assert ms.get_context("mode") == {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}[mode]

@@ -1,0 +1,49 @@
+"""Judges an optimizer of a user's own by one of PyTorch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from parity.cases.problems import Problem, synthetic
+from parity.hunt.diagnosis import diagnose, is_known, run_of
+from parity.judge.compare import Verdict, compare, of_kinds
+from parity.sides import mindspore as mindspore_side
+from parity.sides import torch as torch_side
+
+
+def check(
+    optimizer: Callable,
+    reference: Callable,
+    problem: Problem | None = None,
+    mode: str = "graph",
+    state: Mapping[str, str] | None = None,
+) -> Verdict:
+    """Judge an optimizer of your own by a PyTorch optimizer, step by step, and say what it follows instead.
+
+    Args:
+        optimizer (Callable): A function from a list of MindSpore Parameters to a `mindspore.nn.Optimizer`. One with a
+            `state` (as those of this library) is compared in its state too, any other in its parameters.
+        reference (Callable): A function from a list of torch Parameters, each with its name, to a
+            `torch.optim.Optimizer`.
+        problem (Problem): What to optimize. Default: `synthetic(absent=False)`.
+        mode (str): "graph" or "pynative".
+        state (Mapping[str, str]): Of an optimizer without a `state`, what its tensors are called before the name of a
+            parameter, and what torch calls them, as ``{"moment1": "exp_avg"}`` of `mindspore.nn.Adam`: these are
+            compared too. Default: ``None`` .
+
+    Returns:
+        Verdict, whose `passed` is True if the optimizer is no further from torch in float64 than three times the error
+        of torch in float32; printed, it names the first step, parameter and element that is, and the known mistakes
+        of the PyTorch optimizer that it follows, if it is one of `torch.optim`.
+    """
+    problem = problem or synthetic(absent=False)
+    ours = mindspore_side.run(optimizer, problem, mode, slots=state)
+    judged = [torch_side.run(reference, problem, dtype) for dtype in ("float32", "float64")]
+    if state is not None:
+        judged = [{key: steps for key, steps in trace.items() if key in ours} for trace in judged]
+    verdict = compare(ours, *of_kinds(ours, *judged), initial=problem.initial)
+    if verdict.divergence is None:
+        return verdict
+    name, groups = torch_side.told(reference, problem)
+    if not is_known(name):
+        return verdict
+    return replace(verdict, why=str(diagnose(ours, run_of(name, groups, problem), parts=verdict.divergence.parameter)))
