@@ -14,7 +14,7 @@ setup(
     description="The optimizers of torch.optim, and those of NFNet, for MindSpore",
     license="Apache-2.0",
     packages=find_packages(include=("ms_optim*", "parity*")),
-    package_data={"ms_optim": ["py.typed"], "parity": ["report/page.html"]},
+    package_data={"ms_optim": ["py.typed"], "parity": ["report/audit.json", "report/page.html"]},
     # No Python module but a library for MindSpore to load; without a compiler the package does without it.
     ext_modules=[
         Extension(

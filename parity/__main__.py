@@ -21,6 +21,8 @@ from parity.cases.problems import STEPS, synthetic
 from parity.names import MODES, parse_names
 from parity.verbs import VERBS
 
+# How many steps tell mutants apart.
+NAMING_STEPS = 20
 # Of a training in full, and of the one before the first answer.
 FREE_STEPS, FIRST_FREE_STEPS = 200, 20
 
@@ -178,6 +180,14 @@ def _mutants(options, console):
         else:
             console.print("Without a compiler and the sources of the kernels, no mutants of kernels are hunted.")
     console.print(report.mutant_table(fates))
+    from parity.hunt.diagnosis import is_known
+    from parity.hunt.naming import measured
+
+    known = [name for name in options.names if is_known(name)]
+    with Progress(console=console) as progress:
+        problem = synthetic(min(options.steps, NAMING_STEPS), absent=False)
+        told = [measured(name, problem) for name in progress.track(known, description="diagnosed")]
+    console.print(report.named_table(told))
     caught = sum(fate.caught for fate in fates)
     console.print(f"{caught} of {len(fates)} mutants caught")
     return 0 if caught == len(fates) else 1

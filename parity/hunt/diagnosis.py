@@ -284,49 +284,6 @@ def _until(run, steps):
     return replace(run, steps=run.steps[:steps])
 
 
-@dataclass(frozen=True)
-class Named:
-    """How the mutants of one optimizer are diagnosed, each where it shows first, with roundings of its own.
-
-    Attributes:
-        optimizer (str): Whose.
-        alone (int): How many are named, and nothing else.
-        among (int): How many are named beside others.
-        wrongly (tuple[str, ...]): Those of which something else is named, or nothing.
-        hidden (int): How many show in no case.
-    """
-
-    optimizer: str
-    alone: int
-    among: int
-    wrongly: tuple[str, ...]
-    hidden: int
-
-
-def named(case_runs: Sequence[Run], optimizer: str) -> Named:
-    """Diagnose each mutant of an optimizer on the first of some runs that shows it.
-
-    It computes in float64 and keeps float32, so that it rounds otherwise than what it is compared with.
-    """
-    left = [mutant for mutant in ENTRIES[optimizer].mutants if mutant.leg == "rule"]
-    alone, among, wrongly = 0, 0, []
-    for run in case_runs:
-        with TemporaryDirectory() as folder:
-            search = Search(run, optimizer, Path(folder))
-            for mistake, _ in search.shown:
-                if mistake.mutants and mistake.mutants[0] in left:
-                    left.remove(mistake.mutants[0])
-                    cls = breed(Path(folder), *mistake.mutants)
-                    (ours,) = by_the_rule(run, begun(run, counterpart(run, cls)), ("float64",), _stored)
-                    ours = {key: [step.astype(np.float32) for step in steps] for key, steps in ours.items()}
-                    fits = [words for words, _ in search.diagnosis(ours, 1).fits]
-                    alone += fits == [str(mistake)]
-                    among += str(mistake) in fits and len(fits) > 1
-                    if str(mistake) not in fits:
-                        wrongly.append(f"{mistake}: {', '.join(fits) or 'nothing'}")
-    return Named(optimizer, alone, among, tuple(wrongly), len(left))
-
-
 def run_of(optimizer: str, groups: Sequence[Mapping[str, Any]], problem: Problem) -> Run:
     """A run on the gradients of a problem that has taken no steps yet: what its optimizer does is not known."""
     cls = OPTIMIZERS[optimizer]
@@ -358,9 +315,3 @@ def run_of_case(case: Case, problem: Problem) -> Run:
     problem = problem.fitting(case)
     groups = [{"params": names, **case.kwargs, **overrides} for names, overrides in case.split(problem.initial)]
     return run_of(case.optimizer, groups, problem)
-
-
-def _stored(rule, step, drawn):
-    """What lets a rule go on from float32 numbers."""
-    rule.store("float32")
-    return drawn

@@ -74,15 +74,25 @@ def mistakes(name: str, run: Run, norms: Sequence[float]) -> Iterator[Mistake]:
         run: The run.
         norms: Those of all gradients of each of its steps.
     """
-    for mutant in ENTRIES[name].mutants:
-        if mutant.leg == "rule":
-            yield Mistake((mutant.mistake,), (mutant,), known=True)
+    for mutant in _of_rule(name):
+        yield Mistake((mutant.mistake,), (mutant,), known=True)
     for words, power in (("", _running_product), (", powers at once", np.power)):
         yield Mistake((f"the numbers of a step in float32{words}",), change=partial(_in_float32, power), known=True)
     yield from _of_arguments(name, run)
     yield from _of_decay(run)
     yield from _of_schedules(run)
     yield from _of_gradients(run, norms)
+
+
+def _of_rule(name):
+    """The mutants of an optimizer, and of those that have the same rule, by what they get wrong."""
+    found = {}
+    for other in dict.fromkeys((name, *OPTIMIZERS)):
+        if getattr(OPTIMIZERS[other], "update", None) is OPTIMIZERS[name].update:
+            for mutant in ENTRIES[other].mutants:
+                if mutant.leg == "rule":
+                    found.setdefault((mutant.right, mutant.wrong), replace(mutant, optimizer=name))
+    return found.values()
 
 
 def _in_float32(power, cls):

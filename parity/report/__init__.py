@@ -6,6 +6,7 @@ import numpy as np
 from rich.table import Table
 
 from parity.hunt.mutants import Fate
+from parity.hunt.naming import Named
 from parity.judge.compare import FREE_RATIO, RATIO, RELATIVE
 from parity.sides.trace import PARAMETER
 from parity.suite import FreeRun, Outcome
@@ -128,6 +129,17 @@ def failures(outcomes: Iterable[Outcome | FreeRun]) -> list[str]:
         for leg, verdict in outcome.verdicts.items()
         if not verdict.passed
     ]
+
+
+def named_table(named: Iterable[Named]) -> Table:
+    """One row for each optimizer: how many of its mutants the diagnosis names, alone or among others, or wrongly."""
+    result = Table(title="mutants, diagnosed where they show", title_justify="left")
+    for heading in ("optimizer", "named alone", "among others", "show in no case", "something else is named"):
+        result.add_column(heading, overflow="fold")
+    for row in named:
+        counts = row.alone, row.among, row.hidden
+        result.add_row(row.optimizer, *map(str, counts), "; ".join(row.wrongly))
+    return result
 
 
 def mutant_table(fates: Iterable[Fate]) -> Table:

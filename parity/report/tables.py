@@ -1,9 +1,11 @@
-"""The README's table of optimizers, made from what the classes declare and the cases cover.
+"""The README's tables: of optimizers, from what the classes declare and the cases cover; of MindSpore's, as audited.
 
-`python -m parity.report.tables` writes it into the README.
+`python -m parity.report.tables` writes them into the README. What `python -m parity audit --json FILE` has found of
+MindSpore's is beside this module.
 """
 
 import importlib
+import json
 import sys
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from parity.cases import ENTRIES, Entry
 from parity.cases.losses import losses
 
 README = Path(__file__).parents[2] / "README.md"
-BEGIN, END = "<!-- optimizers -->\n", "<!-- end -->\n"
+END = "<!-- end -->\n"
+AUDITED = Path(__file__).with_name("audit.json")
 
 
 def optimizers() -> str:
@@ -29,6 +32,18 @@ def optimizers() -> str:
         )
         for entry in ENTRIES.values()
     ]
+    return _table(rows)
+
+
+def stock() -> str:
+    """One row for each optimizer that MindSpore ships: what it should be, what it does, and whether it resumes."""
+    found = json.loads(AUDITED.read_text(encoding="utf-8"))
+    rows = [("`mindspore`", "`torch.optim`", "what it follows", "goes on from a checkpoint"), ("---",) * 4]
+    rows += [(f"`{row['optimizer']}`", f"`{row['torch.optim']}`", row["says"], row["resumes"]) for row in found]
+    return _table(rows)
+
+
+def _table(rows):
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
@@ -68,11 +83,16 @@ def proof(entry: Entry) -> str:
     )
 
 
+TABLES = {"<!-- optimizers -->\n": optimizers, "<!-- stock -->\n": stock}
+
+
 def fill(text: str) -> str:
-    """A README with its table made anew."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + BEGIN + optimizers() + END + after
+    """A README with its tables made anew."""
+    for begin, make in TABLES.items():
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(END)
+        text = before + begin + make() + END + after
+    return text
 
 
 if __name__ == "__main__":

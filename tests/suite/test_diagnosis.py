@@ -11,9 +11,10 @@ from safetensors.numpy import save_file
 import ms_optim
 from parity.__main__ import main
 from parity.cases import ENTRIES
-from parity.cases.problems import PART, synthetic
+from parity.cases.problems import synthetic
 from parity.hunt import diagnosis
-from parity.hunt.diagnosis import diagnose, named, run_of_case
+from parity.hunt.diagnosis import diagnose
+from parity.hunt.naming import measured
 from parity.runs import read
 from parity.runs.follow import Unjudged, trace_of
 from parity.runs.replay import replay
@@ -175,8 +176,7 @@ def test_a_part_of_a_large_run_is_enough(recorded, monkeypatch):
 
 def test_mutants_are_told_apart():
     """Each is named where it shows, though it rounds otherwise."""
-    problem = synthetic(absent=False).part(PART)
-    found = named([run_of_case(case, problem) for case in ENTRIES["SGD"].cases[::-1]], "SGD")
+    found = measured("SGD", synthetic(20, absent=False))
     assert found.wrongly == () and found.alone + found.among + found.hidden == len(ENTRIES["SGD"].mutants)
     assert found.alone > found.among + found.hidden
 

@@ -1,0 +1,73 @@
+"""Measures the diagnosis: whether each mutant is named where it shows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from parity.cases import ENTRIES
+from parity.cases.problems import Problem
+from parity.hunt.diagnosis import Search, run_of_case
+from parity.hunt.mutants import breed
+from parity.runs.files import Run
+from parity.runs.follow import begun, by_the_rule, counterpart
+
+# Of the synthetic problem, what each kind of mistake shows on.
+TENSORS = ("fc.weight", "twin.weight", "conv.weight", "ema.gain", "flip.beta", "offset")
+
+
+@dataclass(frozen=True)
+class Named:
+    """How the mutants of one optimizer are diagnosed, each where it shows first, with roundings of its own.
+
+    Attributes:
+        optimizer (str): Whose.
+        alone (int): How many are named, and nothing else.
+        among (int): How many are named beside others.
+        wrongly (tuple[str, ...]): Those of which something else is named, or nothing.
+        hidden (int): How many show in no case.
+    """
+
+    optimizer: str
+    alone: int
+    among: int
+    wrongly: tuple[str, ...]
+    hidden: int
+
+
+def named(case_runs: Sequence[Run], optimizer: str) -> Named:
+    """Diagnose each mutant of an optimizer on the first of some runs that shows it.
+
+    It computes in float64 and keeps float32, so that it rounds otherwise than what it is compared with.
+    """
+    left = [mutant for mutant in ENTRIES[optimizer].mutants if mutant.leg == "rule"]
+    alone, among, wrongly = 0, 0, []
+    for run in case_runs:
+        with TemporaryDirectory() as folder:
+            search = Search(run, optimizer, Path(folder))
+            for mistake, _ in search.shown:
+                if mistake.mutants and mistake.mutants[0] in left:
+                    left.remove(mistake.mutants[0])
+                    cls = breed(Path(folder), *mistake.mutants)
+                    (ours,) = by_the_rule(run, begun(run, counterpart(run, cls)), ("float64",), _stored)
+                    ours = {key: [step.astype(np.float32) for step in steps] for key, steps in ours.items()}
+                    fits = [words for words, _ in search.diagnosis(ours, 1).fits]
+                    alone += fits == [str(mistake)]
+                    among += str(mistake) in fits and len(fits) > 1
+                    if str(mistake) not in fits:
+                        wrongly.append(f"{mistake}: {', '.join(fits) or 'nothing'}")
+    return Named(optimizer, alone, among, tuple(wrongly), len(left))
+
+
+def measured(optimizer: str, problem: Problem) -> Named:
+    """The same on the cases of the optimizer, beginning with the loudest."""
+    part = problem.part(TENSORS)
+    return named([run_of_case(case, part) for case in ENTRIES[optimizer].cases[::-1]], optimizer)
+
+
+def _stored(rule, step, drawn):
+    """What lets a rule go on from float32 numbers."""
+    rule.store("float32")
+    return drawn
