@@ -105,7 +105,7 @@ class Recording:
 
     def loss(self, value: Any) -> None:
         """Say what the loss of the step is that comes next, or of the one that `taken` records."""
-        self._loss = float(value.asnumpy() if isinstance(value, Tensor) else value)
+        self._loss = float(value.asnumpy().item() if isinstance(value, Tensor) else value)
 
     def taken(self, loss: Any = None) -> None:
         """Record the step that a graph has just taken by `optimizer`; one that a loss scale has skipped is none.
