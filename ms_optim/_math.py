@@ -1,4 +1,4 @@
-"""The vocabulary of rules: tensor formulas that several optimizers share, for tensors and, in their form, arrays of NumPy."""
+"""The vocabulary of rules: formulas that several optimizers share, for tensors and arrays in their form alike."""
 
 
 def is_near(weight):

@@ -100,6 +100,6 @@ def test_parity_says_what_it_needs(absent, said):
     ).stdout.strip()
     assert done.endswith(said) and bool(done) == bool(said)
     assert (
-        done.startswith("For 'parity', the packages hypothesis, matplotlib, rich, safetensors, sklearn, torch")
+        done.startswith("For 'parity', the packages hypothesis, jinja2, matplotlib, rich, safetensors, sklearn, torch")
         or not said
     )
