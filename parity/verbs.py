@@ -112,9 +112,8 @@ def diagnose(argv: list[str]) -> int:
     try:
         run = read(options.run)
         from parity.hunt.diagnosis import diagnose as diagnosed  # here, because it imports MindSpore
-        from parity.runs.follow import trace_of
 
-        found = diagnosed(trace_of(run), run, options.optimizer)
+        found = diagnosed(None, run, options.optimizer)
     except (OSError, ValueError) as error:
         return _refused(error)
     Console().print(str(found), highlight=False, markup=False, soft_wrap=True)
@@ -132,8 +131,14 @@ def compare(argv: list[str]) -> int:
     )
     parser.add_argument("--tensors", type=int, default=10, metavar="N", help="how many to show (default: 10)")
     options = parser.parse_args(argv)
+    if options.tensors < 0:
+        parser.error(f"--tensors must be at least 0, but got {options.tensors}")
     try:
         names = None if options.names is None else json.loads(options.names.read_text(encoding="utf-8"))
+        if names is not None and not (
+            isinstance(names, dict) and all(isinstance(name, str) for name in names.values())
+        ):
+            raise ValueError(f"For 'compare', 'names' must be a JSON object of names, but got '{options.names}'.")
         runs = [read(folder) for folder in (options.first, options.second)]
         truth = None if options.truth is None else read(options.truth)
         from parity.hunt.parting import compare_runs  # here, because it imports MindSpore
@@ -143,7 +148,7 @@ def compare(argv: list[str]) -> int:
         return _refused(error)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(str(found), highlight=False, markup=False, soft_wrap=True)
-    if found.finding and found.finding.tensors:
+    if found.finding and found.finding.tensors and options.tensors:
         console.print(_tensor_table(found.finding.tensors, options.tensors))
     return 0 if found.equal else 1
 
@@ -156,6 +161,8 @@ def audit(argv: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what is found into this file")
     options = parser.parse_args(argv)
+    if options.workers < 1:
+        parser.error(f"--workers must be at least 1, but got {options.workers}")
     known = {stock.place: stock for stock in STOCK}
     unknown = [name for name in options.names if name not in known]
     if unknown:
@@ -165,7 +172,7 @@ def audit(argv: list[str]) -> int:
 
     console = Console(width=None if sys.stdout.isatty() else 160)
     todo, found = [Audit(known[name], MODES[options.mode]) for name in options.names or known], {}
-    with jobs.pool(max(1, min(options.workers, len(todo)))) as run_all:
+    with jobs.pool(min(options.workers, len(todo))) as run_all:
         for i, findings in run_all(todo, False):
             found[i] = told(findings)
             console.print(f"{todo[i].name}: {found[i]['says']}", highlight=False, markup=False, soft_wrap=True)
@@ -200,14 +207,11 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 def _explain(run, leg, ours, parts):
     """Say what a leg follows, and if it is the right rule, what the recorded run does."""
     from parity.hunt.diagnosis import diagnose, is_known
-    from parity.runs.follow import trace_of
 
     if not is_known(run.header["optimizer"]):
         return
     found = diagnose(ours, run, parts=parts)
-    said = [f"{leg}: {found}"] + (
-        [f"the recorded run: {diagnose(trace_of(run), run, parts=parts)}"] if found.is_right else []
-    )
+    said = [f"{leg}: {found}"] + ([f"the recorded run: {diagnose(None, run, parts=parts)}"] if found.is_right else [])
     Console().print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
 
 

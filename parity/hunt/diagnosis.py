@@ -23,7 +23,7 @@ from parity.hunt.mutants import breed
 from parity.judge.compare import RATIO, Divergence, compare, errors
 from parity.runs.files import Run, Step
 from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart
-from parity.sides.trace import PARAMETER, Trace
+from parity.sides.trace import PARAMETER, Recorder, Trace
 
 # What of a run is looked at: so many elements and steps tell mistakes apart, and take seconds.
 ELEMENTS, TENSORS, STEPS = 20_000, 6, 20
@@ -83,21 +83,24 @@ def is_known(optimizer: str) -> bool:
     return optimizer in ENTRIES and not (ENTRIES[optimizer].closure or ENTRIES[optimizer].averages)
 
 
-def diagnose(ours: Trace, run: Run, optimizer: str | None = None, parts: str | None = None) -> Diagnosis:
+def diagnose(ours: Trace | None, run: Run, optimizer: str | None = None, parts: str | None = None) -> Diagnosis:
     """Say what a trajectory follows, given the gradients that it was taken by.
 
     Args:
-        ours (Trace): The trajectory, of parameters alone or of all state, at each step of the run.
-        run (Run): Whose gradients and numbers it had; what the run itself did is not looked at.
+        ours (Trace): The trajectory, of parameters alone or of all state, at each step of the run; None is that of the
+            run itself.
+        run (Run): Whose gradients and numbers it had.
         optimizer (str): Whose rule it should follow. Default: ``None`` , that of the run.
         parts (str): A parameter that is known to go another way, to be looked at among others. Default: ``None`` .
 
     Raises:
-        Unjudged: If there is no such rule.
+        Unjudged: If there is no such rule, or the run has no steps.
     """
     name = optimizer or run.header["optimizer"]
     if not is_known(name):
         raise Unjudged(f"For 'diagnose', 'optimizer' must be one of {[*filter(is_known, ENTRIES)]}, but got {name!r}.")
+    if not run.steps:
+        raise Unjudged("For 'diagnose', 'run' must have steps, but got none.")
     ours, run, norms = _part(ours, run, parts)
     with TemporaryDirectory() as folder:
         return Search(run, name, Path(folder), norms).diagnosis(ours)
@@ -243,8 +246,6 @@ class Search:
 
 def _part(ours, run, parts):
     """The steps and parameters that are looked at: the one that parts, and the smallest of each group and rank."""
-    steps = list(run.steps[:STEPS])
-    norms = [norm_of(step.gradients) for step in steps]
     sizes = {name: value.size for name, value in run.initial.items()}
     kinds: dict[Any, list[str]] = {}
     for number, group in enumerate(run.header["groups"]):
@@ -262,22 +263,16 @@ def _part(ours, run, parts):
     def of(mapping):
         return {name: value for name, value in mapping.items() if name in kept}
 
-    steps = [
-        replace(
-            step,
-            groups=[step.groups[i] for i in left],
-            gradients=of(step.gradients),
-            before=of(step.before),
-            parameters={},
-            state={},
-            double_parameters={},
-            double_state={},
-        )
-        for step in steps
-    ]
+    steps, norms, recorder = [], [], Recorder()
+    for step in itertools.islice(run.steps, STEPS):  # which hold all that there is, one at a time
+        norms.append(norm_of(step.gradients))
+        recorder.add(of(step.parameters), of(step.state))
+        numbers = [step.groups[i] for i in left]
+        steps.append(Step(numbers, of(step.gradients), {}, {}, before=of(step.before)))
+    ours = recorder.trace() if ours is None else {key: each for key, each in ours.items() if key[1] in kept}
     header = {**run.header, "groups": [groups[i] for i in left]}
     part = Run(header, {name: run.initial[name] for name in sizes if name in kept}, of(run.initial_state), steps)
-    return {key: values[: len(steps)] for key, values in ours.items() if key[1] in kept}, part, norms
+    return {key: each[: len(steps)] for key, each in ours.items()}, part, norms
 
 
 def _until(run, steps):

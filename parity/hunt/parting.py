@@ -14,7 +14,6 @@ from parity.cases.formats import ulp
 from parity.hunt.diagnosis import diagnose, is_known
 from parity.judge.compare import FREE_RATIO, Verdict, compare
 from parity.runs.files import Run
-from parity.runs.follow import trace_of
 from parity.sides.trace import PARAMETER
 
 # How far apart a loss or a gradient may be, relative to its size, where the weights are the same; and how many times
@@ -45,7 +44,7 @@ class Finding:
 
     Attributes:
         step (int): At which step, from 0; -1 is before the first.
-        whose (str): "names", "weights", "numbers", "loss", "gradient" or "optimizer".
+        whose (str): "names", "weights", "numbers", "loss", "gradient", "optimizer" or "steps".
         text (str): What was found.
         tensors (tuple[Tensor, ...]): What differs, in the order of the network.
     """
@@ -163,6 +162,9 @@ def _found(first, second, pairs, steps):
         if finding:
             return finding, drift
     drift.append(max(tensor.relative for tensor in _tensors(mine, others)))
+    lengths = len(first.steps), len(second.steps)
+    if lengths[0] != lengths[1]:
+        return Finding(steps, "steps", f"the first has {lengths[0]} steps and the second {lengths[1]}"), drift
     return None, drift
 
 
@@ -189,7 +191,7 @@ def _optimizers(first, second):
     for run, name in ((first, first.header["optimizer"]), (second, second.header["optimizer"])):
         name = name if is_known(name) else first.header["optimizer"]
         try:
-            found.append(diagnose(trace_of(run), run, name))
+            found.append(diagnose(None, run, name))
         except (TypeError, ValueError):  # no such rule, or the run does not say its numbers
             return False, None
     names = [run.header["optimizer"] for run in (first, second)]

@@ -59,7 +59,18 @@ FORBIDDEN = {
         name: {"mindspore", "ms_optim"}
         for name in ("parity.sides.torch_networks", "parity.references", "parity.sides.torch")
     },
-    **{name: {"torch"} for name in ("parity.sides.mindspore", "parity.sides.mindspore_networks", "parity.runs.replay")},
+    # Nor does what runs where torch is not.
+    **{
+        f"parity.{name}": {"torch"}
+        for name in (
+            "hunt.audit",
+            "hunt.parting",
+            "runs.mindspore",
+            "runs.replay",
+            "sides.mindspore",
+            "sides.mindspore_networks",
+        )
+    },
     # Where a training is, there need be nothing else of parity's.
     "parity.runs.torch": {"hypothesis", "matplotlib", "mindspore", "ms_optim", "rich", "sklearn"},
     "parity.runs.files": {"hypothesis", "matplotlib", "mindspore", "ms_optim", "rich", "sklearn", "torch"},

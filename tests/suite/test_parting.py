@@ -203,6 +203,8 @@ def test_rules_that_are_not_known_are_compared_by_their_steps(tmp_path):
     assert (found.step, found.whose) == (1, "optimizer")
     assert "the same gradients go in, and other steps come out: 1 of 1 differ" in found.text
     later = written(tmp_path / "later", {"w": weight}, loss=1.1)
+    shorter = compare_runs(one, written(tmp_path / "shorter", {"w": weight}, loss=1.0, steps=2))
+    assert str(shorter) == "first part at step 2, steps: the first has 3 steps and the second 2"
     found = compare_runs(one, later).finding
     assert (found.step, found.whose) == (0, "loss") and "1 and 1.1, 0.091 apart" in found.text
 
@@ -236,6 +238,12 @@ def test_command(tmp_path, capsys):
     assert main([*argv[:2], argv[1]]) == 0
     assert "no step of 10 parts them" in capsys.readouterr().out
     assert main([*argv, "--truth", str(tmp_path / "none")]) == 2
+    (tmp_path / "names.json").write_text(json.dumps(["scale"]))
+    assert main([*argv, "--names", str(tmp_path / "names.json")]) == 2
+    assert "'names' must be a JSON object of names" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*argv, "--tensors", "-1"])
+    assert "--tensors must be at least 0, but got -1" in capsys.readouterr().err
     (tmp_path / "names.json").write_text(json.dumps({"none": "scale"}))
     assert main([*argv, "--names", str(tmp_path / "names.json")]) == 2
     assert "'names' must be of" in capsys.readouterr().err
