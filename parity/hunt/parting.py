@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ms_optim._groups import HOW, NOTES
-from parity.cases.formats import ulp
 from parity.hunt.diagnosis import diagnose, is_known
 from parity.judge.compare import FREE_RATIO, Verdict, compare
+from parity.judge.norms import Tensor, by_tensor, distance
 from parity.runs.files import Run
 from parity.sides.trace import PARAMETER
 
@@ -25,17 +25,6 @@ SAME_STEP = 1e-2
 ROUNDED = 1e-6
 # A gradient this small beside all others is noise, as that of a bias before a normalization.
 NOISE = 1e-6
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor in both runs: its L2 norms, how far apart they are relative to the larger, and the worst element."""
-
-    name: str
-    first: float
-    second: float
-    relative: float
-    ulps: float
 
 
 @dataclass(frozen=True)
@@ -146,7 +135,7 @@ def _found(first, second, pairs, steps):
         one, other = first.steps[i], second.steps[i]
         mine |= {name: one.before[name] for name in pairs if name in one.before}
         others |= {name: other.before[called] for name, called in pairs.items() if called in other.before}
-        drift.append(max(tensor.relative for tensor in _tensors(mine, others)))
+        drift.append(max(tensor.relative for tensor in by_tensor(mine, others)))
         allowed = max(SAME, AMPLIFIED * drift[-1])
         finding = (
             _numbers(first, second, pairs, i)
@@ -161,7 +150,7 @@ def _found(first, second, pairs, steps):
             finding = _steps_taken(before, (mine, others), i, max(SAME_STEP, AMPLIFIED * allowed))
         if finding:
             return finding, drift
-    drift.append(max(tensor.relative for tensor in _tensors(mine, others)))
+    drift.append(max(tensor.relative for tensor in by_tensor(mine, others)))
     lengths = len(first.steps), len(second.steps)
     if lengths[0] != lengths[1]:
         return Finding(steps, "steps", f"the first has {lengths[0]} steps and the second {lengths[1]}"), drift
@@ -177,7 +166,7 @@ def _begun(first, second, pairs, mine, others):
     shapes = [f"{name} {mine[name].shape} and {others[name].shape}" for name in pairs if not _fit(name, mine, others)]
     if shapes:
         return Finding(-1, "names", f"shapes differ: {', '.join(shapes)}")
-    apart = tuple(tensor for tensor in _tensors(mine, others) if not tensor.relative <= ROUNDED)
+    apart = tuple(tensor for tensor in by_tensor(mine, others) if not tensor.relative <= ROUNDED)
     return Finding(-1, "weights", _said(apart, pairs), apart) if apart else None
 
 
@@ -263,10 +252,10 @@ def _shifted(first, second, keys):
 def _loss(one, other, i, allowed):
     if one.loss is None or other.loss is None:
         return None
-    apart = _apart(one.loss, other.loss)
-    if apart <= allowed:
+    off = distance(one.loss, other.loss)
+    if off <= allowed:
         return None
-    text = f"{one.loss:.8g} and {other.loss:.8g}, {apart:.2g} apart where the weights are the same to {allowed:.2g}"
+    text = f"{one.loss:.8g} and {other.loss:.8g}, {off:.2g} apart where the weights are the same to {allowed:.2g}"
     return Finding(i, "loss", f"{text}: other data, or another network or loss")
 
 
@@ -282,7 +271,7 @@ def _gradients(one, other, pairs, i, allowed):
         return Finding(i, "gradient", f"there is one of {said}")
     mine = {name: _dense(one, name) for name in pairs if name in one.gradients}
     others = {name: _dense(other, pairs[name]) for name in mine}
-    tensors = _tensors(mine, others)
+    tensors = by_tensor(mine, others)
     whole = np.sqrt(sum(tensor.first**2 for tensor in tensors if np.isfinite(tensor.first)))
     apart = tuple(
         tensor
@@ -322,46 +311,18 @@ def _factor(mine, others, allowed):
         return None
     factor = product / square
     scaled = {name: grad * factor for name, grad in mine.items()}
-    return factor if all(tensor.relative <= 10 * allowed for tensor in _tensors(scaled, others)) else None
+    return factor if all(tensor.relative <= 10 * allowed for tensor in by_tensor(scaled, others)) else None
 
 
 def _steps_taken(before, after, i, allowed):
     """Where the same gradients led elsewhere."""
     moved = [{name: np.subtract(new[name], old[name], dtype=float) for name in new} for old, new in zip(before, after)]
-    apart = tuple(tensor for tensor in _tensors(*moved) if not tensor.relative <= allowed)
+    apart = tuple(tensor for tensor in by_tensor(*moved) if not tensor.relative <= allowed)
     if not apart:
         return None
     return Finding(
         i, "optimizer", f"the same gradients go in, and other steps come out: {_said(apart, moved[0])}", apart
     )
-
-
-def _tensors(mine, others):
-    """Each tensor of two runs."""
-    return [_tensor(name, mine[name], others[name]) for name in mine]
-
-
-def _tensor(name, one, other):
-    if one.shape != other.shape:
-        return Tensor(name, float("nan"), float("nan"), float("inf"), float("inf"))
-    with np.errstate(all="ignore"):
-        one, other = np.asarray(one, float), np.asarray(other, float)
-        both = (one == other) | (np.isnan(one) & np.isnan(other))
-        off = np.where(both, 0.0, one - other)
-        norms = [float(np.linalg.norm(side.ravel())) for side in (one, other)]
-        size = max(norm for norm in (*norms, 0.0) if not np.isnan(norm))
-        apart = float(np.linalg.norm(off.ravel()))
-        relative = 0.0 if apart == 0 else apart / size if size else float("inf")
-        ulps = np.abs(off).max(initial=0.0) / ulp(np.abs(one).max(initial=0.0), "float32")
-        return Tensor(name, *norms, float("inf") if np.isnan(relative) else relative, float(ulps))
-
-
-def _apart(one, other):
-    """How far apart two numbers are, relative to the larger; NaN is nothing but NaN."""
-    if one == other or (np.isnan(one) and np.isnan(other)):
-        return 0.0
-    apart = abs(one - other) / max(abs(one), abs(other))
-    return float("inf") if np.isnan(apart) else apart
 
 
 def _said(apart, everything):

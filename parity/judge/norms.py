@@ -1,0 +1,47 @@
+"""How far tensors are apart as wholes, by their norms, where nothing says what rounding may do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from parity.cases.formats import ulp
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor in both runs: its L2 norms, how far apart they are relative to the larger, and the worst element."""
+
+    name: str
+    first: float
+    second: float
+    relative: float
+    ulps: float
+
+
+def by_tensor(mine: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> list[Tensor]:
+    """Each tensor of two runs, by its name in one."""
+    return [_tensor(name, mine[name], others[name]) for name in mine]
+
+
+def _tensor(name, one, other):
+    if one.shape != other.shape:
+        return Tensor(name, float("nan"), float("nan"), float("inf"), float("inf"))
+    with np.errstate(all="ignore"):
+        one, other = np.asarray(one, float), np.asarray(other, float)
+        both = (one == other) | (np.isnan(one) & np.isnan(other))
+        off = np.where(both, 0.0, one - other)
+        norms = [float(np.linalg.norm(side.ravel())) for side in (one, other)]
+        size = max(norm for norm in (*norms, 0.0) if not np.isnan(norm))
+        length = float(np.linalg.norm(off.ravel()))
+        relative = 0.0 if length == 0 else length / size if size else float("inf")
+        ulps = np.abs(off).max(initial=0.0) / ulp(np.abs(one).max(initial=0.0), "float32")
+        return Tensor(name, *norms, float("inf") if np.isnan(relative) else relative, float(ulps))
+
+
+def distance(one: float, other: float) -> float:
+    """How far apart two numbers are, relative to the larger; NaN is nothing but NaN."""
+    if one == other or (np.isnan(one) and np.isnan(other)):
+        return 0.0
+    off = abs(one - other) / max(abs(one), abs(other))
+    return float("inf") if np.isnan(off) else off
