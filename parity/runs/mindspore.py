@@ -1,6 +1,7 @@
 """Records a run of MindSpore: direct calls as they are, and steps in graphs by an optimizer around the optimizer."""
 
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,14 @@ class Recording:
         self._inner.__class__ = type(self._class.__name__, (self._class,), {"__call__": called})
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, *error):
         self._inner.__class__ = self._class
+        if kind is None and not self.steps:
+            warnings.warn(
+                f"For '{OWNER}', no step was recorded: steps in a graph must be taken by the 'optimizer' of the block, "
+                "with 'callback()' among the callbacks or 'taken()' after each.",
+                stacklevel=2,
+            )
 
     def loss(self, value: Any) -> None:
         """Say what the loss of the step is that comes next, or of the one that `taken` records."""

@@ -221,6 +221,11 @@ def test_what_cannot_be_recorded(graph, tmp_path):
         parity.record(optimizer, tmp_path / "c", model=torch.nn.Linear(3, 1))
     with pytest.raises(ValueError, match=r"'model' must have all parameters of the optimizer, .* \['bias', 'weight'\]"):
         parity.record(optimizer, tmp_path / "d", model=nn.ReLU())
+    with (
+        pytest.warns(UserWarning, match="no step was recorded: steps in a graph must be taken by the 'optimizer' of"),
+        parity.record(optimizer, tmp_path / "none"),
+    ):
+        pass
     gradients = Tensor(np.ones((1, 3), np.float32)), Tensor(np.ones(1, np.float32))
     with parity.record(optimizer, tmp_path / "e") as run:
         run.optimizer(gradients)
