@@ -50,6 +50,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="processes (default: one for each core, at most 4)",
     )
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="record what PyTorch does on each case into this folder and stop; `replay DIR/*` runs them elsewhere",
+    )
     parser.add_argument("--mutants", action="store_true", help="hunt wrong rules instead, and count the caught")
     parser.add_argument(
         "--case", metavar="JSON", help="run one case that `python -m parity.hunt.fuzz` has found, and stop"
@@ -97,6 +103,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if options.case is not None:
         return _case(options.case, console)
+    if options.record is not None:
+        return _record(options, console)
     return _mutants(options, console) if options.mutants else _verify(options, console)
 
 
@@ -111,6 +119,22 @@ def _case(draw, console):
     if outcome.undecided:
         console.print("undecided: it is off by no more than rounding alone may carry torch")
     return 0 if outcome.passed else 1
+
+
+def _record(options, console):
+    from parity.runs.cases import record_cases  # here, because it imports torch
+
+    try:
+        made = list(record_cases(options.names, synthetic(options.steps), options.record))
+    except OSError as error:
+        console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        return 2
+    console.print(
+        f"recorded {len(made)} cases into {options.record}\npython -m parity replay {options.record}/*",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0
 
 
 def _verify(options, console):

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from parity.cases.problems import Problem, synthetic
-from parity.hunt.diagnosis import diagnose, is_known, run_of
+from parity.hunt.diagnosis import diagnose, is_known
 from parity.judge.compare import Verdict, compare, of_kinds
+from parity.runs.problems import run_of
 from parity.sides import mindspore as mindspore_side
 from parity.sides import torch as torch_side
 

@@ -61,7 +61,7 @@ def record(argv: list[str]) -> int:
 def replay(argv: list[str]) -> int:
     """Drive an optimizer of MindSpore with a recorded run of PyTorch, which need not be installed here."""
     parser = _parser("replay", replay, "replay run --mode both")
-    parser.add_argument("run", type=Path, metavar="RUN", help="the folder of the run")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="the folder of the run, or several")
     parser.add_argument(
         "--optimizer",
         metavar="MODULE:FUNCTION",
@@ -71,15 +71,24 @@ def replay(argv: list[str]) -> int:
     parser.add_argument("--device", choices=("CPU", "Ascend", "GPU"), help="what MindSpore runs on")
     parser.add_argument("--jit-level", choices=("O0", "O1", "O2"), help="how far MindSpore fuses")
     options = parser.parse_args(argv)
+    codes = [_replay(run, options) for run in options.runs]
+    if len(codes) > 1:
+        Console().print(f"{codes.count(0)} of {len(codes)} runs are followed on every path", highlight=False)
+    return max(codes)
+
+
+def _replay(folder, options):
+    """Replay one run, and give the exit code."""
     try:
-        run = read(options.run)
+        run = read(folder)
     except (OSError, ValueError) as error:
         return _refused(error)
     from parity.runs import replay as replaying  # here, because it imports MindSpore
     from parity.sides.mindspore import set_mode
 
     console, passed, why = Console(), [], None
-    said = f"{run.header['optimizer']}, {len(run.steps)} steps, {len(run.initial)} parameters"
+    what = run.header.get("case", run.header["optimizer"])
+    said = f"{folder}: {what}, {len(run.steps)} steps, {len(run.initial)} parameters"
     console.print(f"{said}, judged by torch in float32 and in float64 as recorded", highlight=False, soft_wrap=True)
     try:
         set_mode(MODES[options.mode][0], options.device, options.jit_level)

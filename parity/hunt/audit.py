@@ -12,7 +12,8 @@ from mindspore import Parameter, Tensor
 
 from parity.cases.problems import Problem, synthetic
 from parity.cases.stock import Stock
-from parity.hunt.diagnosis import Diagnosis, diagnose, run_of
+from parity.hunt.diagnosis import Diagnosis, diagnose
+from parity.runs.problems import run_of
 from parity.sides.mindspore import set_mode, state
 from parity.sides.trace import PARAMETER, Recorder, Trace
 

@@ -4,9 +4,8 @@ Each mistake is run on the gradients of the run, on arrays of NumPy, in float32 
 as by torch: what it fits is named, if torch's rule does not fit.
 """
 
-import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from ms_optim import OPTIMIZERS
-from parity.cases import ENTRIES, Case
-from parity.cases.problems import Problem, Rows
+from parity.cases import ENTRIES
 from parity.hunt.mistakes import Mistake, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
 from parity.hunt.mutants import breed
 from parity.judge.compare import RATIO, Divergence, compare, errors
@@ -31,8 +29,6 @@ ELEMENTS, TENSORS, STEPS = 20_000, 6, 20
 # these are run to the end.
 TOGETHER, GLANCE, NEAREST = 4, 3, 6
 PRECISIONS = ("float32", "float64")
-# The arguments of an optimizer that no group has.
-OF_ALL = ("fused", "loss_scale", "state_dtype", "master_weights")
 
 
 @dataclass(frozen=True)
@@ -277,36 +273,3 @@ def _part(ours, run, parts):
 
 def _until(run, steps):
     return replace(run, steps=run.steps[:steps])
-
-
-def run_of(optimizer: str, groups: Sequence[Mapping[str, Any]], problem: Problem) -> Run:
-    """A run on the gradients of a problem that has taken no steps yet: what its optimizer does is not known."""
-    cls = OPTIMIZERS[optimizer]
-    defaults = {
-        key: parameter.default
-        for key, parameter in inspect.signature(cls).parameters.items()
-        if parameter.default is not parameter.empty and key not in OF_ALL
-    }
-    groups = [{**defaults, **group} for group in groups]
-    numbers = [{key: value for key, value in group.items() if key != "params"} for group in groups]
-    steps = [
-        Step(
-            numbers,
-            {
-                name: (grad.indices, grad.values) if isinstance(grad, Rows) else grad
-                for name, grad in drawn.items()
-                if grad is not None
-            },
-            {},
-            {},
-        )
-        for drawn in problem.gradients
-    ]
-    return Run({"optimizer": optimizer, "groups": groups}, problem.initial, {}, steps)
-
-
-def run_of_case(case: Case, problem: Problem) -> Run:
-    """The same of a case, on what it takes of the problem."""
-    problem = problem.fitting(case)
-    groups = [{"params": names, **case.kwargs, **overrides} for names, overrides in case.split(problem.initial)]
-    return run_of(case.optimizer, groups, problem)

@@ -9,10 +9,11 @@ import numpy as np
 
 from parity.cases import ENTRIES
 from parity.cases.problems import Problem
-from parity.hunt.diagnosis import Search, run_of_case
+from parity.hunt.diagnosis import Search
 from parity.hunt.mutants import breed
 from parity.runs.files import Run
 from parity.runs.follow import begun, by_the_rule, counterpart
+from parity.runs.problems import run_of_case
 
 # Of the synthetic problem, what each kind of mistake shows on.
 TENSORS = ("fc.weight", "twin.weight", "conv.weight", "ema.gain", "flip.beta", "offset")

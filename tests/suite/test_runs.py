@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 import ms_optim
 import parity
 from parity.__main__ import main
+from parity.cases import CASES
 from parity.runs import Step, Writer, read
 from parity.runs.replay import Unjudged, named, replay
 
@@ -350,6 +351,7 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 from parity.__main__ import main
+from parity.cases import CASES
 raise SystemExit(main(sys.argv[1:]))
 """
 
@@ -390,3 +392,19 @@ def test_exit_codes(tmp_path, capsys):
     assert "failed: first leaves the reference at step 1, parameter of 'w'" in capsys.readouterr().out
     assert main(["replay", str(written(tmp_path / "other", "Sophia"))]) == 2
     assert "but got 'Sophia'" in capsys.readouterr().err
+
+
+def test_cases_are_recorded_to_be_replayed_elsewhere(tmp_path, capsys):
+    """Those of the suite, with groups, sparse gradients and what torch lacks; several are replayed at once."""
+    assert main(["SGD", "MomentumAGC", "SparseAdam", "EMA", "--steps", "3", "--record", str(tmp_path / "cases")]) == 0
+    folders = sorted(path.name for path in (tmp_path / "cases").iterdir())
+    wanted = [f"{name}-{i}" for name in ("MomentumAGC", "SGD", "SparseAdam") for i in range(len(CASES[name]))]
+    assert folders == wanted and f"recorded {len(wanted)} cases into" in capsys.readouterr().out
+    chosen = [str(tmp_path / "cases" / name) for name in ("MomentumAGC-3", "SGD-6", "SparseAdam-1")]
+    assert main(["replay", *chosen]) == 0
+    said = capsys.readouterr().out
+    assert "3 of 3 runs are followed on every path" in said and "exempt" not in said
+    assert str(CASES["SGD"][6]) in said and "graph native: passed" in said
+    assert main(["replay", chosen[0], str(tmp_path)]) == 2
+    assert main(["SGD", "--record", str(tmp_path / "cases")]) == 2
+    assert "must not hold a run" in capsys.readouterr().out

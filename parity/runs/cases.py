@@ -1,0 +1,48 @@
+"""Records what PyTorch does on the cases of the suite, to be replayed where it is not installed, as on Ascend."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from parity.cases import CASES, Case
+from parity.cases.problems import Problem
+from parity.runs.files import Writer
+from parity.runs.problems import run_of_case
+from parity.sides import torch as torch_side
+from parity.sides.trace import PARAMETER, Trace
+
+
+def record_cases(names: Iterable[str], problem: Problem, folder: Path) -> Iterator[Path]:
+    """Write a run for each case of some optimizers into a folder, "NAME-0" and so on, and give its place.
+
+    Left out are those that take a closure, and averages, which hold an optimizer.
+
+    Raises:
+        FileExistsError: If there is one already.
+    """
+    for name in names:
+        for i, case in enumerate(CASES.get(name, ())):
+            if case.inner is None:
+                place = folder / f"{name}-{i}"
+                _write(case, problem, place)
+                yield place
+
+
+def _write(case: Case, problem: Problem, folder: Path) -> None:
+    run, problem = run_of_case(case, problem), problem.fitting(case)
+    build = torch_side.factory(case)
+    single, double = (torch_side.run(build, problem, dtype) for dtype in ("float32", "float64"))
+    writer = Writer(folder, case.optimizer, run.header["groups"], run.initial, notes={"case": str(case)})
+    for i, step in enumerate(run.steps):
+        (params, state), (exact, exact_state) = (_at(trace, i) for trace in (single, double))
+        writer.add(replace(step, parameters=params, state=state, double_parameters=exact, double_state=exact_state))
+
+
+def _at(trace: Trace, step: int):
+    """The parameters and the state after a step."""
+    params = {name: steps[step] for (kind, name), steps in trace.items() if kind == PARAMETER}
+    state: dict[str, dict] = {}
+    for (kind, name), steps in trace.items():
+        if kind != PARAMETER:
+            state.setdefault(name, {})[kind] = steps[step]
+    return params, state
