@@ -135,12 +135,13 @@ def _of_decay(run):
     decays = [group.get("weight_decay", 0.0) for group in run.header["groups"]]
     if not any(decays):
         return
+    own = run.header.get("names", {})  # of Parameters that the run calls as torch does
     ranks = {name: value.ndim for name, value in run.initial.items()}
     yield Mistake(("weight_decay of matrices alone",), alter=partial(_undecayed, lambda name: ranks[name] < 2))
     for parts in (("beta", "gamma"), ("beta", "gamma", "bias"), ("bias",)):  # the first are MindSpore's
         yield Mistake(
             (f"no weight_decay where a name has {' or '.join(parts)}",),
-            alter=partial(_undecayed, lambda name, parts=parts: any(part in name for part in parts)),
+            alter=partial(_undecayed, lambda name, parts=parts: any(part in own.get(name, name) for part in parts)),
         )
     if len({*decays}) > 1:
         yield Mistake(("one weight_decay for all groups",), alter=partial(_with, "weight_decay", max(decays)))

@@ -4,8 +4,8 @@ Two trainings in float32 part slowly by themselves. So what is looked at is wher
 causes say: numbers of the groups, the loss, the gradients, and what the optimizer made of them, in this order.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -130,7 +130,7 @@ def _found(first, second, pairs, steps):
     finding = _begun(first, second, pairs, mine, others)
     if finding:
         return finding, drift
-    by_rule, wrong = _optimizers(first, second)
+    by_rule, wrong = _optimizers(first, _filled(second, first, pairs))
     for i in range(steps):
         one, other = first.steps[i], second.steps[i]
         mine |= {name: one.before[name] for name in pairs if name in one.before}
@@ -172,6 +172,28 @@ def _begun(first, second, pairs, mine, others):
 
 def _fit(name, mine, others):
     return mine[name].shape == others[name].shape
+
+
+def _filled(run, other, pairs):
+    """The run with the numbers of another where its optimizer, which has one group, does not tell its own."""
+    if len(run.header["groups"]) != 1 or set(pairs.values()) != {*run.initial}:
+        return run
+    groups = [
+        {**group, **run.header["groups"][0], "params": [pairs[name] for name in group["params"]]}
+        for group in other.header["groups"]
+    ]
+
+    class Filled(Sequence):
+        """Steps that are read when they are asked for."""
+
+        def __len__(self):
+            return min(len(run.steps), len(other.steps))
+
+        def __getitem__(self, i):
+            step = run.steps[i]
+            return replace(step, groups=[{**group, **step.groups[0]} for group in other.steps[i].groups])
+
+    return Run({**run.header, "groups": groups}, run.initial, run.initial_state, Filled())
 
 
 def _optimizers(first, second):

@@ -6,6 +6,7 @@ A run is a folder. `run.json` says of what it is:
 - "optimizer": the name of the class, as "AdamW";
 - "groups": for each group "params", the names of its parameters, and its arguments as they were at first;
 - "dtypes": of each parameter;
+- "names", of a run of MindSpore: what it calls the parameters that the run calls as torch does;
 - and, for who reads it, "versions", "command", "threads", "seed" and "device".
 
 `initial.safetensors` has what there was before the first step, and `000000.safetensors` and so on what each step left

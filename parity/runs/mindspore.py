@@ -74,6 +74,7 @@ class Recording:
             [name for name, param in zip(self._names, self._params) if param.dtype == ms.bfloat16],
             {
                 "versions": {"mindspore": ms.__version__, "numpy": np.__version__, "python": sys.version.split()[0]},
+                "names": dict(zip(self._names, self._first_names)),
                 "command": " ".join(sys.argv),
                 "seed": ms.get_seed(),
                 "device": ms.get_context("device_target"),
