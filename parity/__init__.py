@@ -81,6 +81,8 @@ def record(optimizer: Any, folder: str | Path, model: Any = None, first: int | N
         >>> run.steps
         3
     """
+    if first is not None and (not isinstance(first, int) or isinstance(first, bool) or first < 1):
+        raise ValueError(f"For 'record', 'first' must be an int of at least 1 or None, but got {first!r}.")
     for module in ("torch.optim", "mindspore.nn"):
         framework = sys.modules.get(module)  # whose it is has been imported
         if framework is not None and isinstance(optimizer, framework.Optimizer):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from parity.cases.problems import Problem, synthetic
 from parity.hunt.diagnosis import diagnose, is_known
-from parity.judge.compare import Verdict, compare, of_kinds
+from parity.judge.compare import Verdict, compare, of_kinds, of_what_is_told
 from parity.runs.problems import run_of
 from parity.sides import mindspore as mindspore_side
 from parity.sides import torch as torch_side
@@ -38,13 +38,12 @@ def check(
     """
     problem = problem or synthetic(absent=False)
     ours = mindspore_side.run(optimizer, problem, mode, slots=state)
-    judged = [torch_side.run(reference, problem, dtype) for dtype in ("float32", "float64")]
-    if state is not None:
-        judged = [{key: steps for key, steps in trace.items() if key in ours} for trace in judged]
-    verdict = compare(ours, *of_kinds(ours, *judged), initial=problem.initial)
+    judged = (torch_side.run(reference, problem, dtype) for dtype in ("float32", "float64"))
+    judged_by = of_kinds if state is None else of_what_is_told
+    verdict = compare(ours, *judged_by(ours, *judged), initial=problem.initial)
     if verdict.divergence is None:
         return verdict
     name, groups = torch_side.told(reference, problem)
     if not is_known(name):
         return verdict
-    return replace(verdict, why=str(diagnose(ours, run_of(name, groups, problem), parts=verdict.divergence.parameter)))
+    return replace(verdict, why=str(diagnose(run_of(name, groups, problem), ours, parts=verdict.divergence.parameter)))

@@ -122,7 +122,7 @@ def diagnose(argv: list[str]) -> int:
         run = read(options.run)
         from parity.hunt.diagnosis import diagnose as diagnosed  # here, because it imports MindSpore
 
-        found = diagnosed(None, run, options.optimizer)
+        found = diagnosed(run, optimizer=options.optimizer)
     except (OSError, ValueError) as error:
         return _refused(error)
     Console().print(str(found), highlight=False, markup=False, soft_wrap=True)
@@ -219,8 +219,8 @@ def _explain(run, leg, ours, parts):
 
     if not is_known(run.header["optimizer"]):
         return
-    found = diagnose(ours, run, parts=parts)
-    said = [f"{leg}: {found}"] + ([f"the recorded run: {diagnose(None, run, parts=parts)}"] if found.is_right else [])
+    found = diagnose(run, ours, parts=parts)
+    said = [f"{leg}: {found}"] + ([f"the recorded run: {diagnose(run, parts=parts)}"] if found.is_right else [])
     Console().print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
 
 

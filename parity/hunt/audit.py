@@ -8,14 +8,13 @@ from tempfile import TemporaryDirectory
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor
 
 from parity.cases.problems import Problem, synthetic
 from parity.cases.stock import Stock
 from parity.hunt.diagnosis import Diagnosis, diagnose
 from parity.runs.problems import run_of
-from parity.sides.mindspore import set_mode, state
-from parity.sides.trace import PARAMETER, Recorder, Trace
+from parity.sides import mindspore as mindspore_side
+from parity.sides.trace import PARAMETER, Trace
 
 STEPS = 20
 # What a tensor may be off, of its largest magnitude, for a run to have gone on where it was stopped.
@@ -25,14 +24,13 @@ TENSORS = ("fc.weight", "twin.weight", "ema.gain", "flip.beta", "offset")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Audited:
     """What one optimizer does with one set of numbers.
 
     Attributes:
         stock (Stock): Which.
         numbers (dict): In torch's words.
         says (dict[str, str]): By mode, "right", the mistakes that it follows, or why it does not run.
-        ratios (dict[str, float]): By mode, how far it is from the counterpart, in errors of that in float32.
         survives (bool): Whether it goes on from a checkpoint of it as if it had not been stopped, but for rounding;
             None if it does not run.
     """
@@ -40,7 +38,6 @@ class Finding:
     stock: Stock
     numbers: dict
     says: dict[str, str]
-    ratios: dict[str, float]
     survives: bool | None
 
 
@@ -56,12 +53,12 @@ class Audit:
         """Which."""
         return f"mindspore.{self.stock.place}"
 
-    def run(self, keep: bool = False) -> list[Finding]:
-        """A finding for each of its settings."""
+    def run(self, keep: bool = False) -> list[Audited]:
+        """What it does with each of its settings."""
         return [audit(self.stock, *setting, self.modes) for setting in self.stock.settings]
 
 
-def told(findings: list[Finding]) -> dict[str, str]:
+def told(findings: list[Audited]) -> dict[str, str]:
     """What was found of one optimizer, in words: of all its settings, or of each where they differ."""
     stock = findings[0].stock
     said: dict[str, list[str]] = {}
@@ -85,33 +82,31 @@ def _in_modes(found):
     return ", ".join(f"{mode}: {words}" for mode, words in found.says.items())
 
 
-def audit(stock: Stock, numbers: dict, own: dict, modes: tuple[str, ...]) -> Finding:
+def audit(stock: Stock, numbers: dict, own: dict, modes: tuple[str, ...]) -> Audited:
     """Run an optimizer with some numbers in each mode, say what it follows, and whether it can be stopped."""
     problem = synthetic(STEPS, absent=False).part(TENSORS)
     run = run_of(stock.counterpart, [{"params": [*problem.initial], **numbers}], problem)
-    says, ratios, traces, survives = {}, {}, {}, None
+    says, traces, survives = {}, {}, None
 
     def make(params):
         return reduce(getattr, stock.place.split("."), ms)(params, **own)
 
     for mode in modes:
-        set_mode(mode)
         try:
-            traces[mode] = _taken(make, problem, stock.state)
+            traces[mode] = mindspore_side.run(make, problem, mode, slots=stock.state)
         except Exception as error:  # whatever MindSpore raises is what is to be told
             words = " ".join(str(error).replace("-", " ").split())
             says[mode] = f"does not run: {words.partition('. ')[0].partition(', Please')[0]}"
             continue
         same = next((one for one in says if one in traces and _same(traces[one], traces[mode])), None)
         if _stands_still(traces[mode], problem):
-            says[mode], ratios[mode] = "nothing moves", np.inf
+            says[mode] = "nothing moves"
         elif same is None:
-            found = diagnose(traces[mode], run)
-            says[mode], ratios[mode] = _said(found), found.right
+            says[mode] = _said(diagnose(run, traces[mode]))
         else:
-            says[mode], ratios[mode] = says[same], ratios[same]
-        survives = _survives(make, problem) and survives is not False
-    return Finding(stock, numbers, says, ratios, survives)
+            says[mode] = says[same]
+        survives = _survives(make, problem, mode) and survives is not False
+    return Audited(stock, numbers, says, survives)
 
 
 def _stands_still(trace: Trace, problem: Problem) -> bool:
@@ -127,44 +122,24 @@ def _said(found: Diagnosis) -> str:
     return f"none of the known mistakes{near}"
 
 
-def _params(problem: Problem):
-    return [Parameter(Tensor(value), name=name) for name, value in problem.initial.items()]
-
-
-def _steps(optimizer, params, problem: Problem, steps: range, recorder: Recorder | None = None, told=None):
-    for i in steps:
-        optimizer(tuple(Tensor(problem.gradients[i][param.name]) for param in params))
-        if recorder:
-            recorder.add({param.name: param.asnumpy() for param in params}, told())
-
-
-def _taken(make: Callable, problem: Problem, slots: dict[str, str]) -> Trace:
-    params, recorder = _params(problem), Recorder()
-    optimizer = make(params)
-    _steps(optimizer, params, problem, range(STEPS), recorder, lambda: state(optimizer, slots))
-    return recorder.trace()
-
-
-def _survives(make: Callable, problem: Problem) -> bool:
+def _survives(make: Callable, problem: Problem, mode: str) -> bool:
     """Whether half a run, saved and loaded into a new optimizer, ends as a whole one does, but for rounding.
 
     Some of MindSpore's kernels round otherwise where a tensor lies elsewhere in memory.
     """
-    ends = []
+    begun, rest = problem.gradients[: STEPS // 2], problem.gradients[STEPS // 2 :]
     with TemporaryDirectory() as folder:
-        file, half = str(Path(folder, "optimizer.ckpt")), STEPS // 2
-        params = _params(problem)
-        optimizer = make(params)
-        _steps(optimizer, params, problem, range(half))
-        ms.save_checkpoint(optimizer, file)
-        _steps(optimizer, params, problem, range(half, STEPS))
-        ends.append([param.asnumpy() for param in params])
-        params = _params(problem)
-        optimizer = make(params)
-        ms.load_param_into_net(optimizer, ms.load_checkpoint(file))
-        _steps(optimizer, params, problem, range(half, STEPS))
-        ends.append([param.asnumpy() for param in params])
-    return all(np.allclose(one, other, 0, ROUNDED * np.abs(one).max(), equal_nan=True) for one, other in zip(*ends))
+        file = str(Path(folder, "optimizer.ckpt"))
+        whole, other = (mindspore_side.Session(make, problem.initial, mode) for _ in range(2))
+        whole.steps(begun)
+        ms.save_checkpoint(whole.optimizer, file)
+        ms.load_param_into_net(other.optimizer, ms.load_checkpoint(file))
+    for session in (whole, other):
+        session.steps(rest)
+    return all(
+        np.allclose(value, other.values[name], 0, ROUNDED * np.abs(value).max(), equal_nan=True)
+        for name, value in whole.values.items()
+    )
 
 
 def _same(one: Trace, other: Trace) -> bool:

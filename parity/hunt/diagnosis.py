@@ -18,7 +18,7 @@ from ms_optim import OPTIMIZERS
 from parity.cases import ENTRIES
 from parity.hunt.mistakes import Mistake, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
 from parity.hunt.mutants import breed
-from parity.judge.compare import RATIO, Divergence, compare, errors
+from parity.judge.compare import RATIO, Divergence, compare, errors, of_what_is_told
 from parity.runs.files import Run, Step
 from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart
 from parity.sides.trace import PARAMETER, Recorder, Trace
@@ -79,13 +79,13 @@ def is_known(optimizer: str) -> bool:
     return optimizer in ENTRIES and not (ENTRIES[optimizer].closure or ENTRIES[optimizer].averages)
 
 
-def diagnose(ours: Trace | None, run: Run, optimizer: str | None = None, parts: str | None = None) -> Diagnosis:
+def diagnose(run: Run, ours: Trace | None = None, optimizer: str | None = None, parts: str | None = None) -> Diagnosis:
     """Say what a trajectory follows, given the gradients that it was taken by.
 
     Args:
-        ours (Trace): The trajectory, of parameters alone or of all state, at each step of the run; None is that of the
-            run itself.
         run (Run): Whose gradients and numbers it had.
+        ours (Trace): The trajectory, of parameters alone or of all state, at each step of the run.
+            Default: ``None`` , that of the run itself.
         optimizer (str): Whose rule it should follow. Default: ``None`` , that of the run.
         parts (str): A parameter that is known to go another way, to be looked at among others. Default: ``None`` .
 
@@ -97,7 +97,7 @@ def diagnose(ours: Trace | None, run: Run, optimizer: str | None = None, parts: 
         raise Unjudged(f"For 'diagnose', 'optimizer' must be one of {[*filter(is_known, ENTRIES)]}, but got {name!r}.")
     if not run.steps:
         raise Unjudged("For 'diagnose', 'run' must have steps, but got none.")
-    ours, run, norms = _part(ours, run, parts)
+    ours, run, norms = _part(run, ours, parts)
     with TemporaryDirectory() as folder:
         return Search(run, name, Path(folder), norms).diagnosis(ours)
 
@@ -171,7 +171,7 @@ class Search:
 
     def _trajectory(self, mistake, steps=None, dtypes=PRECISIONS):
         """Where a mistake leads; None if it cannot be made."""
-        run, cls = self.run if steps is None else _until(self.run, steps), OPTIMIZERS[self.name]
+        run, cls = replace(self.run, steps=self.run.steps[:steps]), OPTIMIZERS[self.name]
         try:
             if mistake.mutants:
                 cls = breed(self._folder, *mistake.mutants)
@@ -180,7 +180,7 @@ class Search:
             optimizer = begun(run, counterpart(run, cls))
         except (ValueError, TypeError):  # two edits of one place, numbers that do not go together
             return None
-        return by_the_rule(run, optimizer, dtypes, mistake.prepare or (lambda rule, step, drawn: drawn))
+        return by_the_rule(run, optimizer, dtypes, mistake.prepare)
 
     def _ratio(self, ours, taken):
         verdict = self._verdict(ours, taken)
@@ -188,8 +188,7 @@ class Search:
 
     def _verdict(self, ours, taken):
         """That on what the trajectory tells: all of its state, or some, or none."""
-        told = [{key: steps for key, steps in trace.items() if key in ours} for trace in taken]
-        return compare(ours, *told, noise=self._noise, initial=self.run.initial)
+        return compare(ours, *of_what_is_told(ours, *taken), noise=self._noise, initial=self.run.initial)
 
     def _glance(self, ours, mistake):
         """How far a trajectory is from where a mistake leads after a few steps: the mean of binary digits of ulps.
@@ -240,7 +239,7 @@ class Search:
         return factors
 
 
-def _part(ours, run, parts):
+def _part(run, ours, parts):
     """The steps and parameters that are looked at: the one that parts, and the smallest of each group and rank."""
     sizes = {name: value.size for name, value in run.initial.items()}
     kinds: dict[Any, list[str]] = {}
@@ -269,7 +268,3 @@ def _part(ours, run, parts):
     header = {**run.header, "groups": [groups[i] for i in left]}
     part = Run(header, {name: run.initial[name] for name in sizes if name in kept}, of(run.initial_state), steps)
     return {key: each[: len(steps)] for key, each in ours.items()}, part, norms
-
-
-def _until(run, steps):
-    return replace(run, steps=run.steps[:steps])

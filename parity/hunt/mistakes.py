@@ -14,6 +14,7 @@ from ms_optim._groups import HOW
 from parity.cases import ENTRIES, Mutant
 from parity.cases.problems import Rows
 from parity.runs.files import Run
+from parity.runs.follow import Prepare
 from parity.sides.arrays import array
 
 # What the numbers of a training usually are, besides the defaults.
@@ -24,7 +25,6 @@ DECAYS, EPSILONS, NORMS = (
 )
 
 Alter = Callable[[Run], Run]
-Prepare = Callable[..., dict]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Mistake:
         mutants: The edits.
         change: What it makes of the class, after the edits.
         alter: What it makes of the numbers of a run.
-        prepare: From the rule, the step and its gradients, what it makes of them.
+        prepare: From the rule, the number of the step and its gradients, what it makes of them.
         known: Whether it is wrong of every run, so that it is worth saying where it does not show.
         guessed: Whether it was made up after the run.
     """
@@ -147,15 +147,15 @@ def _of_decay(run):
         yield Mistake(("one weight_decay for all groups",), alter=partial(_with, "weight_decay", max(decays)))
     settings = _settings(run)
 
-    def coupled(rule, step, drawn):
+    def coupled(rule, i, drawn):
         def decayed(name, grad):
-            return grad + settings(step, name)[1] * rule.params[name]
+            return grad + settings(i, name)[1] * rule.params[name]
 
         return {name: grad if _is_rows(grad) else decayed(name, grad) for name, grad in drawn.items()}
 
-    def decoupled(rule, step, drawn):
+    def decoupled(rule, i, drawn):
         for name, grad in drawn.items():
-            lr, decay = settings(step, name)
+            lr, decay = settings(i, name)
             if grad is not None:
                 rule.params[name] = rule.params[name] * (1 - lr * decay)
         return drawn
@@ -177,29 +177,27 @@ def _of_schedules(run):
 
 def _of_gradients(run, norms):
     """Gradients times a constant, clipped, or zeros where they were absent."""
-    norm_at = {id(step.gradients): norm for step, norm in zip(run.steps, norms)}
     for most in NORMS:
         if max(norms, default=0.0) > most:
             yield Mistake(
                 (f"gradients clipped to a norm of {most}",),
-                prepare=lambda rule, step, drawn, most=most: _clipped(drawn, norm_at[id(step.gradients)], most),
+                prepare=lambda rule, i, drawn, most=most: _clipped(drawn, norms[i], most),
             )
     if any({*step.gradients} != {*run.initial} for step in run.steps):
         yield Mistake(
             ("gradients of zeros where they were absent",),
-            prepare=lambda rule, step, drawn: {
+            prepare=lambda rule, i, drawn: {
                 name: np.zeros(rule.params[name].shape) if grad is None else grad for name, grad in drawn.items()
             },
         )
 
 
 def _settings(run):
-    """A function from a step and a name to the lr and the weight_decay of the run itself."""
-    group_of = {name: i for i, group in enumerate(run.header["groups"]) for name in group["params"]}
-    kept = {id(step.gradients): step.groups for step in run.steps}  # which an altered step shares
+    """A function from the number of a step and a name to the lr and the weight_decay of the run itself."""
+    group_of = {name: number for number, group in enumerate(run.header["groups"]) for name in group["params"]}
 
-    def settings(step, name):
-        group = kept[id(step.gradients)][group_of[name]]
+    def settings(i, name):
+        group = run.steps[i].groups[group_of[name]]
         return group["lr"], group.get("weight_decay", 0.0)
 
     return settings
@@ -273,7 +271,7 @@ def scaled_rates(words: str, factor: float) -> Mistake:
 
 def scaled_gradients(words: str, factor: float) -> Mistake:
     """Gradients times a constant."""
-    return Mistake((words,), prepare=lambda rule, step, drawn: _each(drawn, lambda grad: grad * factor))
+    return Mistake((words,), prepare=lambda rule, i, drawn: _each(drawn, lambda grad: grad * factor))
 
 
 def _is_rows(grad):

@@ -1,6 +1,5 @@
 """Measures the diagnosis: whether each mutant is named where it shows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +10,6 @@ from parity.cases import ENTRIES
 from parity.cases.problems import Problem
 from parity.hunt.diagnosis import Search
 from parity.hunt.mutants import breed
-from parity.runs.files import Run
 from parity.runs.follow import begun, by_the_rule, counterpart
 from parity.runs.problems import run_of_case
 
@@ -38,14 +36,15 @@ class Named:
     hidden: int
 
 
-def named(case_runs: Sequence[Run], optimizer: str) -> Named:
-    """Diagnose each mutant of an optimizer on the first of some runs that shows it.
+def measured(optimizer: str, problem: Problem) -> Named:
+    """Diagnose each mutant of an optimizer on the first case that shows it, beginning with the loudest.
 
     It computes in float64 and keeps float32, so that it rounds otherwise than what it is compared with.
     """
     left = [mutant for mutant in ENTRIES[optimizer].mutants if mutant.leg == "rule"]
     alone, among, wrongly = 0, 0, []
-    for run in case_runs:
+    for case in ENTRIES[optimizer].cases[::-1]:
+        run = run_of_case(case, problem.part(TENSORS))
         with TemporaryDirectory() as folder:
             search = Search(run, optimizer, Path(folder))
             for mistake, _ in search.shown:
@@ -62,13 +61,7 @@ def named(case_runs: Sequence[Run], optimizer: str) -> Named:
     return Named(optimizer, alone, among, tuple(wrongly), len(left))
 
 
-def measured(optimizer: str, problem: Problem) -> Named:
-    """The same on the cases of the optimizer, beginning with the loudest."""
-    part = problem.part(TENSORS)
-    return named([run_of_case(case, part) for case in ENTRIES[optimizer].cases[::-1]], optimizer)
-
-
-def _stored(rule, step, drawn):
+def _stored(rule, i, drawn):
     """What lets a rule go on from float32 numbers."""
     rule.store("float32")
     return drawn

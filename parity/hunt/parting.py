@@ -12,7 +12,7 @@ import numpy as np
 from ms_optim._groups import HOW, NOTES
 from parity.hunt.diagnosis import diagnose, is_known
 from parity.judge.compare import FREE_RATIO, Verdict, compare
-from parity.judge.norms import Tensor, by_tensor, distance
+from parity.judge.norms import Difference, differences, distance
 from parity.runs.files import Run
 from parity.sides.trace import PARAMETER
 
@@ -35,13 +35,13 @@ class Finding:
         step (int): At which step, from 0; -1 is before the first.
         whose (str): "names", "weights", "numbers", "loss", "gradient", "optimizer" or "steps".
         text (str): What was found.
-        tensors (tuple[Tensor, ...]): What differs, in the order of the network.
+        tensors (tuple[Difference, ...]): What differs, in the order of the network.
     """
 
     step: int
     whose: str
     text: str
-    tensors: tuple[Tensor, ...] = ()
+    tensors: tuple[Difference, ...] = ()
 
     def __str__(self) -> str:
         when = "before the first step" if self.step < 0 else f"at step {self.step}"
@@ -135,7 +135,7 @@ def _found(first, second, pairs, steps):
         one, other = first.steps[i], second.steps[i]
         mine |= {name: one.before[name] for name in pairs if name in one.before}
         others |= {name: other.before[called] for name, called in pairs.items() if called in other.before}
-        drift.append(max(tensor.relative for tensor in by_tensor(mine, others)))
+        drift.append(max(tensor.relative for tensor in differences(mine, others)))
         allowed = max(SAME, AMPLIFIED * drift[-1])
         finding = (
             _numbers(first, second, pairs, i)
@@ -150,7 +150,7 @@ def _found(first, second, pairs, steps):
             finding = _steps_taken(before, (mine, others), i, max(SAME_STEP, AMPLIFIED * allowed))
         if finding:
             return finding, drift
-    drift.append(max(tensor.relative for tensor in by_tensor(mine, others)))
+    drift.append(max(tensor.relative for tensor in differences(mine, others)))
     lengths = len(first.steps), len(second.steps)
     if lengths[0] != lengths[1]:
         return Finding(steps, "steps", f"the first has {lengths[0]} steps and the second {lengths[1]}"), drift
@@ -166,7 +166,7 @@ def _begun(first, second, pairs, mine, others):
     shapes = [f"{name} {mine[name].shape} and {others[name].shape}" for name in pairs if not _fit(name, mine, others)]
     if shapes:
         return Finding(-1, "names", f"shapes differ: {', '.join(shapes)}")
-    apart = tuple(tensor for tensor in by_tensor(mine, others) if not tensor.relative <= ROUNDED)
+    apart = tuple(tensor for tensor in differences(mine, others) if not tensor.relative <= ROUNDED)
     return Finding(-1, "weights", _said(apart, pairs), apart) if apart else None
 
 
@@ -202,7 +202,7 @@ def _optimizers(first, second):
     for run, name in ((first, first.header["optimizer"]), (second, second.header["optimizer"])):
         name = name if is_known(name) else first.header["optimizer"]
         try:
-            found.append(diagnose(None, run, name))
+            found.append(diagnose(run, optimizer=name))
         except (TypeError, ValueError):  # no such rule, or the run does not say its numbers
             return False, None
     names = [run.header["optimizer"] for run in (first, second)]
@@ -293,7 +293,7 @@ def _gradients(one, other, pairs, i, allowed):
         return Finding(i, "gradient", f"there is one of {said}")
     mine = {name: _dense(one, name) for name in pairs if name in one.gradients}
     others = {name: _dense(other, pairs[name]) for name in mine}
-    tensors = by_tensor(mine, others)
+    tensors = differences(mine, others)
     whole = np.sqrt(sum(tensor.first**2 for tensor in tensors if np.isfinite(tensor.first)))
     apart = tuple(
         tensor
@@ -333,13 +333,13 @@ def _factor(mine, others, allowed):
         return None
     factor = product / square
     scaled = {name: grad * factor for name, grad in mine.items()}
-    return factor if all(tensor.relative <= 10 * allowed for tensor in by_tensor(scaled, others)) else None
+    return factor if all(tensor.relative <= 10 * allowed for tensor in differences(scaled, others)) else None
 
 
 def _steps_taken(before, after, i, allowed):
     """Where the same gradients led elsewhere."""
     moved = [{name: np.subtract(new[name], old[name], dtype=float) for name in new} for old, new in zip(before, after)]
-    apart = tuple(tensor for tensor in by_tensor(*moved) if not tensor.relative <= allowed)
+    apart = tuple(tensor for tensor in differences(*moved) if not tensor.relative <= allowed)
     if not apart:
         return None
     return Finding(

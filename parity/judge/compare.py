@@ -130,6 +130,11 @@ def of_kinds(ours: Trace, *references: Trace) -> list[Trace]:
     return [{key: steps for key, steps in reference.items() if key[0] == PARAMETER} for reference in references]
 
 
+def of_what_is_told(ours: Trace, *references: Trace) -> list[Trace]:
+    """What a run can be judged by that tells some of its state: what it tells."""
+    return [{key: steps for key, steps in reference.items() if key in ours} for reference in references]
+
+
 def compare(
     ours: Trace,
     single: Trace,

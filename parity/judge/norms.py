@@ -9,8 +9,8 @@ from parity.cases.formats import ulp
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """One tensor in both runs: its L2 norms, how far apart they are relative to the larger, and the worst element."""
+class Difference:
+    """That of one tensor in two runs: its norms, how far apart it is relative to the larger, and the worst element."""
 
     name: str
     first: float
@@ -19,14 +19,14 @@ class Tensor:
     ulps: float
 
 
-def by_tensor(mine: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> list[Tensor]:
-    """Each tensor of two runs, by its name in one."""
+def differences(mine: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> list[Difference]:
+    """That of each tensor, by its name in one of them."""
     return [_tensor(name, mine[name], others[name]) for name in mine]
 
 
 def _tensor(name, one, other):
     if one.shape != other.shape:
-        return Tensor(name, float("nan"), float("nan"), float("inf"), float("inf"))
+        return Difference(name, float("nan"), float("nan"), float("inf"), float("inf"))
     with np.errstate(all="ignore"):
         one, other = np.asarray(one, float), np.asarray(other, float)
         both = (one == other) | (np.isnan(one) & np.isnan(other))
@@ -36,7 +36,7 @@ def _tensor(name, one, other):
         length = float(np.linalg.norm(off.ravel()))
         relative = 0.0 if length == 0 else length / size if size else float("inf")
         ulps = np.abs(off).max(initial=0.0) / ulp(np.abs(one).max(initial=0.0), "float32")
-        return Tensor(name, *norms, float("inf") if np.isnan(relative) else relative, float(ulps))
+        return Difference(name, *norms, float("inf") if np.isnan(relative) else relative, float(ulps))
 
 
 def distance(one: float, other: float) -> float:

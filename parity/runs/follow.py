@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 
-import mindspore as ms
 from mindspore import Parameter, nn
 
 import ms_optim
@@ -11,11 +10,13 @@ from ms_optim._groups import HOW
 from parity.cases.problems import Gradient, Rows
 from parity.runs.files import Run, Step
 from parity.sides.arrays import array
-from parity.sides.rules import rule_of
+from parity.sides.mindspore import parameters
+from parity.sides.rules import Rule, rule_of
 from parity.sides.trace import PARAMETER, Recorder, Trace
 
 OWNER = "replay"
 Build = Callable[[list[Parameter]], nn.Optimizer]
+Prepare = Callable[[Rule, int, dict[str, Gradient]], dict[str, Gradient]]
 
 
 class Unjudged(ValueError):
@@ -44,7 +45,7 @@ def counterpart(run: Run, cls: type[nn.Optimizer], fused: bool | None = None) ->
 
 def begun(run: Run, build: Build) -> nn.Optimizer:
     """The optimizer before the first step, with the weights and the state that there were then."""
-    optimizer = build([Parameter(ms.Tensor(value), name=key) for key, value in run.initial.items()])
+    optimizer = build(parameters(run.initial))
     if run.initial_state:
         places = {param.name: i for i, param in enumerate(p for group in optimizer.groups for p in group["params"])}
         state = {places[name]: dict(slots) for name, slots in run.initial_state.items()}
@@ -88,21 +89,22 @@ def by_the_rule(
     run: Run,
     optimizer: nn.Optimizer,
     dtypes: Iterable[str],
-    prepare: Callable[..., dict[str, Gradient]] = lambda rule, step, drawn: drawn,
+    prepare: Prepare | None = None,
 ) -> list[Trace]:
     """The trace, in each of some precisions, of the rule of an optimizer of ours on arrays of NumPy, through a run.
 
     The optimizer is as `begun` gives it, and takes over the numbers of each step; it takes none itself.
-    `prepare` is given the rule, the step and its gradients, may change the parameters of the rule, and gives the
-    gradients that the rule takes.
+    `prepare` is given the rule, the number of the step and its gradients, may change the parameters of the rule, and
+    gives the gradients that the rule takes.
     """
     rules = [rule_of(optimizer, dtype) for dtype in dtypes]
     recorders = [Recorder() for _ in rules]
-    for step in followed(run, optimizer):
+    for i, step in enumerate(followed(run, optimizer)):
         for rule, recorder in zip(rules, recorders):
             rule.read_numbers()
             rule.params.update({name: array(value, rule.dtype) for name, value in step.before.items()})
-            rule.step(prepare(rule, step, gradients_of(step, rule.names)))
+            drawn = gradients_of(step, rule.names)
+            rule.step(prepare(rule, i, drawn) if prepare else drawn)
             recorder.add(rule.params, rule.state)
     return [of_what_moves(run, recorder.trace()) for recorder in recorders]
 

@@ -13,7 +13,7 @@ from mindspore.train import Callback
 
 from ms_optim.convert.names import in_torch_words
 from parity.runs.files import Step, Writer
-from parity.sides.mindspore import state, values
+from parity.sides.mindspore import array_of, state, values
 
 OWNER = "record"
 
@@ -45,8 +45,6 @@ class Recording:
         first: int | None = None,
         arguments: Mapping[str, Any] | None = None,
     ):
-        if first is not None and (not isinstance(first, int) or isinstance(first, bool) or first < 1):
-            raise ValueError(f"For '{OWNER}', 'first' must be an int of at least 1 or None, but got {first!r}.")
         self._inner, self._first, self._arguments = optimizer, first, dict(arguments or {})
         if model is not None and not isinstance(model, nn.Cell):
             raise TypeError(f"For '{OWNER}', 'model' must be a Cell or None, but got {type(model).__name__}.")
@@ -173,11 +171,9 @@ class Recording:
         kept = {}
         for grad, name, shape in zip(gradients, self._names, self._shapes):
             if isinstance(grad, tuple):
-                kept[name] = tuple(part.asnumpy().copy() for part in grad)
+                kept[name] = tuple(map(array_of, grad))
             elif grad is not None:
-                array = grad.asnumpy()
-                array = array.astype(np.float32) if array.dtype.name == "bfloat16" else array.copy()
-                kept[name] = array.reshape(shape)
+                kept[name] = array_of(grad).reshape(shape)
         return kept
 
     def _groups(self):

@@ -48,8 +48,6 @@ class Recording:
     ):
         if isinstance(optimizer, torch.optim.LBFGS):
             raise TypeError(f"For '{OWNER}', 'optimizer' must evaluate a closure once in a step, but got LBFGS.")
-        if first is not None and (not isinstance(first, int) or isinstance(first, bool) or first < 1):
-            raise ValueError(f"For '{OWNER}', 'first' must be an int of at least 1 or None, but got {first!r}.")
         self._optimizer, self._first = optimizer, first
         self._params = _named(optimizer, model)
         self.steps, self.seconds, self._loss = 0, 0.0, None

@@ -117,7 +117,7 @@ class Session:
         self.compiled = mode == "graph" if compiled is None else compiled
         self.mode, self.dtype = mode, dtype and getattr(ms, dtype)
         set_mode(mode, device, jit_level)
-        self.optimizer = build(_parameters(initial, self.dtype))
+        self.optimizer = build(parameters(initial, self.dtype))
         if not anew:
             self.optimizer = compiled_before(self.optimizer)
         self.scheduler = schedule and getattr(lr_scheduler, schedule[0])(self.optimizer, **schedule[1])
@@ -221,7 +221,7 @@ class _Loss(nn.Cell):
 @functools.cache
 def _closure(loss, mode):
     """Parameters and the function that gives a loss of them and its gradients, which compiles once."""
-    params = _parameters(loss.initial)
+    params = parameters(loss.initial)
     return params, ms.value_and_grad(_Loss(loss, params), None, ParameterTuple(params))
 
 
@@ -240,16 +240,17 @@ def minimize(build: Callable[[list[Parameter]], nn.Optimizer], loss: Loss, steps
     return recorder.trace()
 
 
-def _parameters(initial, dtype=None):
+def parameters(initial: Mapping[str, np.ndarray], dtype: ms.dtype.Type | None = None) -> list[Parameter]:
+    """Parameters with these values, by name."""
     return [Parameter(Tensor(value, dtype), name=name) for name, value in initial.items()]
 
 
 def values(params: Iterable[Parameter]) -> dict[str, np.ndarray]:
     """What Parameters hold, by name."""
-    return {param.name: _array(param) for param in params}
+    return {param.name: array_of(param) for param in params}
 
 
-def _array(tensor):
+def array_of(tensor: Tensor) -> np.ndarray:
     """A copy of what a tensor holds; bfloat16 as float32."""
     array = np.array(tensor.asnumpy())
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
@@ -264,7 +265,7 @@ def state(optimizer: nn.Optimizer, slots: Mapping[str, str] | None = None) -> di
         kept = {param.name: param for param in optimizer.get_parameters()}
         return {
             param.name: {
-                slot: _array(kept[key])
+                slot: array_of(kept[key])
                 for prefix, slot in slots.items()
                 for key in (f"{prefix}.{param.name}", f"{prefix}{param.name}")
                 if key in kept
@@ -272,4 +273,4 @@ def state(optimizer: nn.Optimizer, slots: Mapping[str, str] | None = None) -> di
             for param in optimizer.parameters
         }
     state = getattr(optimizer, "state", {})
-    return {name: {slot: _array(value) for slot, value in slots.items()} for name, slots in state.items()}
+    return {name: {slot: array_of(value) for slot, value in slots.items()} for name, slots in state.items()}

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, nn
 
 from ms_optim._math import decide, is_near, lerp, way_of
 from parity.cases.problems import Gradient, Problem, Rows
 from parity.sides.arrays import Array, array
+from parity.sides.mindspore import parameters
 from parity.sides.trace import Recorder, Trace
 
 
@@ -16,7 +17,7 @@ def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, dtyp
 
     Numbers are float64 whatever the tensors are, and cast once, as in a compiled step.
     """
-    optimizer = build([Parameter(Tensor(value), name=name) for name, value in problem.initial.items()])
+    optimizer = build(parameters(problem.initial))
     rule, recorder = rule_of(optimizer, dtype), Recorder()
     for gradients in problem.gradients:
         rule.step(gradients)

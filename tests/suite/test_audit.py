@@ -6,7 +6,7 @@ import pytest
 
 from parity.__main__ import main
 from parity.cases.stock import STOCK
-from parity.hunt.audit import Finding, told
+from parity.hunt.audit import Audited, told
 from parity.report.tables import AUDITED
 
 ROWS = {row["optimizer"]: row for row in json.loads(AUDITED.read_text(encoding="utf-8"))}
@@ -41,7 +41,7 @@ def test_what_differs_by_numbers_or_mode_is_told_so():
     stock = STOCK[0]
 
     def found(numbers, graph, pynative, survives):
-        return Finding(stock, {"lr": 0.1, **numbers}, {"graph": graph, "pynative": pynative}, {}, survives)
+        return Audited(stock, {"lr": 0.1, **numbers}, {"graph": graph, "pynative": pynative}, survives)
 
     row = told([found({}, "right", "right", True), found({"momentum": 0.9}, "right", "nothing moves", False)])
     assert row["says"] == "right (defaults); graph: right, pynative: nothing moves (momentum=0.9)"

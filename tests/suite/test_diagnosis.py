@@ -88,7 +88,7 @@ def test_the_cause_is_named(cause, recorded):
     """It fits, torch's rule does not, and it is the nearest of all that fit."""
     name, build, words = WRONG[cause]
     verdict, ours = taken(recorded(name), build)
-    found = diagnose(ours, recorded(name))
+    found = diagnose(recorded(name), ours)
     assert not verdict.passed and not found.is_right
     assert words in {fit for fit, _ in found.fits}, str(found)
     assert found.fits[0][1] < 3 < 10 < found.right
@@ -109,7 +109,7 @@ def test_several_mistakes_at_once_are_named(name, recorded):
     """Those of MindSpore's own, which also compute numbers in float32."""
     build, mistakes = MINDSPORE[name]
     _, ours = taken(recorded("Adam"), build)
-    found = diagnose(ours, recorded("Adam"))
+    found = diagnose(recorded("Adam"), ours)
     (words, ratio), *_ = found.fits
     assert all(mistake in words for mistake in mistakes) and "float32" in words
     assert ratio < 3 and found.tried > 100
@@ -119,14 +119,14 @@ def test_what_is_right_has_no_mistake(recorded):
     """Whether it has a state or not."""
     for build in (lambda p: ms_optim.SGD(p, **MOMENTUM), lambda p: nn.Momentum(p, 0.02, 0.9, weight_decay=0.1)):
         _, ours = taken(recorded("SGD"), build)
-        assert str(diagnose(ours, recorded("SGD"))).startswith("it follows the rule of SGD: ratio ")
-    assert diagnose(None, recorded("AdamW")).is_right
+        assert str(diagnose(recorded("SGD"), ours)).startswith("it follows the rule of SGD: ratio ")
+    assert diagnose(recorded("AdamW")).is_right
 
 
 def test_what_does_not_show_is_said(recorded):
     """Mistakes about flags and decays that a run does not have."""
     _, ours = taken(recorded("Adam"), lambda p: ms_optim.Adam(p, 0.02, betas=(0.9, 0.99)))
-    found = diagnose(ours, recorded("Adam"))
+    found = diagnose(recorded("Adam"), ours)
     assert {"maximize ignored", "amsgrad forgets the maximum"} <= {*found.hidden}
     assert "cannot be told on these gradients: " in str(found)
 
@@ -135,11 +135,11 @@ def test_what_is_unknown_is_not_named(recorded):
     """A run that follows nothing that is known."""
     run = recorded("SGD")
     ours = {key: [step + 0.01 * i**2 for i, step in enumerate(steps)] for key, steps in trace_of(run).items()}
-    found = diagnose(ours, run)
+    found = diagnose(run, ours)
     assert not found.fits and not found.is_right
     assert f"it follows none of {found.tried} known mistakes of SGD; without any ratio " in str(found)
     with pytest.raises(Unjudged, match=r"'optimizer' must be one of \['ASGD', .*\], but got 'EMA'"):
-        diagnose(ours, run, "EMA")
+        diagnose(run, ours, "EMA")
 
 
 def test_schedules(tmp_path):
@@ -157,7 +157,7 @@ def test_schedules(tmp_path):
         shifted = [[{**group, "lr": rate} for group in step.groups] for step, rate in zip(run.steps, used)]
         wrong = type(run)(run.header, run.initial, run.initial_state, with_groups(run, shifted))
         (_, _, ours), *_ = replay(wrong)
-        assert [fit for fit, _ in diagnose(ours, run).fits] == [f"lr one step {words}"]
+        assert [fit for fit, _ in diagnose(run, ours).fits] == [f"lr one step {words}"]
 
 
 def with_groups(run, groups):
@@ -170,7 +170,7 @@ def test_a_part_of_a_large_run_is_enough(recorded, monkeypatch):
     run = recorded("AdamW")
     monkeypatch.setattr(diagnosis, "ELEMENTS", 12)
     _, ours = taken(run, decayed)
-    found = diagnose(ours, run)
+    found = diagnose(run, ours)
     assert "weight_decay of matrices alone" in {fit for fit, _ in found.fits}, str(found)
 
 

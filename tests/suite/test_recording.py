@@ -115,7 +115,7 @@ def test_a_port_that_is_right_does_not_part(way, either, tmp_path):
     assert all(np.isfinite(step.loss) for step in second.steps)
     found = compare_runs(first, second)
     assert found.equal and 0 < found.drift[-1] < 1e-4, str(found)
-    assert diagnose(None, second).is_right
+    assert diagnose(second).is_right
     other = network()
     WAYS[way](other, ms_optim.AdamW(other.trainable_params(), lr=0.01))
     for mine, its in zip(net.trainable_params(), other.trainable_params()):
@@ -196,7 +196,7 @@ def test_a_step_that_a_loss_scale_skips_is_none(graph, tmp_path):
     run = read(tmp_path / "run")
     assert [[*step.before] for step in run.steps] == [[], [], ["w"]]
     assert [[*step.gradients] for step in run.steps] == [["w"], [], ["w"]]
-    assert diagnose(None, run).is_right
+    assert diagnose(run).is_right
 
 
 def test_an_average_is_recorded_with_its_optimizer(graph, tmp_path):
