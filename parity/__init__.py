@@ -47,7 +47,8 @@ def record(optimizer: Any, folder: str | Path, model: Any = None, first: int | N
         options: For MindSpore's own optimizers, which do not tell their numbers, `arguments` in torch's words.
 
     Returns:
-        A block with `steps`, how many were recorded, and `loss(value)`, which says what the loss of the next step is.
+        A block with `steps`, how many were recorded, `seconds`, what that has taken, and `loss(value)`, which says what
+        the loss of the next step is.
 
     Raises:
         TypeError: If the optimizer is none of either, or its step evaluates a closure more than once.

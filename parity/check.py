@@ -35,9 +35,17 @@ def check(
         Verdict, whose `passed` is True if the optimizer is no further from torch in float64 than three times the error
         of torch in float32; printed, it names the first step, parameter and element that is, and the known mistakes
         of the PyTorch optimizer that it follows, if it is one of `torch.optim`.
+
+    Raises:
+        ValueError: If `state` names tensors that the optimizer has not.
     """
     problem = problem or synthetic(absent=False)
     ours = mindspore_side.run(optimizer, problem, mode, slots=state)
+    unknown = sorted({*(state or {}).values()} - {kind for kind, _ in ours})
+    if unknown:
+        raise ValueError(
+            f"For 'check', 'state' must name tensors that the optimizer has, but got {state} and found no {unknown}."
+        )
     judged = (torch_side.run(reference, problem, dtype) for dtype in ("float32", "float64"))
     judged_by = of_kinds if state is None else of_what_is_told
     verdict = compare(ours, *judged_by(ours, *judged), initial=problem.initial)

@@ -1,8 +1,10 @@
 """Records a run of MindSpore: direct calls as they are, and steps in graphs by an optimizer around the optimizer."""
 
 import sys
+import time
 import warnings
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ class Recording:
             `@ms.jit`: the optimizer, with the gradients kept where they can be read. Its steps are recorded one by one:
             by `callback`, or by `taken` after each.
         steps (int): How many were recorded.
+        seconds (float): What recording has taken.
     """
 
     def __init__(
@@ -61,19 +64,22 @@ class Recording:
                 )
             self._shapes = [rows[name].torch_shape for name in self._names]
             self._names = [rows[name].torch for name in self._names]
-        self.steps, self._loss = 0, None
+        self.steps, self.seconds, self._loss = 0, 0.0, None
         now = self._values()
+        # That of the network, whatever the groups are.
+        order = self._names if model is None else [row.torch for row in rows.values() if row.torch in now]
         self._writer = Writer(
             folder,
             type(optimizer).__name__,
             [{"params": members, **numbers} for members, numbers in zip(self._members(), self._numbers())],
-            now,
+            {name: now[name] for name in order},
             self._state() if self._has_stepped() else None,
             [name for name, param in zip(self._names, self._params) if param.dtype == ms.bfloat16],
             {
                 "versions": {"mindspore": ms.__version__, "numpy": np.__version__, "python": sys.version.split()[0]},
                 "names": dict(zip(self._names, self._first_names)),
                 "command": " ".join(sys.argv),
+                "threads": ms.get_context("runtime_num_threads"),
                 "seed": ms.get_seed(),
                 "device": ms.get_context("device_target"),
                 "mode": "graph" if ms.get_context("mode") == ms.GRAPH_MODE else "pynative",
@@ -90,10 +96,12 @@ class Recording:
         def called(optimizer, gradients, *args, **kwargs):
             if recording._is_done() or recording.optimizer.taking:
                 return recording._class.__call__(optimizer, gradients, *args, **kwargs)
-            before, numbers = recording._changed(), recording._numbers()
-            kept = recording._gradients(gradients)
+            with recording._timed():
+                before, numbers = recording._changed(), recording._numbers()
+                kept = recording._gradients(gradients)
             done = recording._class.__call__(optimizer, gradients, *args, **kwargs)
-            recording._add(kept, numbers, before)
+            with recording._timed():
+                recording._add(kept, numbers, before)
             return done
 
         # A special method is looked up in the class, so that the optimizer is given another for the while.
@@ -125,19 +133,27 @@ class Recording:
             return
         if new > 1:
             raise ValueError(f"For '{OWNER}', 'taken' must be called after each step, but got {new} since the last.")
-        if loss is not None:
-            self.loss(loss)
-        numbers, before = self._ready or ([*map(self._as_it_was, self._next, self._numbers(), self._groups())], {})
-        self._add(self._gradients(self.optimizer.gradients), numbers, before)
+        with self._timed():
+            if loss is not None:
+                self.loss(loss)
+            numbers, before = self._ready or ([*map(self._as_it_was, self._next, self._numbers(), self._groups())], {})
+            self._add(self._gradients(self.optimizer.gradients), numbers, before)
 
     def begin(self) -> None:
         """Read what a step begins with that a graph is about to take; else, when `taken` is called, it is read then."""
         if not self._is_done():
-            self._ready = self._numbers(), self._changed()
+            with self._timed():
+                self._ready = self._numbers(), self._changed()
 
     def callback(self) -> Callback:
         """What `Model.train` takes among its callbacks, to record each step and its loss."""
         return _Taken(self)
+
+    @contextmanager
+    def _timed(self):
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
 
     def _is_done(self):
         return self._first is not None and self.steps >= self._first

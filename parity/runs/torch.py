@@ -215,7 +215,7 @@ def _double(value):
 
 
 def _named(optimizer, model):
-    """The parameters of the optimizer by name.
+    """The parameters of the optimizer by name, in the order of the model, whatever their groups are.
 
     Raises:
         ValueError: If one has no name, or two have the same.
@@ -233,7 +233,8 @@ def _named(optimizer, model):
                     f"{'one' if name is None else repr(name)}."
                 )
             found[name] = param
-    return found
+    order = {id(param): place for place, param in enumerate(model.parameters())} if model is not None else {}
+    return dict(sorted(found.items(), key=lambda item: order.get(id(item[1]), len(order))))
 
 
 def _arguments(group):

@@ -122,6 +122,16 @@ def test_checks_the_optimizer_of_a_user(mode):
         state={"moments": "momentum_buffer"},
     )
     assert state.passed and {*state.scores} == {"parameter", "momentum_buffer"}
+    with pytest.raises(
+        ValueError, match=r"'state' must name tensors that the optimizer has, but got .* no \['exp_avg'\]"
+    ):
+        check(
+            lambda params: nn.Momentum(params, 0.1, 0.9),
+            lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9),
+            synthetic(2, absent=False),
+            mode,
+            state={"moment": "exp_avg"},
+        )
     bad = check(
         lambda params: nn.Adam(params, 0.1, eps=1e-3),
         lambda params: torch.optim.Adam(params, lr=0.1, eps=1e-3),
