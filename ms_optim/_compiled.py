@@ -1,7 +1,9 @@
-"""Compiled calls, one at a time, because MindSpore's executor takes no two; and whether code runs in a graph."""
+"""Compiled calls, one at a time, because MindSpore's executor takes no two; and what code asks that is compiled."""
 
+import itertools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,3 +62,36 @@ def _function():
 def in_graph():
     """Whether this is compiled code: a graph hands no Python function to a constant expression."""
     return _is_none(_function)
+
+
+class _Held:
+    def __init__(self, function: Callable[[], object]):
+        self.function = function
+
+
+class Check(int):
+    """A function that a graph calls, by `check_again`, whenever it is compiled; a graph takes the number of it.
+
+    A constant expression for each function would hold what that holds until garbage is collected.
+    """
+
+    held: _Held
+    _numbers = itertools.count()
+    _known: "weakref.WeakValueDictionary[int, _Held]" = weakref.WeakValueDictionary()
+
+    def __new__(cls, function: Callable[[], object]) -> "Check":
+        """Keep the function as long as there is a check."""
+        made = super().__new__(cls, next(cls._numbers))
+        made.held = cls._known[int(made)] = _Held(function)
+        return made
+
+    def __call__(self) -> object:
+        """Call the function."""
+        return self.held.function()
+
+
+@constexpr
+def check_again(number):
+    """Call the function of a check."""
+    Check._known[number].function()
+    return True

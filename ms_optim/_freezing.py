@@ -7,6 +7,7 @@ from operator import attrgetter
 import numpy as np
 from mindspore import Parameter, Tensor, log, ops
 
+from ms_optim import _compiled
 from ms_optim.arguments import NamePatterns, Predicate, refuse_idle_patterns
 
 # What changes whenever `requires_grad` of a Parameter is set, and takes a tenth of the time.
@@ -86,8 +87,8 @@ class Freezing:
         """Let `requires_grad` follow what a checkpoint says of frozen parameters."""
         self.set_trainable(self.trainable.asnumpy().tolist())
 
-    def warning_when_compiled(self) -> Callable[[], bool]:
-        """A function that warns, whenever a graph that calls it is compiled, of what was set by hand and not seen."""
+    def warning_when_compiled(self) -> _compiled.Check:
+        """What warns, whenever a graph is compiled that has it, of what was set by hand and not seen."""
         myself = weakref.ref(self)  # an optimizer that held itself would hold its state until garbage is collected
 
         def warn():
@@ -100,6 +101,5 @@ class Freezing:
                     f"For '{type(optimizer).__name__}', 'requires_grad' of {changed} was set by hand, which no graph "
                     "sees: call 'freeze' or 'unfreeze', or 'follow_requires_grad'."
                 )
-            return True
 
-        return ops.constexpr(warn)
+        return _compiled.Check(warn)

@@ -164,17 +164,13 @@ def unit_axes(shape, unit):
     return tuple(range(1, len(shape)))
 
 
-def unitwise_norm(x, unit):
-    """The L2 norm of each unit of x, broadcastable to x."""
-    return norm(x, unit_axes(x.shape, unit))
-
-
-def clip_adaptively(grad, param, clipping, eps, unit, clips):
+def clip_adaptively(grad, param, clipping, eps, unit, clips, norm=norm):
     """Compute grad * min(1, clipping * max(|param|, eps) / max(|grad|, 1e-6)) by units, if it clips.
 
     A unit whose weight or gradient holds a NaN becomes NaN: every choice is written so that NaN is not swallowed.
     """
-    param_norm, grad_norm = unitwise_norm(param, unit), unitwise_norm(grad, unit)
+    axes = unit_axes(param.shape, unit)
+    param_norm, grad_norm = norm(param, axes), norm(grad, axes)
     floor = eps.to(grad_norm.dtype)
     max_norm = floor.where(param_norm < floor, param_norm) * clipping
     factor = (max_norm * 1_000_000).where(grad_norm * 1_000_000 < 1, max_norm / grad_norm)

@@ -17,6 +17,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, log, ops
 
+from ms_optim import _compiled
 from ms_optim.arguments import FLOATS
 
 # Of the table and of the inputs of its functions, as in kernels/kernels.cpp.
@@ -280,7 +281,7 @@ def kernel_of(
         update: The rule: a function of parameter, gradient, slots, the numbers and the flags.
         slots: The tensors of state that it declares, each with `name` and `when`.
         flag_names: Which of its parameters are flags.
-        conditions: Which of them are decided of the numbers, as a kernel does itself.
+        conditions: Which of them it does not take: what is decided of the numbers, and what is not for kernels.
 
     Raises:
         RuntimeError: If the library was built from other sources.
@@ -330,19 +331,14 @@ def check_averages(owner: str, averages: Sequence[Tensor], values: Sequence[Tens
             raise TypeError(f"{said} of its dtype, or both of floats, but '{average.name}' is of {average.dtype}.")
 
 
-def checked_when_compiled(check: Callable, *args: Any) -> Callable:
-    """Call a check now, and return what calls it again whenever a `construct` that it stands in is compiled.
+def checked_when_compiled(check: Callable, *args: Any) -> _compiled.Check:
+    """Call a check now; a `construct` calls it again by `check_again`, when it is compiled.
 
     Between the two, dtypes and shapes may have been changed; afterwards the graph keeps the tensors that it has.
     """
-
-    def check_again():
-        """Check what a graph that is compiled now will have."""
-        check(*args)
-        return True
-
-    check_again()
-    return ops.constexpr(check_again)
+    made = _compiled.Check(functools.partial(check, *args))
+    made()
+    return made
 
 
 def average_kernel(owner: str, rule: Callable) -> Kernel:

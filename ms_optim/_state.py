@@ -3,7 +3,7 @@
 import copy
 import inspect
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from ms_optim import _compiled
+from ms_optim import _clones, _compiled
 from ms_optim._groups import HOW, MEMBERS, own_key
 from ms_optim._values import LIST, as_array, as_number, plain, write
 from ms_optim.slot import MASTER
@@ -103,6 +103,15 @@ def rewrite(kept: Parameter, value: Any, what: str) -> Change:
 class Stateful(nn.Optimizer):
     """An optimizer whose state can be told, loaded and copied as a whole."""
 
+    has_memory = False
+
+    def give_memory(self) -> None:
+        """Initialize what was made under `no_init_parameters`, before a step touches it."""
+        if not self.has_memory:
+            for param in self.get_parameters():
+                param.init_data()
+            object.__setattr__(self, "has_memory", True)
+
     def step(self, gradients):
         """Take a step, as a call does; the way in which torch's users write it."""
         if _compiled.in_graph():
@@ -162,6 +171,13 @@ class Stateful(nn.Optimizer):
                 f"For '{type(self).__name__}', 'params' must have other names than what the optimizer keeps, but got "
                 f"{taken}."
             )
+
+    def _own_clones(self, params: Iterable[Parameter], clones: Iterable[Parameter]) -> None:
+        """Have the parameters keep these clones as long as this optimizer lives, or until it is made anew."""
+        before = self.__dict__.get("release_clones")
+        if before is not None:
+            before()
+        object.__setattr__(self, "release_clones", _clones.release_with(self, params, clones))
 
     def _kept(self) -> Sequence[Tensor]:
         """Every tensor of the state."""

@@ -75,6 +75,7 @@ class Adadelta(Optimizer):
         >>> optimizer = ms_optim.Adadelta(net.trainable_params(), rho=0.95)
     """
 
+    elementwise = True
     scalars, update = adadelta_scalars, adadelta
     slots = (Slot("step", scalar=True), Slot("square_avg"), Slot("acc_delta"))
     conditions = {"decays": ("weight_decay", is_applied)}

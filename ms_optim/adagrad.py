@@ -74,6 +74,7 @@ class Adagrad(Optimizer):
         >>> optimizer = ms_optim.Adagrad(net.trainable_params(), lr=1e-2, lr_decay=1e-4)
     """
 
+    elementwise = True
     scalars, update = adagrad_scalars, adagrad
     slots = (Slot("step", scalar=True), Slot("sum", init="initial_accumulator_value"))
     conditions = {"decays": ("weight_decay", is_applied)}

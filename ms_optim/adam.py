@@ -110,6 +110,7 @@ class Adam(Optimizer):
         >>> optimizer = ms_optim.Adam(net.trainable_params(), lr=1e-3, betas=(0.9, 0.99))
     """
 
+    elementwise = True
     scalars, update, slots, conditions = adam_scalars, adam, adam_slots, adam_conditions
 
     def __init__(

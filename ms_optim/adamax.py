@@ -74,6 +74,7 @@ class Adamax(Optimizer):
         >>> optimizer = ms_optim.Adamax(net.trainable_params(), betas=(0.9, 0.99))
     """
 
+    elementwise = True
     scalars, update = adamax_scalars, adamax
     slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_inf"))
     conditions = {"near": ("take", is_near), "decays": ("weight_decay", is_applied)}

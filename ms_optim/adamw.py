@@ -58,6 +58,7 @@ class AdamW(Optimizer):
         >>> optimizer = ms_optim.AdamW([decayed, {"params": [net.bias]}], lr=1e-3, weight_decay=0.0)
     """
 
+    elementwise = True
     scalars, update, slots, conditions = adam_scalars, adam, adam_slots, adam_conditions
 
     def __init__(

@@ -269,6 +269,31 @@ class Predicate(Kind):
         return bool(answer)
 
 
+@dataclass(frozen=True)
+class Devices(Kind):
+    """The devices that hold parts of something: a communication group.
+
+    Args:
+        whole: What says instead that there are no parts.
+    """
+
+    whole: str
+
+    def __str__(self) -> str:
+        return f"{self.whole!r} or the name of a communication group"
+
+    def check(self, owner: str, name: str, value: Any) -> str | None:
+        """The value: a text that is not empty, or None."""
+        if value is not None and not (isinstance(value, str) and value):
+            kind = ValueError if isinstance(value, str) else TypeError
+            raise kind(f"For '{owner}', '{name}' must be None, {self}, but got {value!r}.")
+        return value
+
+    def is_group(self, value: str | None) -> bool:
+        """Whether a checked value is the name of a group."""
+        return value not in (None, self.whole)
+
+
 class Function(Kind):
     """Anything that can be called."""
 

@@ -78,6 +78,7 @@ class ASGD(Optimizer):
         >>> optimizer = ms_optim.ASGD(net.trainable_params(), lr=0.1, t0=100)
     """
 
+    elementwise = True
     scalars, update = asgd_scalars, asgd
     slots = (Slot("step", scalar=True), Slot("eta", scalar=True), Slot("mu", scalar=True), Slot("ax"))
     conditions = {"copied": ("mu", is_one), "decays": ("weight_decay", is_applied)}

@@ -69,6 +69,7 @@ class Lion(Optimizer):
         >>> optimizer = ms_optim.Lion(net.trainable_params(), lr=1e-4, weight_decay=0.1)
     """
 
+    elementwise = True
     scalars, update, slots = lion_scalars, lion, (Slot("exp_avg"),)
 
     def __init__(

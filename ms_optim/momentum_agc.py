@@ -10,7 +10,8 @@ from mindspore import Parameter
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import clip_adaptively, is_applied
-from ms_optim.arguments import Choice, Number, Predicate
+from ms_optim._shards import WHOLE, norm_of_units
+from ms_optim.arguments import Choice, Devices, Number, Predicate
 from ms_optim.optimizer import Optimizer, Params
 from ms_optim.sgd import check_nesterov, sgd, sgd_scalars
 from ms_optim.slot import Slot
@@ -39,10 +40,11 @@ def momentum_agc(
     maximize,
     unit,
     exempt,
+    unit_group,
 ):
     """Scale each unit of grad to at most clipping*max(|unit of param|, clip_eps), then do as SGD."""
     if not exempt:
-        grad = clip_adaptively(grad, param, clipping, clip_eps, unit, clips)
+        grad = clip_adaptively(grad, param, clipping, clip_eps, unit, clips, norm_of_units(unit_group))
     return sgd(param, grad, slots, lr, momentum, take, weight_decay, decays, nesterov, maximize)
 
 
@@ -76,6 +78,10 @@ class MomentumAGC(Optimizer):
         unit (str): "output", the convention of timm: a unit is a slice along axis 0, and a vector or scalar is one;
             or "squeezed", that of DeepMind and optax: what is a vector or scalar without its axes of size 1 is one unit
             too, and a unit of a 3-d weight spans axis 1 alone. Default: ``"output"`` .
+        unit_group (Union[None, str]): Where tensors are sliced over devices: "whole" if all of a unit is on each device
+            that holds some of it, or the name of the communication group of the devices that hold the parts of a unit,
+            over which its norm is summed. In semi_auto_parallel and auto_parallel None, which does not say, is refused
+            unless the parameter is exempt. Default: ``None`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
             the kernel where there is one. Default: ``None`` .
@@ -119,6 +125,7 @@ class MomentumAGC(Optimizer):
         "clipping": Number("[0, inf)"),
         "exempt": Predicate(),
         "unit": Choice("output", "squeezed"),
+        "unit_group": Devices(WHOLE),
     }
 
     def __init__(
@@ -134,6 +141,7 @@ class MomentumAGC(Optimizer):
         clip_eps: float = 1e-3,
         exempt: Exempt = (),
         unit: str = "output",
+        unit_group: str | None = None,
         maximize: bool = False,
         fused: bool | None = None,
         loss_scale: float = 1.0,
@@ -150,6 +158,7 @@ class MomentumAGC(Optimizer):
             clip_eps=clip_eps,
             exempt=exempt,
             unit=unit,
+            unit_group=unit_group,
             maximize=maximize,
         )
         super().__init__(params, defaults, loss_scale, fused, state_dtype, master_weights)
@@ -158,6 +167,21 @@ class MomentumAGC(Optimizer):
     def check_group(cls, group: Mapping) -> None:
         """Raise unless nesterov has a momentum, and no dampening, to go with."""
         check_nesterov(cls.__name__, group)
+
+    def wanted_for_slices(self) -> str | None:
+        """That it is said of all parameters where their units are, or that they are exempt."""
+        exempt, group = map(self.flag_names.index, ("exempt", "unit_group"))
+        unsaid = [
+            param.name
+            for param, flags in zip(self.parameters, self.flags)
+            if not flags[exempt] and flags[group] is None
+        ]
+        if not unsaid:
+            return None
+        return (
+            f"'unit_group' must be {self.kinds['unit_group']} for {unsaid} where MindSpore slices tensors, which may "
+            "cut their units"
+        )
 
     @property
     def group_clipping_tuple(self) -> tuple[float, ...]:

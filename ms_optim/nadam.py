@@ -113,6 +113,7 @@ class NAdam(Optimizer):
         >>> optimizer = ms_optim.NAdam(net.trainable_params(), lr=2e-3, betas=(0.9, 0.99))
     """
 
+    elementwise = True
     scalars, update = nadam_scalars, nadam
     slots = (Slot("step", scalar=True), Slot("mu_product", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"))
     conditions = {"near1": ("take1", is_near), "decays": ("weight_decay", is_applied)}

@@ -9,14 +9,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
-from ms_optim import _compiled, _composed, _direct, _host, _math, _native, _pieces, _state
+from ms_optim import _compiled, _composed, _direct, _host, _math, _native, _pieces, _shards, _state
 from ms_optim._declaration import Declared
 from ms_optim._freezing import Freezing
 from ms_optim._gradients import check_gradients, fits, wanted
 from ms_optim._groups import MEMBERS, Groups, ParamGroup, by_step
 from ms_optim._learning_rate import Rates, look_up
 from ms_optim._values import float64_parameter
-from ms_optim.arguments import COMMON
+from ms_optim.arguments import COMMON, Devices
 from ms_optim.slot import HALVES, MASTER, TAKEN, Slot
 
 Params = Iterable[Parameter] | Iterable[tuple[str, Parameter]] | Iterable[dict]
@@ -32,6 +32,8 @@ class Optimizer(Declared, Freezing, _state.Stateful):
     Where the rule chooses by a number, `conditions` may have under the name of the choice the name of the number and a
     function, no lambda, from a vector of it to one of bools: so it is decided once and not for each parameter. The rule
     takes the choice between the numbers and the flags.
+    `elementwise` says that a step on slices of tensors is the slices of a step, as MindSpore takes it in
+    semi_auto_parallel and auto_parallel; a class that does not say so is refused there.
     Every number is a vector with one entry per parameter, so groups, schedules and live changes never recompile.
 
     Args:
@@ -82,6 +84,9 @@ class Optimizer(Declared, Freezing, _state.Stateful):
     """
 
     slots: ClassVar[tuple[Slot, ...]] = ()
+    # Whether each element of a step comes of the same element of parameter, gradient and slots alone, so that it may be
+    # taken on slices of them.
+    elementwise: ClassVar[bool] = False
     # What cannot be set as an attribute: until an optimizer is made, nothing.
     settled: Set[str] = frozenset()
 
@@ -90,6 +95,8 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         for name in ("scalars", "update"):  # functions, and no methods
             if name in cls.__dict__:
                 setattr(cls, name, staticmethod(cls.__dict__[name]))
+        if "update" in cls.__dict__:  # what another class says is not said of this rule
+            cls.elementwise = cls.__dict__.get("elementwise", False)
         names = [slot.name for slot in cls.slots]
         taken = {name for name in names if names.count(name) > 1 or name in TAKEN}
         cls._refuse_names(taken | {name for name in cls._own_names() if hasattr(Optimizer, name)})
@@ -104,7 +111,8 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         master_weights: bool = False,
     ):
         owner = type(self).__name__
-        self.__dict__.pop("settled", None)  # of an optimizer that is made anew
+        for name in ("settled", "has_memory"):  # of an optimizer that is made anew
+            self.__dict__.pop(name, None)
         whole = dict(loss_scale=loss_scale, fused=fused, state_dtype=state_dtype, master_weights=master_weights)
         whole = {name: COMMON[name].check(owner, name, value) for name, value in whole.items()}
         kinds = {name: self.kind_of(name) for name in defaults}
@@ -136,6 +144,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self.precisions = tuple({*self.computed_in})
         self._set_slots()
         self._set_path(whole["fused"])
+        self.refuse_slices = _shards.refused_when_compiled(owner, self.wanted_for_slices())
         self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
         self._refuse_parameters(self.parameters, lambda param: id(param) not in kept or param is self.global_step)
@@ -218,6 +227,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
                 if slot.scalar
             }
         self.state = _state.State(self.parameters, slots, vectors)
+        self._own_clones(self.parameters, self.state.tensors)
         self.slot_table = tuple(zip(*slots.values())) if slots else ((),) * len(self.parameters)
 
     def _name_slots(self):
@@ -229,13 +239,24 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             everywhere = all(kept is not None for kept in column)
             setattr(self, name, ParameterTuple(column) if everywhere else column)
 
+    def wanted_for_slices(self) -> str | None:
+        """What must be, and is not, for steps where MindSpore slices tensors; None if they may be taken."""
+        own = [slot.name for slot in self.slots if slot.shape is not tuple]
+        if own:
+            return _shards.unsliced(f"{own} of the state have shapes of their own")
+        return None if self.elementwise else _shards.unsliced("its step looks at whole tensors")
+
     def _set_path(self, fused):
         """Choose the native kernel or MindSpore's operators."""
         owner, update = type(self).__name__, type(self).update
+        devices = [name for name in self.flag_names if isinstance(self.kinds[name], Devices)]
+        named = [name for name in devices if any(self.kinds[name].is_group(group[name]) for group in self.groups)]
         if fused is False:
             obstacle = ""
         elif self.widened:
             obstacle = f"no kernel takes float16 or bfloat16 parameters with '{self.widened[0]}'"
+        elif named:
+            obstacle = f"no kernel sums over the devices of '{named[0]}'"
         else:
             obstacle = _native.obstacle(owner, update)
         if fused and obstacle is not None:
@@ -258,7 +279,8 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             )
         if self.fused:
             slots = [slot for slot in self.slots if not slot.scalar]
-            kernel = _native.kernel_of(owner, update, slots, self.flag_names, self.conditions)
+            flags = [name for name in self.flag_names if name not in devices]
+            kernel = _native.kernel_of(owner, update, slots, flags, {*self.conditions, *devices})
             self.check_state = _native.checked_when_compiled(
                 _native.check_state, owner, self.parameters, slots, self.slot_table
             )
@@ -400,6 +422,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
     def __call__(self, gradients):
         """Take one step: by the kernel on the tensors' own memory where that can be, or else compiled."""
         owner = type(self).__name__
+        self.give_memory()
         if not self.why_compiled and self.stepper(self, owner, gradients):
             return self.present
         gradients = self.checked(owner, gradients)
@@ -436,7 +459,8 @@ class Optimizer(Declared, Freezing, _state.Stateful):
 
     def numbers_of_step(self, present):
         """The numbers of a step, a row for each parameter, and which parameters move; those that are state are kept."""
-        self.warn_unseen()
+        _compiled.check_again(self.warn_unseen)
+        _compiled.check_again(self.refuse_slices)
         moves = self.trainable.logical_and(Tensor(present))
         steps = self.step_counts + moves.double()
         of_groups = (self._learning_rates(),)
@@ -459,7 +483,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         begin, end = part
         gradients = tuple(gradients)
         if self.fused:
-            self.check_state()
+            _compiled.check_again(self.check_state)
             done = self.hyper_map(fits, self.parameters[begin:end], gradients, present, self.wanted[begin:end])
             slots = self.kernel_slots[self.slots_before[begin] : self.slots_before[end]]
             self.kernel(rows, moves, self.layout[begin:end], *self.parameters[begin:end], *gradients, *slots)

@@ -117,6 +117,7 @@ class RAdam(Optimizer):
         >>> optimizer = ms_optim.RAdam(net.trainable_params(), lr=1e-3, betas=(0.9, 0.99))
     """
 
+    elementwise = True
     scalars, update = radam_scalars, radam
     slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"))
     conditions = {

@@ -84,6 +84,7 @@ class RMSprop(Optimizer):
         >>> optimizer = ms_optim.RMSprop(net.trainable_params(), alpha=0.9, momentum=0.9)
     """
 
+    elementwise = True
     scalars, update = rmsprop_scalars, rmsprop
     slots = (
         Slot("step", scalar=True),

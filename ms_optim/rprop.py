@@ -79,6 +79,7 @@ class Rprop(Optimizer):
         >>> optimizer = ms_optim.Rprop(net.trainable_params(), lr=1e-3, step_sizes=(1e-6, 1.0))
     """
 
+    elementwise = True
     scalars, update = rprop_scalars, rprop
     slots = (Slot("step", scalar=True), Slot("prev"), Slot("step_size"))
     conditions = {"begins": ("first", is_positive)}

@@ -88,6 +88,7 @@ class SGD(Optimizer):
         >>> optimizer = ms_optim.SGD(net.trainable_params(), lr=0.1, momentum=0.9, nesterov=True)
     """
 
+    elementwise = True
     scalars, update = sgd_scalars, sgd
     slots = (Slot("momentum_buffer", when="momentum"),)
     conditions = {"decays": ("weight_decay", is_applied)}

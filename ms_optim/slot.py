@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import mindspore as ms
-import numpy as np
-from mindspore import Parameter, Tensor
+from mindspore import Parameter
+from mindspore.common.initializer import Constant, Zero
 
+from ms_optim._clones import beside
 from ms_optim.arguments import Kind
 
 HALVES = (ms.float16, ms.bfloat16)
@@ -34,7 +35,8 @@ class Slot:
         when: The argument that must be nonzero or true for a parameter to have this slot; None is always.
         scalar: Whether it is a number: an entry of a vector over parameters, which `scalars` reads and writes.
         init: The argument that the tensor is filled with at first; None is zero.
-        shape: A function from the shape of a parameter to that of its tensor, or to None if it has none.
+        shape: A function from the shape of a parameter to that of its tensor, or to None if it has none; what MindSpore
+            slices with the parameter is that of the default alone.
 
     Raises:
         ValueError: When a class is defined or made, if `name` is that of something else.
@@ -60,8 +62,9 @@ class Slot:
         shape = self.shape(param.shape)
         if shape is None or (self.when and not group[self.when]):
             return None
-        value = Tensor(np.full(shape, self.first(group, kinds)), (param.dtype in HALVES and dtype) or param.dtype)
-        return Parameter(value, name=f"{self.name}.{param.name}", requires_grad=False)
+        first, own = self.first(group, kinds), (param.dtype in HALVES and dtype) or param.dtype
+        init = Constant(first) if first else Zero()
+        return beside(param, f"{self.name}.{param.name}", own, init, None if self.shape is tuple else shape)
 
 
 class Master(Slot):

@@ -178,6 +178,7 @@ class EMA(Averaged, Stateful):
         """Keep an average for each parameter, in a tuple of Parameters, and for each buffer beside it."""
         tracked = (*self.parameters, *buffers)
         averages = [shadow(param) for param in tracked]
+        self._own_clones(tracked, averages)
         names = [param.name for param in (*optimizer.get_parameters(), *buffers, *averages)]
         twice = repeated(names)
         if twice:
@@ -319,9 +320,7 @@ class EMA(Averaged, Stateful):
                 "For 'EMA', the optimizer must have the parameters that it had, but a group was added "
                 "to it: make a new EMA around it."
             )
-        for kept in self.averages:
-            if kept.has_init:
-                kept.init_data()
+        self.give_memory()
         if isinstance(self.optimizer, Stateful):
             if not self.why_compiled and self._step_at_once(gradients):
                 return self.optimizer.present
@@ -382,7 +381,7 @@ class EMA(Averaged, Stateful):
         begin, end = part
         averages, tracked = self.averages[begin:end], self.tracked[begin:end]
         if self.fused:
-            self.check_averages()
+            _compiled.check_again(self.check_averages)
             self.kernel(weight, due, self.layout[begin:end], *averages, *tracked)
         else:
             self.hyper_map(ops.partial(average, sides(weight), due), averages, tracked, self.copied[begin:end])

@@ -8,6 +8,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_optim import _compiled, _direct, _host, _native
+from ms_optim._clones import release_with
 from ms_optim._host import memory, vector
 from ms_optim.arguments import COMMON, FLOATS
 from ms_optim.ema.evaluation import Averaged, put
@@ -121,7 +122,7 @@ class ParameterEMA(Averaged, nn.Cell):
     def construct(self):
         """One soft update."""
         if self.fused:
-            self.check_averages()
+            _compiled.check_again(self.check_averages)
             self.kernel(1 - self._decay, self.now, self.layout, *self.target, *self.source)
         else:
             self.hyper_map(
@@ -167,7 +168,9 @@ class ParameterEMA(Averaged, nn.Cell):
         COMMON["buffer_update"].check(cls.__name__, "buffer_update", buffer_update)
         params = [param for param in network.get_parameters() if param.requires_grad or buffer_update != "skip"]
         copied = [buffer_update == "copy" and not param.requires_grad for param in params]
-        made = cls(params, [shadow(param) for param in params], decay)
+        averages = [shadow(param) for param in params]
+        made = cls(params, averages, decay)
+        release_with(made, params, averages)
         made._copy(copied)
         return made
 

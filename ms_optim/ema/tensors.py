@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import mindspore as ms
 from mindspore import Parameter, Tensor, ops
 from mindspore.common.initializer import Initializer
-from mindspore.nn.utils import no_init_parameters
 from mindspore.ops import MultitypeFuncGraph
 
+from ms_optim._clones import beside
 from ms_optim._math import is_near, lerp, way_of
 from ms_optim.arguments import FLOATS
 
@@ -45,7 +45,12 @@ class AsParameter(Initializer):
         self._param = param
 
     def _initialize(self, arr):
-        arr[:] = self._param.init_data().asnumpy().astype(arr.dtype)
+        values = self._param.init_data().asnumpy()
+        if values.shape != arr.shape:  # one is sliced and the other is not
+            raise RuntimeError(
+                f"For 'EMA', '{self._param.name}' must be sliced as its average is, {arr.shape}, but is {values.shape}."
+            )
+        arr[...] = values.astype(arr.dtype)
 
 
 def shadow_dtype(param: Parameter) -> ms.Type:
@@ -55,17 +60,7 @@ def shadow_dtype(param: Parameter) -> ms.Type:
 
 def shadow(param: Parameter) -> Parameter:
     """An average that begins as the parameter is: now, or if it is not initialized yet, when it is needed first."""
-    name = f"ema.{param.name}"
-    dtype = shadow_dtype(param)
-    if param.has_init:
-        value = Tensor(shape=param.shape, dtype=dtype, init=AsParameter(param))
-        with no_init_parameters():  # without it the values are asked for now
-            return Parameter(value, name=name, requires_grad=False)
-    kept = param.clone()
-    kept.name, kept.requires_grad = name, False
-    if kept.dtype != dtype:
-        kept.set_dtype(dtype)
-    return kept
+    return beside(param, f"ema.{param.name}", shadow_dtype(param), AsParameter(param))
 
 
 def float64_scalar(value: float, name: str) -> Parameter:

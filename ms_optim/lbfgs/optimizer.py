@@ -11,6 +11,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
+from ms_optim import _shards
 from ms_optim._composed import prepare_sums
 from ms_optim._gradients import check_gradients
 from ms_optim._groups import Group, Groups, own_key
@@ -158,6 +159,7 @@ class LBFGS(Stateful):
         history_size: int = 100,
         line_search_fn: str | None = None,
     ):
+        _shards.refuse("LBFGS", _shards.unsliced("its directions are made of all parameters"))
         if max_eval is None:
             max_eval = self.arguments["max_iter"].check("LBFGS", "max_iter", max_iter) * 5 // 4
         defaults = dict(

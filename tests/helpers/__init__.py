@@ -68,6 +68,7 @@ LOUD = {
     "step_sizes": ((1e-2, 2.0), (0.1, 0.5)),
     "t0": (2.0, 0.0),
     "unit": ("output", "squeezed"),
+    "unit_group": (None, "whole"),
     "weight_decay": (0.3, 0.1),
 }
 # What belongs to the optimizer and not to its groups.

@@ -1,0 +1,58 @@
+"""Parameters beside others: MindSpore slices them over devices, and gives them memory, as it does with these."""
+
+import contextlib
+import weakref
+from collections.abc import Iterable, Sequence
+
+import mindspore as ms
+from mindspore import Parameter, Tensor
+from mindspore.common.initializer import Initializer
+from mindspore.nn.utils import no_init_parameters
+
+
+def beside(
+    param: Parameter, name: str, dtype: ms.dtype.Type, init: Initializer, shape: tuple[int, ...] | None = None
+) -> Parameter:
+    """A Parameter that goes with another; of the same shape it is what `Parameter.clone` makes, without copying values.
+
+    It has no memory yet if the parameter has none. Until `release` the parameter keeps a clone: what is sliced with the
+    parameter is found there.
+
+    Args:
+        param: The other.
+        name: What it is called.
+        dtype: Its own.
+        init: What it holds at first.
+        shape: Its own, which is not sliced; None is that of the parameter.
+    """
+    value = Tensor(shape=param.shape if shape is None else shape, dtype=dtype, init=init)
+    # Inside the block it takes no memory, and an initializer that belongs to the network stays there.
+    with no_init_parameters() if param.has_init else contextlib.nullcontext():
+        made = Parameter(value, name=name, requires_grad=False)
+    if shape is None:
+        of_param = param.param_info
+        info = of_param.clone()
+        info.obj, made.param_info = made, info
+        made.name, made.requires_grad = name, False
+        of_param.cloned_obj = [*getattr(of_param, "cloned_obj", ()), made]
+    device = param._get_user_data("parameter_device")
+    if device is not None:
+        made._set_user_data("parameter_device", device)
+    return made
+
+
+def release(params: Sequence[Parameter], clones: Sequence[Parameter]) -> None:
+    """Let parameters no longer keep these clones."""
+    gone = {id(made) for made in clones}
+    for made in clones:
+        made.param_info.obj = None  # each would hold the other
+    for param in params:
+        info = param.param_info
+        info.cloned_obj = [made for made in getattr(info, "cloned_obj", ()) if id(made) not in gone]
+
+
+def release_with(owner: object, params: Iterable[Parameter], clones: Iterable[Parameter]) -> weakref.finalize:
+    """Let parameters keep clones as long as there is an owner, or until what is returned is called."""
+    finalizer = weakref.finalize(owner, release, tuple(params), tuple(clones))
+    finalizer.atexit = False
+    return finalizer

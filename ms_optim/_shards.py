@@ -1,0 +1,69 @@
+"""Tensors that MindSpore's engine cuts into slices, one on each device: what a rule may do there, and norms of wholes.
+
+In the modes "semi_auto_parallel" and "auto_parallel" a step is written for whole tensors, and what runs is the same on
+slices of them. Where it looks at more than one element at a time, it would take a slice for the whole.
+"""
+
+from mindspore import ops
+from mindspore.parallel._auto_parallel_context import auto_parallel_context
+
+from ms_optim import _math, _native
+from ms_optim._compiled import Check
+
+SLICING = ("semi_auto_parallel", "auto_parallel")
+# What says of a parameter that no unit of it is on several devices.
+WHOLE = "whole"
+
+
+def slicing_mode() -> str | None:
+    """The parallel mode that there is now, if it slices tensors."""
+    mode = auto_parallel_context().get_parallel_mode()
+    return mode if mode in SLICING else None
+
+
+def unsliced(reason: str) -> str:
+    """What must be, because of a reason why a step cannot be taken on slices."""
+    return f"the parallel mode must be none of {SLICING}, which slice tensors, because {reason}"
+
+
+def refuse(owner: str, wanted: str | None) -> None:
+    """Raise if tensors are sliced now, and something must be then that is not.
+
+    Raises:
+        ValueError: Naming the mode, and what must be.
+    """
+    mode = slicing_mode()
+    if mode and wanted:
+        raise ValueError(f"For '{owner}', {wanted}, but the parallel mode is {mode!r}.")
+
+
+def refused_when_compiled(owner: str, wanted: str | None) -> Check:
+    """Refuse now, and return what refuses again where it is compiled: `AutoParallel` sets the mode only then."""
+    return _native.checked_when_compiled(refuse, owner, wanted)
+
+
+def root_of_total(part, group):
+    """The root of the sum over the devices of a communication group, none of which sums float64."""
+    return ops.AllReduce(ops.ReduceOp.SUM, group)(part.float()).sqrt().to(part.dtype)
+
+
+def norm_over(x, axes, group):
+    """The L2 norm along adjacent axes, which stay, or of all, of what the devices of a group hold parts of.
+
+    The largest element is known to no device: elements are taken relative to the sum of all.
+    """
+    root = root_of_total(_math.sum_in_parts(x.abs(), axes), group)
+    scale = (root * root).clamp(_math.TINY, _math.HUGE)
+    x = x / scale
+    return root_of_total(_math.sum_in_parts(x * x, axes), group) * scale
+
+
+def norm_of_units(group):
+    """What computes the L2 norm, as `_math.norm` does, of units that the devices of a group hold parts of."""
+
+    def norm_of_unit(x, axes):
+        if group is None or group == WHOLE:
+            return _math.norm(x, axes)
+        return norm_over(x, axes, group)
+
+    return norm_of_unit

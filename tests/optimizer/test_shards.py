@@ -1,0 +1,233 @@
+"""Tensors that MindSpore slices over devices: state is sliced with its parameter, and what looks at more is refused."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from helpers import DENSE, eight_devices, loud, make_grads, make_params, slices
+from mindspore import Parameter, Tensor, context, nn, ops
+from mindspore.common.initializer import initializer
+from mindspore.nn.utils import no_init_parameters
+
+from ms_optim import EMA, LBFGS, OPTIMIZERS, SGD, AdamW, MomentumAGC, Slot, SparseAdam
+from parity.sides.rules import rule_of
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def sliced():
+    """A parallel mode in which tensors are sliced."""
+    context.set_auto_parallel_context(parallel_mode="semi_auto_parallel")
+    yield
+    context.reset_auto_parallel_context()
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_a_rule_is_elementwise_where_it_says_so(name):
+    """Then the slices of a step are a step on slices, to the bit; and no rule that is so says otherwise."""
+    arguments = loud(DENSE[name]) | {"fused": False}
+    whole = [param.asnumpy().astype(np.float64) for param in make_params(name)]
+    chosen = [i for i, value in enumerate(whole) if value.ndim == 2]
+    params = [whole[i] for i in chosen]
+    steps = [[step[i].asnumpy().astype(np.float64) for i in chosen] for step in make_grads(name, 3)]
+
+    def trained(cut):
+        names = [f"p{i}" for i in range(len(params))]
+        made = [Parameter(Tensor(cut(value)), name=key) for key, value in zip(names, params)]
+        arguments_here = {key: value for key, value in arguments.items() if key != "exempt"}
+        rule = rule_of(DENSE[name](made, **arguments_here), "float64")
+        for step in steps:
+            rule.step({key: cut(grad) for key, grad in zip(names, step)})
+        return [rule.params[key] for key in names]
+
+    def left(value):
+        return np.ascontiguousarray(value[:, : (value.shape[1] + 1) // 2])
+
+    same = [
+        np.array_equal(left(np.asarray(one)), np.asarray(other), equal_nan=True)
+        for one, other in zip(trained(np.asarray), trained(left))
+    ]
+    assert all(same) if DENSE[name].elementwise else not all(same)
+
+
+def test_what_is_not_elementwise_is_refused(sliced):
+    """By name, when it is made: there is no number of a slice that stands for the whole."""
+    params = [Parameter(Tensor(np.ones((4, 6), np.float32)), name="weight")]
+    for name in set(OPTIMIZERS) - {name for name, cls in OPTIMIZERS.items() if getattr(cls, "elementwise", False)}:
+        with pytest.raises(ValueError, match=f"For '{name}', .*, but the parallel mode is 'semi_auto_parallel'"):
+            OPTIMIZERS[name](params)
+    assert {LBFGS, SparseAdam, MomentumAGC} <= {cls for cls in OPTIMIZERS.values()}
+    with pytest.raises(ValueError, match=r"'unit_group' must be 'whole' or the name of .* for \['weight'\]"):
+        MomentumAGC(params)
+    MomentumAGC(params, unit_group="whole")
+    MomentumAGC(params, exempt="*")
+
+
+def test_a_rule_of_ones_own_does_not_inherit_that_it_is_elementwise(sliced):
+    """Nor does state of another shape pass for a slice."""
+
+    def normed(param, grad, slots, *rest):
+        return param - grad / (grad * grad).sum().sqrt(), slots
+
+    own = type("Own", (SGD,), {"update": normed, "__module__": __name__})
+    with pytest.raises(ValueError, match=r"For 'Own', .* because its step looks at whole tensors"):
+        own(make_params("SGD"))
+    rows = type("Rows", (SGD,), {"slots": (Slot("rows", shape=lambda shape: shape[:1]),)})
+    with pytest.raises(ValueError, match=r"\['rows'\] of the state have shapes of their own"):
+        rows(make_params("SGD"), fused=False)
+
+
+@pytest.mark.parametrize(("value", "error"), [(5, TypeError), ("", ValueError)])
+def test_a_group_that_is_none(value, error):
+    """Devices are named by a text."""
+    with pytest.raises(error, match="'unit_group' must be None, 'whole' or the name of a communication group, but got"):
+        MomentumAGC(make_params("MomentumAGC"), unit_group=value)
+
+
+def test_a_group_needs_the_rule_itself():
+    """No kernel communicates."""
+    optimizer = MomentumAGC(make_params("MomentumAGC"), unit_group="devices")
+    assert not optimizer.fused and "no kernel sums over the devices of 'unit_group'" in optimizer.describe()
+    with pytest.raises(ValueError, match="'fused' must be None or False here, because no kernel sums over"):
+        MomentumAGC(make_params("MomentumAGC"), unit_group="devices", fused=True)
+
+
+def test_state_is_sliced_with_its_parameter(tmp_path):
+    """For eight devices: a weight by rows or columns, ZeRO or both; and it is summed where that is said."""
+    parts = {"[:1]": "whole", "[1:2]": "8-units", "[2:]": "2-units"}
+    groups = ", ".join(f"dict(params=params{part}, unit_group={group!r})" for part, group in parts.items())
+    expressions = {
+        "EMA(AdamW(params, amsgrad=True, fused=False), 0.9)": [],
+        f"MomentumAGC([{groups}])": [8] * 4 + [2] * 4,
+        "late: Adafactor(params)": "For 'Adafactor', ",
+        "late: MomentumAGC(params, fused=False)": "For 'MomentumAGC', 'unit_group' must be",
+    }
+    done = subprocess.run(
+        [sys.executable, eight_devices.__file__, *expressions],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "4"},
+    )
+    assert done.returncode == 0, done.stderr
+    for (expression, expected), line in zip(expressions.items(), done.stdout.splitlines(), strict=True):
+        for zero, found in zip((False, True), json.loads(line), strict=True):
+            if isinstance(expected, str):
+                assert found["refused"].startswith(expected), expression
+                continue
+            own = (
+                {"first": [8, 32], "bias": [8], "second": [4, 32]}
+                if zero
+                else {"first": [32, 32], "bias": [32], "second": [16, 32]}
+            )
+            assert found["sums"] == expected, expression
+            kept = {name: shape for name, shape in found["shapes"].items() if name.split(".")[-1] in own}
+            assert {name: own[name.split(".")[-1]] for name in kept} == kept and len(kept) >= 6, expression
+
+
+@pytest.mark.slow
+def test_norms_are_summed_over_processes(tmp_path):
+    """Columns in two processes are trained as the whole is, and not so where each takes its own norms for those."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = ["--worker_num=2", "--local_worker_num=2", "--join=True", f"--master_port={port}", f"--log_dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mindspore.parallel.cluster.run", *launch, slices.__file__, str(int(ms.GRAPH_MODE))],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    logs = "".join(path.read_text() for path in sorted(tmp_path.glob("worker_*.log")))
+    assert done.returncode == 0, done.stdout + logs
+    found = [json.loads(line.removeprefix("FOUND ")) for line in logs.splitlines() if line.startswith("FOUND ")]
+    assert sorted(each["rank"] for each in found) == [0, 1]
+    for each in found:
+        assert max(each["far"]["hccl_world_group"]) < 3e-7 and min(each["far"]["whole"]) > 1e-4, found
+
+
+class Net(nn.Cell):
+    """Weights that are drawn at random."""
+
+    def __init__(self, shape=(3, 4)):
+        super().__init__()
+        self.weight = Parameter(initializer("normal", shape, ms.float32), name="weight")
+        self.half = Parameter(initializer("normal", shape, ms.float16), name="half")
+
+    def construct(self, x):
+        """A loss whose gradients are x."""
+        return (x * self.weight).sum() + (x * self.half).sum()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("cell", [False, True])
+def test_what_is_made_before_its_parameters(cell, inside, either):
+    """No state takes memory before they do; then it trains as if it had been made after them."""
+
+    def make():
+        return AdamW(net.trainable_params(), lr=0.5, state_dtype=ms.float32)
+
+    with no_init_parameters():
+        net = Net()
+        optimizer = make() if inside else None
+    optimizer = optimizer or make()
+    assert all(kept.has_init for kept in optimizer.state.tensors) and net.weight.has_init
+    assert {kept.dtype for kept in optimizer.state.tensors} == {ms.float32}
+    net.init_parameters_data()
+    before = [param.asnumpy().copy() for param in net.get_parameters()]
+    grads = Tensor(np.full((3, 4), 0.25, np.float32)), Tensor(np.full((3, 4), 0.25, np.float16))
+    twin = AdamW(
+        [Parameter(Tensor(value), name=f"p{i}") for i, value in enumerate(before)], lr=0.5, state_dtype=ms.float32
+    )
+    twin(grads)
+    if cell:
+        nn.TrainOneStepCell(net, optimizer).set_train()(grads[0])
+    else:
+        optimizer(grads)
+    for param, other in zip(optimizer.get_parameters(), twin.get_parameters(), strict=True):
+        np.testing.assert_allclose(param.asnumpy(), other.asnumpy(), rtol=1e-6, err_msg=param.name)
+    assert all(before[0].ravel() != 0)
+
+
+def resident():
+    """The memory of this process, in MiB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def test_parameters_that_have_no_memory_have_no_state_that_has():
+    """512 MiB of them; AdamW would take twice that."""
+    with no_init_parameters():
+        net = Net((64, 1024, 1024 * 2))
+    before = resident()
+    made = EMA(AdamW([net.weight]))
+    assert resident() - before < 50 and made.state_bytes > 1536 * 2**20
+
+
+def test_state_goes_with_its_optimizer():
+    """MindSpore finds the state by its parameter, which would keep it for good."""
+    (param,) = params = [Parameter(Tensor(np.ones(3, np.float32)), name="weight")]
+    optimizer = EMA(AdamW(params))
+    assert [made.name for made in param.param_info.cloned_obj] == ["exp_avg.weight", "exp_avg_sq.weight", "ema.weight"]
+    kept = [weakref.ref(made) for made in param.param_info.cloned_obj]
+    del optimizer
+    assert param.param_info.cloned_obj == [] and all(made() is None for made in kept)
+
+
+def test_state_of_an_optimizer_that_is_made_anew():
+    """As a group that is added does."""
+    params = make_params("SGD")
+    optimizer = SGD(params, momentum=0.9)
+    optimizer.add_param_group({"params": [Parameter(Tensor(np.ones(3, np.float32)), name="added")]})
+    for param in optimizer.parameters:
+        (made,) = param.param_info.cloned_obj
+        assert any(made is kept for kept in optimizer.momentum_buffer)
+    ops.assign(params[0], params[0] * 2)
