@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from helpers import COMPOSED, SPAN
+from helpers import CELLS, COMPOSED, SPAN
 from helpers.graphs import api
 from mindspore._c_expression import GraphExecutor_, JitExecutor_
 
@@ -84,24 +84,29 @@ def pytest_collection_modifyitems(config, items):
     """Give the tests of one optimizer to one process, which compiles each of its graphs once.
 
     What runs without kernels compiles for seconds, so that it is left out where there is no kernel anyway. Where it is
-    marked as generic, which no rule could get wrong, it runs on that of COMPOSED only, and in PYNATIVE on those of
-    SPAN that have kernels; in GRAPH on all of SPAN if it compiles a training for each, `generic(compiles=True)`.
+    marked as generic, which no rule could get wrong, it runs on that of COMPOSED only; in GRAPH on all that have
+    kernels or are of SPAN, in PYNATIVE on those that are both. If it compiles a training for each,
+    `generic(compiles=True)`, it runs on those of CELLS and on that of COMPOSED.
     """
     for item in list(items):
         params = getattr(getattr(item, "callspec", None), "params", {})
         name = params.get("name")
         if name not in OPTIMIZERS:
             continue
-        how, generic = params.get("mode") or params.get("path"), item.get_closest_marker("generic")
+        how, generic = (
+            next((params[key] for key in ("mode", "path", "either") if key in params), None),
+            item.get_closest_marker("generic"),
+        )
         update = getattr(OPTIMIZERS[name], "update", None)
         is_composed = not update or _native.obstacle(name, update)
+        compiles = generic and generic.kwargs.get("compiles")
         if (how == "composed" and is_composed) or (
             generic
             and name
             not in {
                 "composed": COMPOSED,
-                "pynative": () if is_composed else SPAN,
-                "graph": SPAN if generic.kwargs.get("compiles") else OPTIMIZERS,
+                "pynative": COMPOSED if compiles else () if is_composed else SPAN,
+                "graph": CELLS if compiles else SPAN if is_composed else OPTIMIZERS,
             }.get(how, OPTIMIZERS)
         ):
             items.remove(item)

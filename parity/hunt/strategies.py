@@ -5,7 +5,7 @@ import inspect
 from hypothesis import strategies as st
 
 import ms_optim
-from ms_optim.arguments import COMMON, Choice, Kind, Number, Numbers, Predicate, Rate
+from ms_optim.arguments import COMMON, Choice, Devices, Kind, Number, Numbers, Predicate, Rate
 from parity.cases import ENTRIES
 
 # The decades from which a number is drawn; others have DECADES, or what the entry of the optimizer says. Beyond them
@@ -23,6 +23,8 @@ def arguments_of(name: str) -> tuple[list[str], dict[str, tuple]]:
     cls, numbers, flags = getattr(ms_optim, name), [], dict(ENTRIES[name].choices)
     for argument in sorted(inspect.signature(cls).parameters.keys() - NOT_DRAWN - flags.keys()):
         kind = kind_of(cls, argument)
+        if isinstance(kind, Devices):  # there are none
+            continue
         if kind.members(argument):
             numbers.append(argument)
         elif isinstance(kind, Predicate):

@@ -17,7 +17,10 @@ DENSE = {name: cls for name, cls in OPTIMIZERS.items() if name in CASES and not 
 # Five that span the kinds: no step count and a slot that may be missing, flags, a number for each parameter, patterns,
 # and tensors of other shapes without a kernel. What no rule could get wrong is tested on these.
 SPAN = ("SGD", "AdamW", "NAdam", "MomentumAGC", "Adafactor")
-# The one of them that has a kernel on which that is tested without.
+# Those of them that are trained in cells of their own, each of which compiles a network too: a number for each step and
+# flags, patterns, and no kernel.
+CELLS = ("AdamW", "MomentumAGC", "Adafactor")
+# The one of them that has a kernel on which that is tested without, and in PYNATIVE where a cell compiles.
 COMPOSED = ("AdamW",)
 # Equal shapes, all ranks that clipping tells apart, and parts of names that look like those of norms and averages.
 SHAPES = {

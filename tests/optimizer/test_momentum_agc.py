@@ -94,9 +94,9 @@ def test_clips_as_by_hand(mode, dtype):
         )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_step_clips_as_by_hand(mode, dtype):
+def test_a_step_clips_as_by_hand(mode):
     """Every case is a group of one optimizer, which takes the clipped gradient from the weight."""
+    dtype = np.float32
     groups = [
         {
             "params": [Parameter(Tensor(np.array(weight, dtype)), name=name)],

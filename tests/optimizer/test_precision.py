@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from helpers import DENSE, SPAN, assert_same, loud, make_grads, make_params, outcome
+from helpers import CELLS, DENSE, assert_same, loud, make_grads, make_params, outcome
 from mindspore import Parameter, Tensor
 
 from ms_optim import EMA, SGD, AdamW, restore, save
@@ -16,7 +16,7 @@ from ms_optim.slot import MASTER, Slot
 
 HALF, FLOAT = ms.float16, ms.float32
 # How a state is kept no rule could get wrong.
-span = pytest.mark.parametrize("name", SPAN)
+cells = pytest.mark.parametrize("name", CELLS)
 FEW = slice(5)  # what `exempt` is about among them
 
 
@@ -46,7 +46,7 @@ def half_grads(grads):
     return tuple(grad.astype(HALF) for grad in grads)
 
 
-@span
+@cells
 def test_master_weights_take_the_steps_of_float32(graph, name):
     """To the bit, and the parameter is its copy, rounded; the state with them is that of float32."""
     arguments = loud(DENSE[name]) | {"fused": False}
@@ -63,7 +63,7 @@ def test_master_weights_take_the_steps_of_float32(graph, name):
         assert_same(got, expected)
 
 
-@span
+@cells
 def test_state_in_float32_is_not_rounded(graph, name):
     """Of a step it is what float32 parameters, rounded after the step, have."""
     arguments = loud(DENSE[name]) | {"fused": False}

@@ -131,7 +131,6 @@ def fork():
 @pytest.mark.parametrize(
     ("name", "direct", "mode"),
     [
-        ("two_optimizers", "0", "GRAPH_MODE"),
         ("two_optimizers", "0", "PYNATIVE_MODE"),
         ("two_optimizers", "1", "PYNATIVE_MODE"),
         ("one_optimizer", "0", "PYNATIVE_MODE"),

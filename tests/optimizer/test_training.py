@@ -115,7 +115,7 @@ def spoil(optimizer):
         ops.assign(param, param.logical_not() if param.dtype == ms.bool_ else param + 7)
 
 
-@pytest.mark.generic
+@pytest.mark.generic(compiles=True)
 @each
 def test_jit_around_value_and_grad_and_the_optimizer(name, mode, compilations):
     """Numbers that are set between steps reach it, what is restored does, and nothing compiles again.
@@ -144,6 +144,7 @@ def test_jit_around_value_and_grad_and_the_optimizer(name, mode, compilations):
     assert_same(outcome(optimizer), direct(name, mode, changed=True))
 
 
+@pytest.mark.generic(compiles=True)
 @span
 def test_restore_a_list_of_learning_rates(name, either):
     """It goes on at its place in a step that has compiled."""
@@ -192,12 +193,14 @@ def test_model_train(name, mode):
     model_train(name, mode, False)
 
 
+@pytest.mark.generic(compiles=True)
 @span
 def test_model_train_that_sinks_its_data(name, either):
     """Fed by a queue."""
     model_train(name, either, True)
 
 
+@pytest.mark.generic(compiles=True)
 @span
 def test_learning_rate_scheduler_of_mindspore(name, either):
     """It sets the next step's rate, as a float32, and so do the direct calls here."""

@@ -133,7 +133,7 @@ def trained(make, rate, *callbacks):
 
 @pytest.mark.parametrize("make", [ours, averaged])
 @pytest.mark.parametrize("kind", RATES)
-def test_what_trainers_log(make, kind, either):
+def test_what_trainers_log(make, kind, graph):
     """Is what they log of a stock optimizer; past the end of a list, where that fails, its last holds."""
     expected, reference = trained(stock, RATES[kind] if kind != "list" else [*RATES[kind], 0.0625, 0.0625, 0.0625])
     read, optimizer = trained(make, RATES[kind])

@@ -62,7 +62,7 @@ def test_runs_and_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(CASES, "SGD", CASES["SGD"][-2:])
     folder, junit = tmp_path / "new" / "report", tmp_path / "junit.xml"
     assert (
-        main(["SGD", "--full", "--mode", "graph", "--workers", "2", "--report", str(folder), "--junit", str(junit)])
+        main(["SGD", "--full", "--mode", "graph", "--workers", "1", "--report", str(folder), "--junit", str(junit)])
         == 0
     )
     count = len(CASES["SGD"]) + 3

@@ -88,7 +88,7 @@ def test_every_argument_is_once_off_its_default(name):
         for options in (case.kwargs, *(overrides for _, overrides in case.groups))
         for key in options
     }
-    # What a case cannot hold: parameters, and how or where a step computes and not what; buffers have tests of their own.
+    # What a case cannot hold: parameters, how or where a step computes and not what; buffers have tests of their own.
     quiet = {"params", "optimizer", *UNGROUPED, "buffers", "buffer_update", "unit_group"}
     assert inspect.signature(getattr(ms_optim, name)).parameters.keys() - quiet <= used
 
