@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from ms_optim._beside import as_json, encoded, from_json, is_beside
 from ms_optim._files import kind_of, replacing
+from ms_optim._slices import SLICES, about, fitting, own_file
 from ms_optim._values import repeated, write
 
 FORMATS = (".ckpt", ".safetensors")
@@ -33,6 +34,9 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
 
     The file is the whole new checkpoint or, whenever the process or the machine stops, the one that was there before.
     What is written until then is in a hidden folder beside it; the next `save` removes what a killed process has left.
+    Where tensors are sliced over devices, in semi_auto_parallel and auto_parallel, each device writes its slices into a
+    file of its own, with its rank in the name ("step-100.rank_3.ckpt" for "step-100.ckpt"). `mindspore.save_checkpoint`
+    of a Cell, with `integrated_save`, merges them into one.
     A file has two entries more: "ms_optim.writers" says which class wrote the state of an optimizer, and
     "ms_optim.checksums" has a checksum of each tensor, which `restore` compares. ".safetensors" is the faster format.
 
@@ -76,7 +80,8 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
     _refuse_swapped("save", cell)
     for part, follow in _methods(cell, "follow_requires_grad"):
         follow(part)
-    entries = dict(params)
+    path, entries = own_file(path), dict(params)
+    entries |= about(entries)
     entries |= encoded("save", also) if also is not None else {}
     writers = _writers(cell)
     if writers:
@@ -133,7 +138,9 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
     Args:
         cell (Cell): Every one of its Parameters gets a value.
         parameters (Union[Mapping[str, Tensor], str, PathLike]): Values by name, as `mindspore.load_checkpoint` returns
-            them, of the shapes and dtypes of the Parameters; or the file that holds them.
+            them, of the shapes and dtypes of the Parameters; or the file that holds them. Where tensors are sliced over
+            devices a file of this device's slices, with its rank in the name, goes before the one that is named; whole
+            tensors are cut to what this device has.
 
     Returns:
         list[str], the names that the cell does not have.
@@ -158,7 +165,8 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
     if not isinstance(cell, nn.Cell):
         raise TypeError(f"For 'restore', 'cell' must be a Cell, but got {type(cell).__name__}.")
     if isinstance(parameters, (str, os.PathLike)):
-        parameters = read_checkpoint("restore", parameters)
+        own = own_file(Path(parameters))
+        parameters = read_checkpoint("restore", own if own.exists() else parameters)
     if not isinstance(parameters, Mapping):
         raise TypeError(
             f"For 'restore', 'parameters' must map names to Tensors or be a file, but got {type(parameters).__name__}."
@@ -170,6 +178,7 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
     for name, param in wanted.items():
         if name not in saved and param.name in saved and param.name not in wanted:
             saved[name] = saved.pop(param.name)  # of a file that another name was written into
+    saved |= fitting(cell, wanted, saved, parameters.get(SLICES))
     values = _completed(cell, saved, wanted)
     for name, param in wanted.items():
         value = values[name]
@@ -189,7 +198,7 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
 
 def _is_own(name):
     """Whether an entry of a file is no Parameter."""
-    return name in (WRITERS, CHECKSUMS) or is_beside(name)
+    return name in (WRITERS, CHECKSUMS, SLICES) or is_beside(name)
 
 
 def _refuse_another_writer(cell, entry):

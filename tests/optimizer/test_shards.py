@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import weakref
@@ -11,15 +10,14 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from helpers import DENSE, eight_devices, loud, make_grads, make_params, slices
+from helpers import DENSE, eight_devices, loud, make_grads, make_params
+from helpers.processes import ENVIRONMENT
 from mindspore import Parameter, Tensor, context, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.nn.utils import no_init_parameters
 
 from ms_optim import EMA, LBFGS, OPTIMIZERS, SGD, AdamW, MomentumAGC, Slot, SparseAdam
 from parity.sides.rules import rule_of
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -115,7 +113,7 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "GLOG_v": "4"},
+        env={**ENVIRONMENT, "GLOG_v": "4"},
     )
     assert done.returncode == 0, done.stderr
     for (expression, expected), line in zip(expressions.items(), done.stdout.splitlines(), strict=True):
@@ -131,28 +129,6 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
             assert found["sums"] == expected, expression
             kept = {name: shape for name, shape in found["shapes"].items() if name.split(".")[-1] in own}
             assert {name: own[name.split(".")[-1]] for name in kept} == kept and len(kept) >= 6, expression
-
-
-@pytest.mark.slow
-def test_norms_are_summed_over_processes(tmp_path):
-    """Columns in two processes are trained as the whole is, and not so where each takes its own norms for those."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = ["--worker_num=2", "--local_worker_num=2", "--join=True", f"--master_port={port}", f"--log_dir={tmp_path}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mindspore.parallel.cluster.run", *launch, slices.__file__, str(int(ms.GRAPH_MODE))],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-    )
-    logs = "".join(path.read_text() for path in sorted(tmp_path.glob("worker_*.log")))
-    assert done.returncode == 0, done.stdout + logs
-    found = [json.loads(line.removeprefix("FOUND ")) for line in logs.splitlines() if line.startswith("FOUND ")]
-    assert sorted(each["rank"] for each in found) == [0, 1]
-    for each in found:
-        assert max(each["far"]["hccl_world_group"]) < 3e-7 and min(each["far"]["whole"]) > 1e-4, found
 
 
 class Net(nn.Cell):

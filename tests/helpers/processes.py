@@ -1,0 +1,44 @@
+"""Programs in several processes."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def launched(folder, program, *arguments, count=2):
+    """What several workers of msrun have printed, each a text."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = [f"--worker_num={count}", f"--local_worker_num={count}", "--join=True", f"--master_port={port}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mindspore.parallel.cluster.run", *options, f"--log_dir={folder}", program, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=ENVIRONMENT,
+    )
+    said = [path.read_text() for path in sorted(folder.glob("worker_*.log"))]
+    assert done.returncode == 0, "\n".join([done.stdout, *said])
+    return said
+
+
+def side_by_side(folder, *commands):
+    """Run programs at the same time; each is a list of arguments of Python."""
+    running = [
+        subprocess.Popen([sys.executable, *map(str, command)], cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE)
+        for command in commands
+    ]
+    for process in running:
+        _, error = process.communicate()
+        assert process.returncode == 0, error.decode()
