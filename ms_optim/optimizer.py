@@ -418,6 +418,18 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             )
             raise AttributeError(f"For '{type(self).__name__}', {name!r} must be {how}, but was set as an attribute.")
         super().__setattr__(name, value)
+        if name == "parameters" and self.settled:
+            self._follow_parameters()
+
+    def _follow_parameters(self):
+        """Step the Parameters that were put in the place of those that it was made with.
+
+        Trainers that shard state by hand do so with clones, of which each process keeps a part as of the state.
+        """
+        settled, self.settled = self.settled, frozenset()
+        self.wanted = wanted(type(self).__name__, self.parameters)
+        self._set_path(self.of_whole["fused"])
+        self.settled = settled
 
     def __call__(self, gradients):
         """Take one step: by the kernel on the tensors' own memory where that can be, or else compiled."""

@@ -162,6 +162,15 @@ class EMA(Averaged, Stateful):
         ]
         self.copied = (*[False for _ in self.parameters], *copied)
         self.optimizer = optimizer
+        # Trainers that shard state by hand look for it here.
+        for name, column in vars(optimizer).items():
+            if isinstance(column, ParameterTuple) and name not in vars(self):
+                object.__setattr__(self, name, column)
+        self._set_path()
+
+    def _set_path(self):
+        """Choose the native kernel or MindSpore's operators."""
+        optimizer = self.optimizer
         pieces = _pieces.Averages(self) if not self._changed() and getattr(optimizer, "pieces", None) else None
         object.__setattr__(self, "pieces", pieces)
         self.fused = getattr(optimizer, "fused", True) and _native.absence("EMA", "average") is None
@@ -191,6 +200,13 @@ class EMA(Averaged, Stateful):
             self.insert_param_to_cell(kept.name, kept, check_name_contain_dot=False)
         object.__setattr__(self, "tracked", tracked)  # a Cell would look for names that occur twice, once more
         object.__setattr__(self, "averages", tuple(averages))
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "parameters" and "tracked" in vars(self):  # as of the optimizer
+            self.optimizer.parameters = value
+            object.__setattr__(self, "tracked", (*value, *self.tracked[len(value) :]))
+            self._set_path()
 
     def __getattr__(self, name):
         try:

@@ -5,7 +5,7 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
-from helpers import data_parallel, slices
+from helpers import data_parallel, slices, zero
 from helpers.processes import launched, side_by_side
 
 pytestmark = pytest.mark.slow
@@ -37,12 +37,25 @@ def test_parts_of_batches_train_as_whole_ones_do(tmp_path):
     }
 
 
+def found(folder, program, *arguments):
+    """What each process has printed as JSON."""
+    lines = [line for said in launched(folder, program.__file__, *arguments) for line in said.splitlines()]
+    return [json.loads(line.removeprefix("FOUND ")) for line in lines if line.startswith("FOUND ")]
+
+
 def test_norms_are_summed_over_processes(tmp_path):
     """Columns in two processes are trained as the whole is, and not so where each takes its own norms for those."""
-    lines = [
-        line for said in launched(tmp_path, slices.__file__, str(int(ms.GRAPH_MODE))) for line in said.splitlines()
+    told = found(tmp_path, slices, str(int(ms.GRAPH_MODE)))
+    assert sorted(each["rank"] for each in told) == [0, 1]
+    for each in told:
+        assert max(each["far"]["hccl_world_group"]) < 3e-7 and min(each["far"]["whole"]) > 1e-4, told
+
+
+def test_state_that_trainers_shard_by_hand(tmp_path):
+    """Clones of which each process has its rows take the place of the parameters, of those in an average too."""
+    told = found(tmp_path, zero, str(int(ms.GRAPH_MODE)), *zero.OPTIMIZERS)
+    assert [(each["rank"], each["name"]) for each in sorted(told, key=lambda each: each["rank"])] == [
+        (rank, name) for rank in (0, 1) for name in zero.OPTIMIZERS
     ]
-    found = [json.loads(line.removeprefix("FOUND ")) for line in lines if line.startswith("FOUND ")]
-    assert sorted(each["rank"] for each in found) == [0, 1]
-    for each in found:
-        assert max(each["far"]["hccl_world_group"]) < 3e-7 and min(each["far"]["whole"]) > 1e-4, found
+    for each in told:
+        assert each["far"] < 3e-7 and each["cut"] == {"SGD": 1, "AdamW": 3, "EMA": 3}[each["name"]], each
