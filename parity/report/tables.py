@@ -7,7 +7,13 @@ MindSpore's is beside this module.
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import mindspore as ms
+from mindspore import Parameter, nn
+from mindspore.common.initializer import initializer
+from mindspore.nn.utils import no_init_parameters
 
 import ms_optim
 from parity.cases import ENTRIES, Entry
@@ -41,6 +47,40 @@ def stock() -> str:
     rows = [("`mindspore`", "`torch.optim`", "what it follows", "goes on from a checkpoint"), ("---",) * 4]
     rows += [(f"`{row['optimizer']}`", f"`{row['torch.optim']}`", row["says"], row["resumes"]) for row in found]
     return _table(rows)
+
+
+def scale() -> str:
+    """One row for each size of a network: the memory of each device where the state is sliced over several."""
+    devices = (8, 64, 512)
+    made = {
+        "AdamW, float32": lambda params: ms_optim.AdamW(params),
+        "MomentumAGC with EMA, float32": lambda params: ms_optim.EMA(ms_optim.MomentumAGC(params)),
+        "AdamW, 16 bits with float32 state and copies": lambda params: ms_optim.AdamW(
+            params, state_dtype=ms.float32, master_weights=True
+        ),
+    }
+    rows = [("parameters", "optimizer", "1 device", *(f"{count} devices" for count in devices)), ("---",) * 6]
+    for parameters in (1, 7, 70):
+        for name, make in made.items():
+            costs = (per_parameter(make, "16 bits" in name, count) for count in (1, *devices))
+            rows.append((f"{parameters} B", name, *(f"{parameters * cost:,.1f} GB" for cost in costs)))
+    return _table(rows)
+
+
+def per_parameter(make: Callable[[list[Parameter]], nn.Optimizer], half: bool, devices: int) -> float:
+    """The bytes that a device has for each parameter: of the weight and its gradient all, of the state a part.
+
+    Args:
+        make: Makes the optimizer.
+        half: Whether weights and gradients have 16 bits.
+        devices: How many the state is sliced over.
+    """
+    values = initializer("zeros", (1000, 1000), ms.float16 if half else ms.float32)
+    with no_init_parameters():
+        param = Parameter(values, name="weight")
+    # A few float64 numbers for each tensor are next to nothing.
+    state = round(make([param]).state_bytes / param.size, 2)
+    return 2 * param.itemsize + state / devices
 
 
 def _table(rows):
@@ -83,7 +123,7 @@ def proof(entry: Entry) -> str:
     )
 
 
-TABLES = {"<!-- optimizers -->\n": optimizers, "<!-- stock -->\n": stock}
+TABLES = {"<!-- optimizers -->\n": optimizers, "<!-- stock -->\n": stock, "<!-- scale -->\n": scale}
 
 
 def fill(text: str) -> str:

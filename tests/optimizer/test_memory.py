@@ -15,6 +15,7 @@ from mindspore import Parameter, Tensor
 import ms_optim
 from ms_optim import EMA, Adafactor, AdamW
 from parity.cases import ENTRIES
+from parity.report import tables
 from parity.sides.mindspore import factory, set_mode
 
 DECLARED = [name for name in ENTRIES if getattr(getattr(ms_optim, name), "slots", ())]
@@ -99,6 +100,15 @@ def test_state_has_the_dtype_of_its_parameter(name, dtype):
 def test_adafactor_keeps_rows_and_columns(shape, expected):
     """Far less than a matrix has elements; small last axes have nothing to factor."""
     assert multiple(Adafactor([parameter(shape)])) == expected
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_device_has_its_part_of_the_state(devices):
+    """README's table: what an optimizer of the rows of one device keeps, and of weights and gradients all."""
+    rows = parameter((1000 // devices, 1000))
+    for make, half in [(AdamW, False), (lambda params: EMA(ms_optim.MomentumAGC(params)), False)]:
+        own = make([rows]).state_bytes / 1e6 + 2 * 4
+        assert tables.per_parameter(make, half, devices) == pytest.approx(own, rel=1e-3)
 
 
 def test_only_the_group_that_asks_pays():
