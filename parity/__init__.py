@@ -44,7 +44,10 @@ def record(optimizer: Any, folder: str | Path, model: Any = None, first: int | N
         model (Union[None, torch.nn.Module, mindspore.nn.Cell]): The network, which has the names of the parameters.
             Those of a Cell are called as torch calls them, so that runs of both can be compared. Default: ``None`` .
         first (Union[None, int]): After so many steps nothing more is recorded. Default: ``None`` .
-        options: For MindSpore's own optimizers, which do not tell their numbers, `arguments` in torch's words.
+        options: `every` records one of so many steps, `elements` so many elements of each larger tensor, drawn by
+            `seed` and its name, which keeps runs of large networks small: two such runs can be compared, and one with
+            all steps replayed, if the rule is elementwise. For MindSpore's own optimizers, which do not tell their
+            numbers, `arguments` in torch's words.
 
     Returns:
         A block with `steps`, how many were recorded, `seconds`, what that has taken, and `loss(value)`, which says what

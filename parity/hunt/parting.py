@@ -96,15 +96,26 @@ def compare_runs(
             Default: ``None`` .
 
     Raises:
-        Incomparable: If they have no steps, or no parameters in common.
+        Incomparable: If they have no steps, or no parameters in common, or not the same steps or elements.
     """
     pairs = _paired(first, second, names or {})
+    for key, what in (("every", "of how many steps one is there"), ("sample", "which elements are there")):
+        told = [_how(run.header.get(key)) for run in (first, second, truth) if run]
+        if any(one != told[0] for one in told):
+            raise Incomparable(f"For 'compare', the runs must say alike {what}, as {key!r}, but got {told}.")
     steps = min(len(first.steps), len(second.steps))
     if not steps:
         raise Incomparable("For 'compare', the runs must have steps, but got none.")
     finding, drift = _found(first, second, pairs, steps)
+    if finding and finding.step > 0:  # of those that were recorded
+        finding = replace(finding, step=finding.step * first.header.get("every", 1))
     verdict = None if truth is None else _judged(first, second, truth, pairs, steps)
     return Comparison(steps, finding, tuple(drift), verdict)
+
+
+def _how(told):
+    """What a run says of how it was recorded, but for the shapes that tensors had."""
+    return {key: value for key, value in told.items() if key != "shapes"} if isinstance(told, dict) else told
 
 
 def _paired(first, second, given):

@@ -142,6 +142,7 @@ def compare(
     ratio: float = RATIO,
     noise: float = 0.0,
     initial: Initial = MappingProxyType({}),
+    dtype: str = "float32",
 ) -> Verdict:
     """Judge a run by the reference's own error.
 
@@ -153,23 +154,24 @@ def compare(
         ratio: How many times that error is still correct.
         noise: What a rule that rounds on its own may do to the parameters, relative to the largest magnitude.
         initial: The parameters before the first step, by name; they count among their magnitudes.
+        dtype: That of both, whose ulps are meant.
     """
     problems = [*structure(ours, single), *structure(double, single, dtypes=False)]
     if problems:
         return Verdict(problems=tuple(problems))
     truth = truth_of(single, double)
     start = _sizes(initial)
-    reference = {key: errors(single[key], truth[key], "float32", start.get(key, 0.0)) for key in single}
-    least = {PARAMETER: max(1.0, noise / FORMATS["float32"].eps)}
+    reference = {key: errors(single[key], truth[key], dtype, start.get(key, 0.0)) for key in single}
+    least = {PARAMETER: max(1.0, noise / FORMATS[dtype].eps)}
     budget = {key: max(least.get(key[0], 1.0), _worst(steps)) for key, steps in reference.items()}
     problems = [
-        f"{kind} of {name!r}: the reference is finite in float32 and not in float64"
+        f"{kind} of {name!r}: the reference is finite in {dtype} and not in float64"
         for (kind, name), allowed in budget.items()
         if not np.isfinite(allowed)
     ]
     if problems:
         return Verdict(problems=tuple(problems))
-    off = {key: errors(ours[key], truth[key], "float32", start.get(key, 0.0)) for key in single}
+    off = {key: errors(ours[key], truth[key], dtype, start.get(key, 0.0)) for key in single}
     return _judge(ours, single, off, reference, budget, ratio)
 
 

@@ -7,6 +7,10 @@ A run is a folder. `run.json` says of what it is:
 - "groups": for each group "params", the names of its parameters, and its arguments as they were at first;
 - "dtypes": of each parameter;
 - "names", of a run of MindSpore: what it calls the parameters that the run calls as torch does;
+- "every", if not 1: from how many steps one is there, as 000000, 000010 and so on;
+- "sample", of one that has not all elements of large tensors: "elements", how many are there of each in a vector,
+  "seed", and "shapes" of the parameters. They are `numpy.random.default_rng([seed, zlib.crc32(NAME)]).choice(size,
+  elements, replace=False)`, in order, of the tensor in C order, with the name of its parameter;
 - and, for who reads it, "versions", "command", "threads", "seed" and "device".
 
 `initial.safetensors` has what there was before the first step, and `000000.safetensors` and so on what each step left
@@ -21,7 +25,8 @@ behind; a file that is there is whole, so that a run that was killed has the ste
 A bfloat16 tensor has its bits as uint16, and its key is in the list "bfloat16" of the file. The metadata of a step has,
 each as JSON, "groups", the arguments of each group as the step read them, "bfloat16", and "loss" if it was told.
 `np.savez` files of the same keys are read too, with the metadata as arrays of one string under "metadata/groups" and so
-on. `Writer` writes all of it from arrays of NumPy and knows no framework.
+on; and so are folders of `np.save` files, 000000/parameter/NAME.npy and so on, with 000000/metadata.json. `Writer`
+writes all of it from arrays of NumPy and knows no framework.
 """
 
 from parity.runs.files import Run, Step, Writer, read

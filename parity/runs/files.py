@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,25 @@ class Run:
     steps: Sequence[Step]
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Some elements of each tensor, the same wherever the seed and the name of its parameter are."""
+
+    elements: int
+    seed: int = 0
+
+    def __post_init__(self):
+        if not isinstance(self.elements, int) or isinstance(self.elements, bool) or self.elements < 1:
+            raise ValueError(f"For 'Writer', 'elements' must be an int in [1, inf) or None, but got {self.elements!r}.")
+
+    def of(self, name: str, value: np.ndarray, size: int) -> np.ndarray:
+        """Those of a tensor that goes with a parameter of some size, as a vector; any other is whole, and a smaller."""
+        if size <= self.elements or np.size(value) != size:
+            return value
+        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        return np.ravel(value)[np.sort(rng.choice(size, self.elements, replace=False))]
+
+
 class Writer:
     """Writes a run, step by step.
 
@@ -60,10 +80,15 @@ class Writer:
         state (Mapping[str, Mapping[str, np.ndarray]]): What state there is already, by parameter and slot.
         bfloat16 (Sequence[str]): The parameters that are bfloat16, whose arrays are float32 here.
         notes (Mapping[str, Any]): What else the header is to say.
+        elements (Union[None, int]): Of a larger tensor only so many elements are written, drawn by the name of its
+            parameter and `seed`, in [1, inf). Default: ``None`` .
+        seed (int): That of the draw. Default: ``0`` .
+        every (int): How many steps there are from one that is written to the next, in [1, inf). Default: ``1`` .
 
     Raises:
         FileExistsError: If the folder holds a run.
-        ValueError: If a group names a parameter that is not in `initial`.
+        ValueError: If a group names a parameter that is not in `initial`, or a number is out of range; in a step, if
+            elements are asked for and a gradient is sparse.
 
     Examples:
         >>> import numpy as np
@@ -84,7 +109,15 @@ class Writer:
         state: State | None = None,
         bfloat16: Sequence[str] = (),
         notes: Mapping[str, Any] | None = None,
+        elements: int | None = None,
+        seed: int = 0,
+        every: int = 1,
     ):
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise ValueError(f"For 'Writer', 'every' must be an int in [1, inf), but got {every!r}.")
+        self._sample = None if elements is None else Sample(elements, seed)
+        self._every = every
+        self._sizes = {name: np.size(value) for name, value in initial.items()}
         self._folder, self._count, self._bfloat16 = Path(folder), 0, {*bfloat16}
         self._folder.mkdir(parents=True, exist_ok=True)
         header = self._folder / "run.json"
@@ -96,11 +129,17 @@ class Writer:
         dtypes = {name: "bfloat16" if name in self._bfloat16 else str(value.dtype) for name, value in initial.items()}
         self._write("initial", {**_keyed("parameter", initial), **_states("state", state or {})}, {})
         said = {"format": FORMAT, "optimizer": optimizer, "groups": groups, "dtypes": dtypes, **(notes or {})}
+        if self._sample:
+            shapes = {name: np.shape(value) for name, value in initial.items()}
+            said["sample"] = {"elements": elements, "seed": seed, "shapes": shapes}
+        said |= {"every": every} if every != 1 else {}
         _replace(header, lambda file: file.write_text(json.dumps(said, indent=1, default=_plain) + "\n"))
 
     def add(self, step: Step) -> None:
         """Write a step; its file is there when it is whole."""
         rows = {name: grad[0] for name, grad in step.gradients.items() if isinstance(grad, tuple)}
+        if rows and self._sample:
+            raise ValueError(f"For 'Writer', 'elements' must be None where gradients are sparse, but got {[*rows]}.")
         values = {name: grad[-1] if isinstance(grad, tuple) else grad for name, grad in step.gradients.items()}
         tensors = {
             **_keyed("gradient", values),
@@ -113,9 +152,12 @@ class Writer:
         }
         said = {"groups": step.groups} | ({} if step.loss is None else {"loss": step.loss})
         self._write(f"{self._count:06d}", tensors, said)
-        self._count += 1
+        self._count += self._every
 
     def _write(self, name, tensors, said):
+        if self._sample:
+            names = {key: _parsed(key)[-1] for key in tensors}
+            tensors = {key: self._sample.of(names[key], v, self._sizes[names[key]]) for key, v in tensors.items()}
         halves = [key for key, value in tensors.items() if self._is_half(key, value)]
         packed = {
             key: _bits(value) if key in halves else np.ascontiguousarray(value).reshape(np.shape(value))
@@ -156,10 +198,11 @@ def read(folder: str | Path) -> Run:
             f"For 'read', '{folder}' must begin with {[*header['dtypes']]}, but got {[*tensors['parameter']]}."
         )
     initial = {name: tensors["parameter"][name] for name in header["dtypes"]}
-    files = sorted(file for file in folder.iterdir() if re.fullmatch(r"\d{6}\.(safetensors|npz)", file.name))
-    numbers = [int(file.stem) for file in files]
-    if numbers != [*range(len(files))]:
-        raise ValueError(f"For 'read', '{folder}' must have each step from 0 once, but got {numbers}.")
+    files = sorted(file for file in folder.iterdir() if re.fullmatch(r"\d{6}(\.safetensors|\.npz|)", file.name))
+    numbers, every = [int(file.stem) for file in files], header.get("every", 1)
+    if numbers != [*range(0, len(files) * every, every)]:
+        which = "each step" if every == 1 else f"every step of {every}"
+        raise ValueError(f"For 'read', '{folder}' must have {which} from 0 once, but got {numbers}.")
     return Run(header, initial, _by_parameter(tensors["state"]), _Steps(files))
 
 
@@ -194,16 +237,24 @@ class _Steps(Sequence):
 
 def _one(folder, name):
     """The file of a name, in either format."""
-    for suffix in (".safetensors", ".npz"):
+    for suffix in (".safetensors", ".npz", ""):
         if (folder / f"{name}{suffix}").exists():
             return folder / f"{name}{suffix}"
-    raise FileNotFoundError(f"For 'read', '{folder}' must hold '{name}.safetensors' or '{name}.npz', but got neither.")
+    raise FileNotFoundError(
+        f"For 'read', '{folder}' must hold '{name}.safetensors', '{name}.npz' or a folder '{name}', but got none."
+    )
 
 
 def _tensors(file):
     """The tensors of a file by kind and name, those of states by pairs of slot and name; and its metadata."""
     try:
-        if file.suffix == ".npz":
+        if file.is_dir():
+            paths = {path.relative_to(file).with_suffix("").as_posix(): path for path in file.rglob("*.npy")}
+            flat = {key: np.load(path, allow_pickle=False) for key, path in paths.items()}
+            told = file / "metadata.json"
+            said = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
+            said = {key: json.dumps(value) for key, value in said.items()}
+        elif file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as found:
                 flat = {key: found[key] for key in found.files}
             said = {key: str(flat.pop(key)) for key in [*flat] if key.startswith("metadata/")}

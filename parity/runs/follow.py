@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 
+import mindspore as ms
 from mindspore import Parameter, nn
 
 import ms_optim
@@ -43,9 +44,14 @@ def counterpart(run: Run, cls: type[nn.Optimizer], fused: bool | None = None) ->
     return build
 
 
-def begun(run: Run, build: Build) -> nn.Optimizer:
-    """The optimizer before the first step, with the weights and the state that there were then."""
-    optimizer = build(parameters(run.initial))
+def begun(run: Run, build: Build, dtype: ms.dtype.Type | None = None) -> nn.Optimizer:
+    """The optimizer before the first step, with the weights, of their own dtype or another, and the state of then."""
+    optimizer = build(parameters(run.initial, dtype))
+    if "sample" in run.header and not getattr(optimizer, "elementwise", True):
+        raise Unjudged(
+            f"For '{OWNER}', 'run' must have all elements, because a step of {type(optimizer).__name__} looks at whole "
+            f"tensors, but it has {run.header['sample']['elements']} of each."
+        )
     if run.initial_state:
         places = {param.name: i for i, param in enumerate(p for group in optimizer.groups for p in group["params"])}
         state = {places[name]: dict(slots) for name, slots in run.initial_state.items()}
@@ -57,8 +63,11 @@ def followed(run: Run, optimizer: nn.Optimizer) -> Iterator[Step]:
     """Each step, when the optimizer has the numbers that it is taken with.
 
     Raises:
-        Unjudged: If a number changes that the optimizer compiles, or that is no number of it.
+        Unjudged: If steps are left out, or a number changes that the optimizer compiles, or that is no number of it.
     """
+    every = run.header.get("every", 1)
+    if every != 1:
+        raise Unjudged(f"For '{OWNER}', 'run' must have each step, but got one of {every}.")
     numbers = [dict(group) for group in run.header["groups"]]
     for i, step in enumerate(run.steps):
         _change_numbers(optimizer, numbers, step, i)

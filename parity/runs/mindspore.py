@@ -29,6 +29,10 @@ class Recording:
         model (Union[None, mindspore.nn.Cell]): The network: parameters are then called, and shaped, as torch's are.
             Default: ``None`` , the names of the Parameters.
         first (Union[None, int]): After so many steps nothing more is recorded. Default: ``None`` .
+        every (int): Only each such step is recorded, from the first on, in [1, inf). Default: ``1`` .
+        elements (Union[None, int]): Of larger tensors only so many elements are recorded, in [1, inf).
+            Default: ``None`` .
+        seed (int): By which they are drawn, with the name of the parameter. Default: ``0`` .
         arguments (Mapping[str, Any]): The numbers of an optimizer that is none of this library, in torch's words.
             Default: ``None`` , its learning rate alone.
 
@@ -47,6 +51,9 @@ class Recording:
         model: nn.Cell | None = None,
         first: int | None = None,
         arguments: Mapping[str, Any] | None = None,
+        every: int = 1,
+        elements: int | None = None,
+        seed: int = 0,
     ):
         self._inner, self._first, self._arguments = optimizer, first, dict(arguments or {})
         if model is not None and not isinstance(model, nn.Cell):
@@ -84,7 +91,11 @@ class Recording:
                 "device": ms.get_context("device_target"),
                 "mode": "graph" if ms.get_context("mode") == ms.GRAPH_MODE else "pynative",
             },
+            elements,
+            seed,
+            every,
         )
+        self._every, self._taken = every, 0
         self._last, self._next, self._ready = now, self._numbers(), None
         self.optimizer = _Around(optimizer)
         self._count, self._class = 0, type(optimizer)
@@ -225,9 +236,12 @@ class Recording:
 
     def _add(self, gradients, numbers, before):
         now = self._values()
-        self._writer.add(Step(numbers, gradients, now, self._state(), before=before, loss=self._loss))
+        if not self._taken % self._every:
+            before = before if self._every == 1 or not self.steps else {**self._last, **before}
+            self._writer.add(Step(numbers, gradients, now, self._state(), before=before, loss=self._loss))
+            self.steps += 1
+        self._taken += 1
         self._last, self._next, self._loss, self._ready = now, self._numbers(), None, None
-        self.steps += 1
 
 
 class _Around(nn.Optimizer):

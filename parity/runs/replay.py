@@ -11,6 +11,7 @@ from ms_optim import OPTIMIZERS
 from ms_optim._native import obstacle
 from ms_optim._values import write
 from parity.cases import CASES
+from parity.cases.formats import FORMATS
 from parity.judge.compare import Verdict, compare, of_kinds
 from parity.runs.files import Run
 from parity.runs.follow import (
@@ -29,6 +30,8 @@ from parity.sides.trace import Recorder, Trace
 
 # How far apart one step may be in float32 and in float64, of the largest magnitude of a tensor.
 SAME = 1e-4
+# What parameters may be.
+DTYPES = {"float16": ms.float16, "bfloat16": ms.bfloat16, "float32": ms.float32}
 
 
 @dataclass(frozen=True)
@@ -63,20 +66,25 @@ def replay(
         Iterator[tuple[str, Verdict, Trace]], the name of each leg, what is found, and what it was found in.
 
     Raises:
-        Unjudged: If the run has no steps, no float64 twin or parameters that are not float32, there is no optimizer of
+        Unjudged: If the run has no steps, no float64 twin or parameters of several dtypes, there is no optimizer of
             this name, or a number of its groups changes that ours compiles.
     """
     name = run.header["optimizer"]
-    others = sorted({dtype for dtype in run.header["dtypes"].values() if dtype != "float32"})
-    if others:
-        raise Unjudged(f"For '{OWNER}', the parameters of 'run' must be float32, but got {others}.")
+    dtypes = sorted({*run.header["dtypes"].values()})
+    if len(dtypes) != 1 or dtypes[0] not in DTYPES:
+        raise Unjudged(f"For '{OWNER}', the parameters of 'run' must be of one of {[*DTYPES]}, but got {dtypes}.")
+    (dtype,) = dtypes
     if build is None and name not in OPTIMIZERS:
         raise Unjudged(f"For '{OWNER}', 'run' must be of one of {[*OPTIMIZERS]}, but got {name!r}: say which is meant.")
     noise = CASES[name][0].noise if name in CASES else 0.0
-    single, double = _recorded(run, noise)
+    single, double = _recorded(run, max(noise, 16 * FORMATS[dtype].eps))
     for leg in _legs(name if build is None else None, modes):
-        ours = _taken(run, build or counterpart(run, OPTIMIZERS[name], leg.fused), leg, device, jit_level)
-        yield leg.name, compare(ours, *of_kinds(ours, single, double), noise=noise, initial=run.initial), ours
+        if dtype == "bfloat16" and leg.fused is False and device in (None, "CPU"):
+            continue  # MindSpore's operators do not write it there
+        made = build or counterpart(run, OPTIMIZERS[name], leg.fused)
+        ours = _taken(run, made, leg, device, jit_level, DTYPES[dtype])
+        verdict = compare(ours, *of_kinds(ours, single, double), noise=noise, initial=run.initial, dtype=dtype)
+        yield leg.name, verdict, ours
 
 
 def named(target: str) -> Build:
@@ -107,17 +115,17 @@ def _legs(name, modes):
             yield Leg(f"{mode} direct", mode, True, False)
 
 
-def _taken(run, build, leg, device, jit_level):
+def _taken(run, build, leg, device, jit_level, dtype):
     """The trace of our optimizer on the gradients of the run."""
     mindspore_side.set_mode(leg.mode, device, jit_level)
-    optimizer, recorder = begun(run, build), Recorder()
+    optimizer, recorder = begun(run, build, dtype), Recorder()
     by_name = {param.name: param for param in optimizer.parameters}
     for step in followed(run, optimizer):
         for key, value in step.before.items():
-            write(by_name[key], ms.Tensor(value))
+            write(by_name[key], ms.Tensor(value, dtype))
         drawn = gradients_of(step, [param.name for param in optimizer.parameters])
         with mindspore_side.direct_calls(leg.compiled):
-            optimizer(tuple(map(mindspore_side.gradient, drawn.values())))
+            optimizer(tuple(mindspore_side.gradient(grad, dtype) for grad in drawn.values()))
         recorder.add(mindspore_side.values(optimizer.parameters), mindspore_side.state(optimizer))
     return of_what_moves(run, recorder.trace())
 

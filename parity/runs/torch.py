@@ -28,6 +28,10 @@ class Recording:
         model (Union[None, torch.nn.Module]): What has the names of the parameters. Default: ``None`` , the names that
             the groups of the optimizer have, as those made of `named_parameters()`.
         first (Union[None, int]): After so many steps nothing more is recorded. Default: ``None`` .
+        every (int): Only each such step is recorded, from the first on, in [1, inf). Default: ``1`` .
+        elements (Union[None, int]): Of larger tensors only so many elements are recorded, in [1, inf).
+            Default: ``None`` .
+        seed (int): By which they are drawn, with the name of the parameter. Default: ``0`` .
 
     Attributes:
         steps (int): How many were recorded.
@@ -45,6 +49,9 @@ class Recording:
         folder: str | Path,
         model: torch.nn.Module | None = None,
         first: int | None = None,
+        every: int = 1,
+        elements: int | None = None,
+        seed: int = 0,
     ):
         if isinstance(optimizer, torch.optim.LBFGS):
             raise TypeError(f"For '{OWNER}', 'optimizer' must evaluate a closure once in a step, but got LBFGS.")
@@ -73,7 +80,11 @@ class Recording:
                 "seed": torch.initial_seed(),
                 "device": str(next(iter(self._params.values())).device),
             },
+            elements,
+            seed,
+            every,
         )
+        self._every, self._taken = every, 0
         self._twin, self._twins = self._made_double()
         self._last = {name: param.detach().clone() for name, param in self._params.items()}
         self._hooks: list[Any] = []
@@ -159,6 +170,11 @@ class Recording:
         gradients = self._gradients
         self._step_double(gradients)
         params = {name: param.detach() for name, param in self._params.items()}
+        self._taken += 1
+        if (self._taken - 1) % self._every:
+            self._go_on(params, began)
+            return
+        before = self._before if self._every == 1 or not self.steps else {**self._last, **self._before}
         self._writer.add(
             Step(
                 self._groups,
@@ -167,13 +183,17 @@ class Recording:
                 self._state(optimizer, self._params),
                 self._values(self._twin, self._twins),
                 self._state(self._twin, self._twins),
-                {name: _array(value) for name, value in self._before.items()},
+                {name: _array(value) for name, value in before.items()},
                 self._loss,
             )
         )
+        self.steps += 1
+        self._go_on(params, began)
+
+    def _go_on(self, params, began):
+        """Until the next step."""
         self._last = {name: value.clone() for name, value in params.items()}
         self._loss = None
-        self.steps += 1
         self.seconds += time.perf_counter() - began
 
     def _step_double(self, gradients):

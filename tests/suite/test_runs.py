@@ -17,6 +17,7 @@ import ms_optim
 import parity
 from parity.__main__ import main
 from parity.cases import CASES
+from parity.hunt.parting import Incomparable, compare_runs
 from parity.runs import Step, Writer, read
 from parity.runs.replay import Unjudged, named, replay
 
@@ -266,7 +267,7 @@ def test_what_numpy_writes_is_replayed(tmp_path):
 
 
 def test_bfloat16_is_kept_by_its_bits(tmp_path):
-    """And read as float32; it is not replayed."""
+    """And read as float32."""
     weight = np.array([1.0, -0.0078125, 3.0e38], np.float32).view(np.uint32) & np.uint32(0xFFFF0000)
     folder = written(tmp_path / "run", weight=weight.view(np.float32), bfloat16=["w"])
     raw = load_file(folder / "initial.safetensors")
@@ -278,8 +279,102 @@ def test_bfloat16_is_kept_by_its_bits(tmp_path):
     kept = read(tmp_path / "late").initial_state["w"]
     assert kept["step"] == 257 and kept["exp_avg"].dtype == np.float32  # which bfloat16 does not hold, and does
     assert run.header["dtypes"] == {"w": "bfloat16"}
-    with pytest.raises(Unjudged, match=r"the parameters of 'run' must be float32, but got \['bfloat16'\]"):
-        judged(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_half_precision_is_replayed(name, dtype, tmp_path):
+    """Judged by what torch rounds to the same dtype, and by float64."""
+    net = network().to(dtype)
+    optimizer = MADE[name](net)
+    for group in optimizer.param_groups if name == "AdamW" else ():
+        group["eps"] = 1e-2  # what float16 has beside a second moment that it rounds to zero
+    trained(optimizer, net, tmp_path / "run", dtype=dtype)
+    verdicts = judged(tmp_path / "run")
+    assert all(verdict.passed for verdict in verdicts.values()), {leg: str(found) for leg, found in verdicts.items()}
+    composed = ["graph composed"] if dtype == torch.float16 else []
+    assert [*verdicts] == [*composed, "graph native", "graph direct"]
+    wrong = {
+        "SGD": lambda params: ms_optim.SGD(params, 0.11, 0.9),
+        "AdamW": lambda params: ms_optim.Adam(params, 0.02, eps=1e-2),
+    }
+    assert not any(verdict.passed for verdict in judged(tmp_path / "run", build=wrong[name]).values())
+
+
+def test_dtypes_that_are_mixed_are_not_judged(tmp_path):
+    """A limit in ulps would be that of one of them."""
+    net = network()
+    net[0].to(torch.float16)
+    with parity.record(torch.optim.SGD(net.parameters(), lr=0.1), tmp_path / "run", model=net):
+        pass
+    with pytest.raises(Unjudged, match=r"must be of one of .*, but got \['float16', 'float32'\]"):
+        judged(tmp_path / "run")
+
+
+def test_folders_of_arrays(tmp_path):
+    """A file for each array, as np.save writes them."""
+    folder = written(tmp_path / "run")
+    for file in folder.glob("*.safetensors"):
+        tensors, metadata = opened(file)
+        for key, value in tensors.items():
+            (file.with_suffix("") / key).parent.mkdir(parents=True, exist_ok=True)
+            np.save(file.with_suffix("") / f"{key}.npy", value)
+        said = {key: json.loads(value) for key, value in metadata.items()}
+        (file.with_suffix("") / "metadata.json").write_text(json.dumps(said))
+        file.unlink()
+    assert read(folder).steps[0].groups == [{"lr": 0.5}]
+    assert all(verdict.passed for verdict in judged(folder).values())
+
+
+def test_some_elements_of_large_tensors(tmp_path):
+    """The same in every run of a seed; what is elementwise is replayed on them, and nothing else is."""
+    for folder, options in {"one": {}, "other": {"seed": 1}, "again": {}}.items():
+        net = network()
+        trained(MADE["AdamW"](net), net, tmp_path / folder, elements=7, **options)
+    one, other, again = (read(tmp_path / folder) for folder in ("one", "other", "again"))
+    assert one.header["sample"] == {"elements": 7, "seed": 0, "shapes": {**one.header["sample"]["shapes"]}}
+    assert one.header["sample"]["shapes"]["0.weight"] == [6, 4]
+    shapes = {name: value.shape for name, value in one.steps[0].parameters.items()}
+    assert shapes == {"0.weight": (7,), "0.bias": (6,), "2.weight": (7,), "2.bias": (3,), "scale": ()}
+    assert one.steps[0].state["2.weight"]["exp_avg"].shape == one.steps[0].gradients["2.weight"].shape == (7,)
+    assert np.isin(one.initial["0.weight"], network()[0].weight.detach().numpy()).all()
+    assert compare_runs(one, again).equal
+    with pytest.raises(Incomparable, match="must say alike which elements are there, as 'sample', but got"):
+        compare_runs(one, other)
+    assert all(verdict.passed for verdict in judged(tmp_path / "one").values())
+    net = network()
+    trained(MADE["Adafactor"](net), net, tmp_path / "whole", elements=7)
+    with pytest.raises(Unjudged, match="'run' must have all elements, because a step of Adafactor looks at whole"):
+        judged(tmp_path / "whole")
+
+
+def test_some_of_many_steps(tmp_path):
+    """Two runs are compared by them, with the weights that each begins with; a replay needs them all."""
+    for folder, factor in {"one": 1.0, "same": 1.0, "other": 3.0}.items():
+        net = network()
+
+        def between(step, net=net, factor=factor):
+            if step == 4:
+                net[0].weight.grad *= factor
+
+        run = trained(MADE["SGD"](net), net, tmp_path / folder, between=between, every=2)
+        assert run.steps == 3
+    one, same, other = (read(tmp_path / folder) for folder in ("one", "same", "other"))
+    assert sorted(path.stem for path in (tmp_path / "one").glob("0*")) == ["000000", "000002", "000004"]
+    assert {*one.steps[1].before} == {*one.initial} and not one.steps[0].before
+    assert compare_runs(one, same).equal
+    found = compare_runs(one, other).finding
+    assert (found.step, found.whose) == (4, "gradient") and "'0.weight'" in found.text
+    with pytest.raises(Unjudged, match="'run' must have each step, but got one of 2"):
+        judged(tmp_path / "one")
+
+
+@pytest.mark.parametrize("options", [{"every": 0}, {"elements": 0}, {"elements": True}, {"every": 1.5}])
+def test_what_is_left_out_is_a_whole_number(options, tmp_path):
+    """Of 1 at least."""
+    (name,), net = options, network()
+    with pytest.raises(ValueError, match=rf"'{name}' must be an int in \[1, inf\)"):
+        parity.record(torch.optim.SGD(net.parameters(), lr=0.1), tmp_path / "run", net, **options)
 
 
 def test_what_cannot_be_read(tmp_path):
