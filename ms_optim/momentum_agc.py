@@ -78,11 +78,11 @@ class MomentumAGC(Optimizer):
         unit (str): "output", the convention of timm: a unit is a slice along axis 0, and a vector or scalar is one;
             or "squeezed", that of DeepMind and optax: what is a vector or scalar without its axes of size 1 is one unit
             too, and a unit of a 3-d weight spans axis 1 alone. Default: ``"output"`` .
+        maximize (bool): Ascend instead of descend. Default: ``False`` .
         unit_group (Union[None, str]): Where tensors are sliced over devices: "whole" if all of a unit is on each device
             that holds some of it, or the name of the communication group of the devices that hold the parts of a unit,
             over which its norm is summed. In semi_auto_parallel and auto_parallel None, which does not say, is refused
             unless the parameter is exempt. Default: ``None`` .
-        maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
             the kernel where there is one. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
@@ -141,8 +141,8 @@ class MomentumAGC(Optimizer):
         clip_eps: float = 1e-3,
         exempt: Exempt = (),
         unit: str = "output",
-        unit_group: str | None = None,
         maximize: bool = False,
+        unit_group: str | None = None,
         fused: bool | None = None,
         loss_scale: float = 1.0,
         state_dtype: ms.dtype.Type | None = None,
@@ -158,8 +158,8 @@ class MomentumAGC(Optimizer):
             clip_eps=clip_eps,
             exempt=exempt,
             unit=unit,
-            unit_group=unit_group,
             maximize=maximize,
+            unit_group=unit_group,
         )
         super().__init__(params, defaults, loss_scale, fused, state_dtype, master_weights)
 

@@ -14,6 +14,8 @@ PUBLISHED = {info.optim_cls.__name__: info for info in optim_db}
 # Arguments that say how torch computes and have no meaning here, and what ours has beyond torch's.
 ABSENT = ("foreach", "capturable", "differentiable")
 OWN = UNGROUPED
+# And to some, which say where they compute.
+PLACED = {"MomentumAGC": ("unit_group",)}
 
 
 def arguments(function):

@@ -3,7 +3,7 @@
 import numpy as np
 from mindspore import nn
 
-from ms_optim.arguments import Choice, Flag, Number, Numbers, PerStep, Predicate, Rate, Whole
+from ms_optim.arguments import Choice, Devices, Flag, Number, Numbers, PerStep, Predicate, Rate, Whole
 
 nan, inf = float("nan"), float("inf")
 EXPONENTIAL = nn.ExponentialDecayLR(0.1, 0.9, 4)
@@ -42,6 +42,8 @@ def _bad(kind):
         return ["none of them", 1, *({True, None} - {*kind.choices} if True not in kind.choices else [0])]
     if isinstance(kind, Predicate):
         return [1, None, [1], True, {"scale"}]
+    if isinstance(kind, Devices):
+        return [1, "", True, ("devices",), b"devices"]
     raise TypeError(f"{kind} has no values here that it refuses.")
 
 

@@ -4,7 +4,8 @@ from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import mend_nesterov
 
 _REFERENCE = "parity.references.SGDAGC"
-_CLIP = "clip_adaptively(grad, param, clipping, clip_eps, unit, clips)"
+_NORM = "norm_of_units(unit_group)"
+_CLIP = f"clip_adaptively(grad, param, clipping, clip_eps, unit, clips, {_NORM})"
 
 ENTRY = Entry(
     "MomentumAGC",
@@ -42,7 +43,7 @@ ENTRY = Entry(
         (
             "eps added and no floor",
             _CLIP,
-            "clip_adaptively(grad, param.abs() + clip_eps, clipping, clip_eps * 0, unit, clips)",
+            f"clip_adaptively(grad, param.abs() + clip_eps, clipping, clip_eps * 0, unit, clips, {_NORM})",
         ),
         (
             "no floor under the weight's norm",
