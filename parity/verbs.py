@@ -89,7 +89,8 @@ def _replay(folder, options):
     console, passed, why = Console(), [], None
     what = run.header.get("case", run.header["optimizer"])
     said = f"{folder}: {what}, {len(run.steps)} steps, {len(run.initial)} parameters"
-    console.print(f"{said}, judged by torch in float32 and in float64 as recorded", highlight=False, soft_wrap=True)
+    dtypes = " and ".join(sorted({*run.header["dtypes"].values()}))
+    console.print(f"{said}, judged by torch in {dtypes} and in float64 as recorded", highlight=False, soft_wrap=True)
     try:
         set_mode(MODES[options.mode][0], options.device, options.jit_level)
     except RuntimeError as error:  # in many lines of MindSpore's, of which the first says what
@@ -217,7 +218,7 @@ def _explain(run, leg, ours, parts):
     """Say what a leg follows, and if it is the right rule, what the recorded run does."""
     from parity.hunt.diagnosis import diagnose, is_known
 
-    if not is_known(run.header["optimizer"]):
+    if run.halves or not is_known(run.header["optimizer"]):
         return
     found = diagnose(run, ours, parts=parts)
     said = [f"{leg}: {found}"] + ([f"the recorded run: {diagnose(run, parts=parts)}"] if found.is_right else [])

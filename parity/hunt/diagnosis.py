@@ -90,9 +90,11 @@ def diagnose(run: Run, ours: Trace | None = None, optimizer: str | None = None, 
         parts (str): A parameter that is known to go another way, to be looked at among others. Default: ``None`` .
 
     Raises:
-        Unjudged: If there is no such rule, or the run has no steps.
+        Unjudged: If there is no such rule, or the run has no steps or parameters of 16 bits.
     """
     name = optimizer or run.header["optimizer"]
+    if run.halves:
+        raise Unjudged(f"For 'diagnose', the parameters of 'run' must be float32 or float64, but not so {run.halves}.")
     if not is_known(name):
         raise Unjudged(f"For 'diagnose', 'optimizer' must be one of {[*filter(is_known, ENTRIES)]}, but got {name!r}.")
     if not run.steps:

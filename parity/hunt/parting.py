@@ -96,8 +96,12 @@ def compare_runs(
             Default: ``None`` .
 
     Raises:
-        Incomparable: If they have no steps, or no parameters in common, or not the same steps or elements.
+        Incomparable: If they have no steps, or no parameters in common, or not the same steps or elements, or
+            parameters of 16 bits.
     """
+    halves = sorted({*first.halves, *second.halves})
+    if halves:
+        raise Incomparable(f"For 'compare', the parameters must be float32 or float64, but not so {halves}.")
     pairs = _paired(first, second, names or {})
     for key, what in (("every", "of how many steps one is there"), ("sample", "which elements are there")):
         told = [_how(run.header.get(key)) for run in (first, second, truth) if run]

@@ -49,6 +49,11 @@ class Run:
     initial_state: State
     steps: Sequence[Step]
 
+    @property
+    def halves(self) -> list[str]:
+        """The parameters of 16 bits, each step of which is rounded by more than most mistakes are."""
+        return [name for name, dtype in self.header["dtypes"].items() if dtype in ("float16", "bfloat16")]
+
 
 @dataclass(frozen=True)
 class Sample:

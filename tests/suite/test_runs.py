@@ -17,6 +17,7 @@ import ms_optim
 import parity
 from parity.__main__ import main
 from parity.cases import CASES
+from parity.hunt.diagnosis import diagnose
 from parity.hunt.parting import Incomparable, compare_runs
 from parity.runs import Step, Writer, read
 from parity.runs.replay import Unjudged, named, replay
@@ -299,6 +300,11 @@ def test_half_precision_is_replayed(name, dtype, tmp_path):
         "AdamW": lambda params: ms_optim.Adam(params, 0.02, eps=1e-2),
     }
     assert not any(verdict.passed for verdict in judged(tmp_path / "run", build=wrong[name]).values())
+    run = read(tmp_path / "run")
+    with pytest.raises(Unjudged, match="the parameters of 'run' must be float32 or float64, but not so"):
+        diagnose(run)
+    with pytest.raises(Incomparable, match="the parameters must be float32 or float64, but not so"):
+        compare_runs(run, run)
 
 
 def test_dtypes_that_are_mixed_are_not_judged(tmp_path):
