@@ -53,11 +53,11 @@ def network():
     return net
 
 
-def recorded_in_torch(folder, make):
+def recorded_in_torch(folder, make, **options):
     """A training there."""
     net = Torch()
     optimizer = make(net)
-    with parity.record(optimizer, folder, model=net) as run:
+    with parity.record(optimizer, folder, model=net, **options) as run:
         for batch in torch.tensor(DATA).chunk(STEPS):
             optimizer.zero_grad()
             loss = net(batch).square().mean()
@@ -103,6 +103,25 @@ def trained(net, optimizer, run=None, data=DATA):
 
 
 WAYS = {"called": called, "trained": trained}
+
+
+@pytest.mark.parametrize("options", [{"elements": 5}, {"every": 2}])
+def test_parts_of_runs_are_alike_in_both(options, graph, tmp_path):
+    """The same elements and steps, in torch's shapes; a rule that is another parts by its steps too."""
+    first = recorded_in_torch(tmp_path / "torch", lambda net: torch.optim.AdamW(net.parameters(), lr=0.01), **options)
+    for folder, (make, equal) in {"right": (ms_optim.AdamW, True), "wrong": (nn.AdamWeightDecay, False)}.items():
+        net = network()
+        optimizer = make(net.trainable_params(), 0.01)
+        with parity.record(optimizer, tmp_path / folder, model=net, **options) as run:
+            called(net, optimizer, run)
+        second = read(tmp_path / folder)
+        assert run.steps == len(first.steps) == len(second.steps) == (3 if "every" in options else STEPS)
+        assert {name: value.shape for name, value in second.initial.items()} == {
+            name: value.shape for name, value in first.initial.items()
+        }
+        found = compare_runs(first, second)
+        assert found.equal is equal, str(found)
+    assert found.finding.whose == "optimizer" and found.finding.step == 0
 
 
 @pytest.mark.parametrize("way", WAYS)
