@@ -4,7 +4,9 @@ In the modes "semi_auto_parallel" and "auto_parallel" a step is written for whol
 slices of them. Where it looks at more than one element at a time, it would take a slice for the whole.
 """
 
-from mindspore import ops
+from collections.abc import Iterable
+
+from mindspore import Parameter, ops
 from mindspore.parallel._auto_parallel_context import auto_parallel_context
 
 from ms_optim import _math, _native
@@ -21,9 +23,14 @@ def slicing_mode() -> str | None:
     return mode if mode in SLICING else None
 
 
-def unsliced(reason: str) -> str:
-    """What must be, because of a reason why a step cannot be taken on slices."""
-    return f"the parallel mode must be none of {SLICING}, which slice tensors, because {reason}"
+def unsliced(reason: str, params: Iterable[Parameter]) -> str:
+    """What must be, because of a reason why a step of these parameters cannot be taken on slices."""
+    names = [param.name for param in params]
+    listed = f"{names[:3]} and {len(names) - 3} more" if len(names) > 3 else f"{names}"
+    return (
+        f"the parallel mode must be 'data_parallel', or another that does not slice tensors, for {listed}, because "
+        f"{reason}"
+    )
 
 
 def refuse(owner: str, wanted: str | None) -> None:

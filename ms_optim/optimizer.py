@@ -243,8 +243,8 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         """What must be, and is not, for steps where MindSpore slices tensors; None if they may be taken."""
         own = [slot.name for slot in self.slots if slot.shape is not tuple]
         if own:
-            return _shards.unsliced(f"{own} of the state have shapes of their own")
-        return None if self.elementwise else _shards.unsliced("its step looks at whole tensors")
+            return _shards.unsliced(f"{own} of the state have shapes of their own", self.parameters)
+        return None if self.elementwise else _shards.unsliced("its step looks at whole tensors", self.parameters)
 
     def _set_path(self, fused):
         """Choose the native kernel or MindSpore's operators."""

@@ -159,7 +159,6 @@ class LBFGS(Stateful):
         history_size: int = 100,
         line_search_fn: str | None = None,
     ):
-        _shards.refuse("LBFGS", _shards.unsliced("its directions are made of all parameters"))
         if max_eval is None:
             max_eval = self.arguments["max_iter"].check("LBFGS", "max_iter", max_iter) * 5 // 4
         defaults = dict(
@@ -180,6 +179,7 @@ class LBFGS(Stateful):
                 raise TypeError(
                     f"For 'LBFGS', the dtype of '{param.name}' must be Float32 or Float64, but got {param.dtype}."
                 )
+        _shards.refuse("LBFGS", _shards.unsliced("its directions are made of all of them", groups.parameters))
         self._refuse_parameters(groups.parameters)
         super().__init__(0.0, groups.parameters)
         groups[0]["params"] = groups.parameters
