@@ -13,7 +13,6 @@ from parity.cases import networks
 STEPS, BATCH = 8, 64
 AGC = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "clipping": 0.05, "exempt": ("head.weight",)}
 DECAY = 0.9
-networks.BLOCKS = networks.BLOCKS[:1]
 
 
 def parts(rank, count):
@@ -114,4 +113,5 @@ def write(file, weights, averages, array):
 
 
 if __name__ == "__main__":
+    networks.BLOCKS = networks.BLOCKS[:1]
     {"mindspore": in_mindspore, "torch": in_torch}[sys.argv[1]](*sys.argv[2:])
