@@ -7,6 +7,14 @@ from typing import ClassVar
 from ms_optim.arguments import COMMON, Kind, NamePatterns, Predicate, refuse_idle_patterns
 
 
+def arguments_of(cls: type) -> Mapping[str, inspect.Parameter]:
+    """What a class takes, by name, that inherits its `__init__` or has one of its own.
+
+    Before Python 3.11.4 the signature of one that inherits it is that of the `__new__` of a Cell, which takes anything.
+    """
+    return dict([*inspect.signature(cls.__init__).parameters.items()][1:])
+
+
 class Declared:
     """The declaration of an optimizer, and what is wrong with one."""
 

@@ -1,7 +1,6 @@
 """The state of optimizers: what there is for each parameter, and all of it in the layout of torch (2.13)."""
 
 import copy
-import inspect
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -13,6 +12,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from ms_optim import _clones, _compiled
+from ms_optim._declaration import arguments_of
 from ms_optim._groups import HOW, MEMBERS, own_key
 from ms_optim._values import LIST, as_array, as_number, plain, write
 from ms_optim.slot import MASTER
@@ -377,7 +377,7 @@ def _group_changes(optimizer, owner, groups):
             elif name in optimizer.defaults:
                 value = plain(value, f"For '{owner}', '{name}' of group {i}")
                 value = tuple(value) if isinstance(group[name], tuple) and isinstance(value, list) else value
-                if value != group[name] and name in inspect.signature(type(optimizer)).parameters:
+                if value != group[name] and name in arguments_of(type(optimizer)):
                     raise ValueError(
                         f"For '{owner}', '{name}' of group {i} must be {group[name]!r} as in the optimizer, because "
                         f"it decides what is computed, but got {value!r}: make an optimizer with {name}={value!r}."

@@ -1,6 +1,5 @@
 """What every optimizer is built on: the declaration of its state and its arguments, and one step."""
 
-import inspect
 import itertools
 from collections.abc import Iterable, Mapping, Set
 from typing import Any, ClassVar
@@ -10,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, ops
 
 from ms_optim import _compiled, _composed, _direct, _host, _math, _native, _pieces, _shards, _state
-from ms_optim._declaration import Declared
+from ms_optim._declaration import Declared, arguments_of
 from ms_optim._freezing import Freezing
 from ms_optim._gradients import check_gradients, fits, wanted
 from ms_optim._groups import MEMBERS, Groups, ParamGroup, by_step
@@ -347,7 +346,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         return ([*groups, {"order_params": list(self.parameters)}],), self._arguments()
 
     def _arguments(self):
-        known = inspect.signature(type(self)).parameters
+        known = arguments_of(type(self))
         given = {**self.defaults, **self.of_whole}
         return {name: value for name, value in given.items() if name in known}
 

@@ -1,12 +1,12 @@
 """Takes an optimizer through a recorded run: with its groups and numbers, from its state, step by step."""
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 
 import mindspore as ms
 from mindspore import Parameter, nn
 
 import ms_optim
+from ms_optim._declaration import arguments_of
 from ms_optim._groups import HOW
 from parity.cases.problems import Gradient, Rows
 from parity.runs.files import Run, Step
@@ -26,7 +26,7 @@ class Unjudged(ValueError):
 
 def counterpart(run: Run, cls: type[nn.Optimizer], fused: bool | None = None) -> Build:
     """A function that makes an optimizer of a class of ours, with the groups of a run and their numbers at first."""
-    known = inspect.signature(cls).parameters
+    known = arguments_of(cls)
 
     def build(params):
         by_name = {param.name: param for param in params}

@@ -390,6 +390,22 @@ def test_slots_of_each_kind(either):
     assert_same(outcome(twin), outcome(optimizer))
 
 
+def test_a_class_that_only_has_another_name():
+    """It takes what the other takes: where it is copied or grows, and where a state is for other flags."""
+    own = type("Own", (AdamW,), {})
+    optimizer = own([Parameter(np.ones(3, np.float32), name="a")], lr=0.3, amsgrad=True)
+    twin = copy.deepcopy(optimizer)
+    optimizer.add_param_group({"params": [Parameter(np.ones(2, np.float32), name="b")]})
+    for made in (optimizer, twin):
+        assert [(group["lr"], group["amsgrad"]) for group in made.param_groups] == [(0.3, True)] * len(
+            made.param_groups
+        )
+    state = twin.state_dict()
+    state["param_groups"][0]["amsgrad"] = False
+    with pytest.raises(ValueError, match="'amsgrad' of group 0 must be True as in the optimizer"):
+        twin.load_state_dict(state)
+
+
 class Net(nn.Cell):
     """Two layers."""
 
