@@ -28,13 +28,13 @@ def beside(
     value = Tensor(shape=param.shape if shape is None else shape, dtype=dtype, init=init)
     # Inside the block it takes no memory, and an initializer that belongs to the network stays there.
     with no_init_parameters() if param.has_init else contextlib.nullcontext():
-        made = Parameter(value, name=name, requires_grad=False)
+        made = Parameter(value)
     if shape is None:
         of_param = param.param_info
         info = of_param.clone()
         info.obj, made.param_info = made, info
-        made.name, made.requires_grad = name, False
         of_param.cloned_obj = [*getattr(of_param, "cloned_obj", ()), made]
+    made.name, made.requires_grad = name, False
     device = param._get_user_data("parameter_device")
     if device is not None:
         made._set_user_data("parameter_device", device)

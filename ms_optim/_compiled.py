@@ -1,5 +1,6 @@
 """Compiled calls, one at a time, because MindSpore's executor takes no two; and what code asks that is compiled."""
 
+import functools
 import itertools
 import os
 import threading
@@ -64,34 +65,35 @@ def in_graph():
     return _is_none(_function)
 
 
-class _Held:
-    def __init__(self, function: Callable[[], object]):
-        self.function = function
-
-
 class Check(int):
     """A function that a graph calls, by `check_again`, whenever it is compiled; a graph takes the number of it.
 
     A constant expression for each function would hold what that holds until garbage is collected.
     """
 
-    held: _Held
     _numbers = itertools.count()
-    _known: "weakref.WeakValueDictionary[int, _Held]" = weakref.WeakValueDictionary()
+    _known: "weakref.WeakValueDictionary[int, Callable]" = weakref.WeakValueDictionary()
+    function: Callable[[], object]
 
     def __new__(cls, function: Callable[[], object]) -> "Check":
         """Keep the function as long as there is a check."""
         made = super().__new__(cls, next(cls._numbers))
-        made.held = cls._known[int(made)] = _Held(function)
+        made.function = cls._known[int(made)] = function
         return made
 
-    def __call__(self) -> object:
-        """Call the function."""
-        return self.held.function()
+
+def checked(check: Callable, *args: Any) -> Check:
+    """Call a check now; a `construct` calls it again by `check_again`, when it is compiled.
+
+    Between the two, dtypes and shapes may have been changed; afterwards the graph keeps the tensors that it has.
+    """
+    made = Check(functools.partial(check, *args))
+    made.function()
+    return made
 
 
 @constexpr
 def check_again(number):
     """Call the function of a check."""
-    Check._known[number].function()
+    Check._known[number]()
     return True

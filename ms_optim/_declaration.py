@@ -2,12 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ms_optim.arguments import COMMON, Kind, NamePatterns, Predicate, refuse_idle_patterns
 
 
-def arguments_of(cls: type) -> Mapping[str, inspect.Parameter]:
+def arguments_of(cls: Any) -> Mapping[str, inspect.Parameter]:
     """What a class takes, by name, that inherits its `__init__` or has one of its own.
 
     Before Python 3.11.4 the signature of one that inherits it is that of the `__new__` of a Cell, which takes anything.

@@ -209,7 +209,8 @@ class Stepper:
         self._rows, self._moves = np.zeros((count, len(kernel.numbers) + 1)), np.zeros(count, bool)
         self._rows[:, -1] = 1 / optimizer.loss_scale
         arrays = self._rows, self._moves, optimizer.layout.asnumpy().copy()
-        self.launch = Launch(kernel, optimizer.check_state, arrays, optimizer.parameters, optimizer.kernel_slots)
+        check = optimizer.check_state.function
+        self.launch = Launch(kernel, check, arrays, optimizer.parameters, optimizer.kernel_slots)
         self._group_of = np.array(optimizer.group_of)
         own = optimizer.trainable, optimizer.step_counts, optimizer.global_step
         self._memory = _host.Memory((*own, *optimizer.scalar_state, *optimizer.numbers))

@@ -11,13 +11,11 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, log, ops
 
-from ms_optim import _compiled
 from ms_optim.arguments import FLOATS
 
 # Of the table and of the inputs of its functions, as in kernels/kernels.cpp.
@@ -329,16 +327,6 @@ def check_averages(owner: str, averages: Sequence[Tensor], values: Sequence[Tens
         floats = average.dtype in FLOATS and value.dtype in FLOATS
         if not floats and not (copy and average.dtype == value.dtype):
             raise TypeError(f"{said} of its dtype, or both of floats, but '{average.name}' is of {average.dtype}.")
-
-
-def checked_when_compiled(check: Callable, *args: Any) -> _compiled.Check:
-    """Call a check now; a `construct` calls it again by `check_again`, when it is compiled.
-
-    Between the two, dtypes and shapes may have been changed; afterwards the graph keeps the tensors that it has.
-    """
-    made = _compiled.Check(functools.partial(check, *args))
-    made()
-    return made
 
 
 def average_kernel(owner: str, rule: Callable) -> Kernel:

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from mindspore import Parameter, ops
 from mindspore.parallel._auto_parallel_context import auto_parallel_context
 
-from ms_optim import _math, _native
-from ms_optim._compiled import Check
+from ms_optim import _math
+from ms_optim._compiled import Check, checked
 
 SLICING = ("semi_auto_parallel", "auto_parallel")
 # What says of a parameter that no unit of it is on several devices.
@@ -46,7 +46,7 @@ def refuse(owner: str, wanted: str | None) -> None:
 
 def refused_when_compiled(owner: str, wanted: str | None) -> Check:
     """Refuse now, and return what refuses again where it is compiled: `AutoParallel` sets the mode only then."""
-    return _native.checked_when_compiled(refuse, owner, wanted)
+    return checked(refuse, owner, wanted)
 
 
 def root_of_total(part, group):

@@ -240,7 +240,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
 
     def wanted_for_slices(self) -> str | None:
         """What must be, and is not, for steps where MindSpore slices tensors; None if they may be taken."""
-        own = [slot.name for slot in self.slots if slot.shape is not tuple]
+        own = [slot.name for slot in self.slots if not slot.follows]
         if own:
             return _shards.unsliced(f"{own} of the state have shapes of their own", self.parameters)
         return None if self.elementwise else _shards.unsliced("its step looks at whole tensors", self.parameters)
@@ -260,7 +260,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             obstacle = _native.obstacle(owner, update)
         if fused and obstacle is not None:
             raise ValueError(f"For '{owner}', 'fused' must be None or False here, because {obstacle}, but got True.")
-        self.fused = obstacle is None
+        self._hold("fused", obstacle is None)  # which is settled, as an attribute
         changed = _direct.changed(
             type(self), Optimizer, "construct", "numbers_of_step", "apply_rule", "_learning_rates"
         )
@@ -280,9 +280,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             slots = [slot for slot in self.slots if not slot.scalar]
             flags = [name for name in self.flag_names if name not in devices]
             kernel = _native.kernel_of(owner, update, slots, flags, {*self.conditions, *devices})
-            self.check_state = _native.checked_when_compiled(
-                _native.check_state, owner, self.parameters, slots, self.slot_table
-            )
+            self.check_state = _compiled.checked(_native.check_state, owner, self.parameters, slots, self.slot_table)
             self.kernel = kernel.primitive()
             self.layout = kernel.layout(owner, self.slot_table, self.flags)
             self.kernel_slots = tuple(state for states in self.slot_table for state in states if state is not None)
@@ -425,10 +423,8 @@ class Optimizer(Declared, Freezing, _state.Stateful):
 
         Trainers that shard state by hand do so with clones, of which each process keeps a part as of the state.
         """
-        settled, self.settled = self.settled, frozenset()
         self.wanted = wanted(type(self).__name__, self.parameters)
         self._set_path(self.of_whole["fused"])
-        self.settled = settled
 
     def __call__(self, gradients):
         """Take one step: by the kernel on the tensors' own memory where that can be, or else compiled."""

@@ -48,6 +48,11 @@ class Slot:
     init: str | None = None
     shape: Callable[[tuple[int, ...]], tuple[int, ...] | None] = tuple
 
+    @property
+    def follows(self) -> bool:
+        """Whether the tensor is of the parameter's shape by declaration, and so sliced with it."""
+        return self.shape is tuple
+
     def first(self, group: Mapping, kinds: Mapping[str, Kind]) -> float:
         """What the tensor is filled with at first, in a group with these arguments, which are of these kinds."""
         return kinds[self.init].number(group[self.init], self.init, group) if self.init else 0.0
@@ -64,7 +69,7 @@ class Slot:
             return None
         first, own = self.first(group, kinds), (param.dtype in HALVES and dtype) or param.dtype
         init = Constant(first) if first else Zero()
-        return beside(param, f"{self.name}.{param.name}", own, init, None if self.shape is tuple else shape)
+        return beside(param, f"{self.name}.{param.name}", own, init, None if self.follows else shape)
 
 
 class Master(Slot):

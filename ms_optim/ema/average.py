@@ -175,13 +175,13 @@ class EMA(Averaged, Stateful):
         object.__setattr__(self, "pieces", pieces)
         self.fused = getattr(optimizer, "fused", True) and _native.absence("EMA", "average") is None
         if self.fused:
-            self.check_averages = _native.checked_when_compiled(
+            self.check_averages = _compiled.checked(
                 _native.check_averages, "EMA", self.averages, self.tracked, self.copied
             )
             kernel = _native.average_kernel("EMA", average_or_copy)
             self.kernel = kernel.primitive()
             self.layout = Tensor(np.array(self.copied, np.int32))
-            self.launch = _direct.average_launch(kernel, self.check_averages, self.averages, self.copied)
+            self.launch = _direct.average_launch(kernel, self.check_averages.function, self.averages, self.copied)
 
     def _set_averages(self, optimizer, buffers):
         """Keep an average for each parameter, in a tuple of Parameters, and for each buffer beside it."""

@@ -95,13 +95,13 @@ class ParameterEMA(Averaged, nn.Cell):
         self.copied = tuple(own or param.dtype not in FLOATS for own, param in zip(copied, self.source))
         self.fused = _native.absence("ParameterEMA", "average") is None
         if self.fused:
-            self.check_averages = _native.checked_when_compiled(
+            self.check_averages = _compiled.checked(
                 _native.check_averages, "ParameterEMA", self.target, self.source, self.copied
             )
             kernel = _native.average_kernel("ParameterEMA", average_or_copy)
             self.kernel = kernel.primitive()
             self.layout = Tensor(np.array(self.copied, np.int32))
-            self.launch = _direct.average_launch(kernel, self.check_averages, self.target, self.copied)
+            self.launch = _direct.average_launch(kernel, self.check_averages.function, self.target, self.copied)
 
     def __call__(self):
         """Take one update: by the kernel on the tensors' own memory where that can be, or else compiled."""

@@ -52,7 +52,7 @@ class Run:
     @property
     def halves(self) -> list[str]:
         """The parameters of 16 bits, each step of which is rounded by more than most mistakes are."""
-        return [name for name, dtype in self.header.get("dtypes", {}).items() if dtype in ("float16", "bfloat16")]
+        return [name for name, dtype in self.header["dtypes"].items() if dtype in ("float16", "bfloat16")]
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def run_of(optimizer: str, groups: Sequence[Mapping[str, Any]], problem: Problem
         )
         for drawn in problem.gradients
     ]
-    return Run({"optimizer": optimizer, "groups": groups}, problem.initial, {}, steps)
+    dtypes = {name: str(value.dtype) for name, value in problem.initial.items()}
+    return Run({"optimizer": optimizer, "groups": groups, "dtypes": dtypes}, problem.initial, {}, steps)
 
 
 def run_of_case(case: Case, problem: Problem) -> Run:

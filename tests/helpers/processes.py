@@ -1,6 +1,8 @@
-"""Programs in several processes."""
+"""This process, and programs in several others."""
 
+import gc
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -42,3 +44,9 @@ def side_by_side(folder, *commands):
     for process in running:
         _, error = process.communicate()
         assert process.returncode == 0, error.decode()
+
+
+def resident():
+    """The memory of this process, in bytes."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

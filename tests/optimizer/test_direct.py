@@ -1,13 +1,10 @@
 """Direct calls run the kernel on the tensors' own memory: they have the bits of compiled steps, whatever is queued."""
 
-import gc
-import resource
-from pathlib import Path
-
 import mindspore as ms
 import numpy as np
 import pytest
 from helpers import DENSE, UNGROUPED, assert_same, everything, loud, make_grads, make_params
+from helpers.processes import resident
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.nn.utils import no_init_parameters
 
@@ -354,12 +351,6 @@ def test_a_large_tensor(graph):
     (param,) = vectors(40_000_000)
     SGD([param], lr=0.5)((Tensor(np.arange(40_000_000) % 5, ms.float32),))
     np.testing.assert_array_equal(param.asnumpy(), 1 - 0.5 * (np.arange(40_000_000) % 5).astype(np.float32))
-
-
-def resident():
-    """The memory of this process, in bytes."""
-    gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_memory_is_flat(graph):

@@ -5,7 +5,7 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
-from helpers import data_parallel, slices, zero
+from helpers import columns, data_parallel, zero
 from helpers.processes import launched, side_by_side
 
 pytestmark = pytest.mark.slow
@@ -45,7 +45,7 @@ def found(folder, program, *arguments):
 
 def test_norms_are_summed_over_processes(tmp_path):
     """Columns in two processes are trained as the whole is, and not so where each takes its own norms for those."""
-    told = found(tmp_path, slices, str(int(ms.GRAPH_MODE)))
+    told = found(tmp_path, columns, str(int(ms.GRAPH_MODE)))
     assert sorted(each["rank"] for each in told) == [0, 1]
     for each in told:
         assert max(each["far"]["hccl_world_group"]) < 3e-7 and min(each["far"]["whole"]) > 1e-4, told
