@@ -8,6 +8,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import mindspore as ms
@@ -52,17 +53,16 @@ def stock() -> str:
 def scale() -> str:
     """One row for each size of a network: the memory of each device where the state is sliced over several."""
     devices = (8, 64, 512)
+    widened = partial(ms_optim.AdamW, state_dtype=ms.float32, master_weights=True)
     made = {
-        "AdamW, float32": lambda params: ms_optim.AdamW(params),
-        "MomentumAGC with EMA, float32": lambda params: ms_optim.EMA(ms_optim.MomentumAGC(params)),
-        "AdamW, 16 bits with float32 state and copies": lambda params: ms_optim.AdamW(
-            params, state_dtype=ms.float32, master_weights=True
-        ),
+        "AdamW, float32": (ms_optim.AdamW, False),
+        "MomentumAGC with EMA, float32": (lambda params: ms_optim.EMA(ms_optim.MomentumAGC(params)), False),
+        "AdamW, 16 bits with float32 state and copies": (widened, True),
     }
     rows = [("parameters", "optimizer", "1 device", *(f"{count} devices" for count in devices)), ("---",) * 6]
     for parameters in (1, 7, 70):
-        for name, make in made.items():
-            costs = (per_parameter(make, "16 bits" in name, count) for count in (1, *devices))
+        for name, (make, half) in made.items():
+            costs = (per_parameter(make, half, count) for count in (1, *devices))
             rows.append((f"{parameters} B", name, *(f"{parameters * cost:,.1f} GB" for cost in costs)))
     return _table(rows)
 

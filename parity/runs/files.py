@@ -63,8 +63,8 @@ class Sample:
     seed: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.elements, int) or isinstance(self.elements, bool) or self.elements < 1:
-            raise ValueError(f"For 'Writer', 'elements' must be an int in [1, inf) or None, but got {self.elements!r}.")
+        _check_whole("elements", self.elements, 1)
+        _check_whole("seed", self.seed, 0)
 
     def of(self, name: str, value: np.ndarray, size: int) -> np.ndarray:
         """Those of a tensor that goes with a parameter of some size, as a vector; any other is whole, and a smaller."""
@@ -87,7 +87,7 @@ class Writer:
         notes (Mapping[str, Any]): What else the header is to say.
         elements (Union[None, int]): Of a larger tensor only so many elements are written, drawn by the name of its
             parameter and `seed`, in [1, inf). Default: ``None`` .
-        seed (int): That of the draw. Default: ``0`` .
+        seed (int): That of the draw, in [0, inf). Default: ``0`` .
         every (int): How many steps there are from one that is written to the next, in [1, inf). Default: ``1`` .
 
     Raises:
@@ -118,10 +118,9 @@ class Writer:
         seed: int = 0,
         every: int = 1,
     ):
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ValueError(f"For 'Writer', 'every' must be an int in [1, inf), but got {every!r}.")
+        _check_whole("every", every, 1)
         self._sample = None if elements is None else Sample(elements, seed)
-        self._every = every
+        self._every, self._seen = every, 0
         self._sizes = {name: np.size(value) for name, value in initial.items()}
         self._folder, self._count, self._bfloat16 = Path(folder), 0, {*bfloat16}
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -139,6 +138,11 @@ class Writer:
             said["sample"] = {"elements": elements, "seed": seed, "shapes": shapes}
         said |= {"every": every} if every != 1 else {}
         _replace(header, lambda file: file.write_text(json.dumps(said, indent=1, default=_plain) + "\n"))
+
+    def is_due(self) -> bool:
+        """Count a step that was taken, and say whether it is one to write."""
+        self._seen += 1
+        return (self._seen - 1) % self._every == 0
 
     def add(self, step: Step) -> None:
         """Write a step; its file is there when it is whole."""
@@ -175,6 +179,12 @@ class Writer:
         """Whether it is of a bfloat16 parameter and its bits hold it: a count of steps is wider."""
         *_, name = _parsed(key)
         return name in self._bfloat16 and value.dtype == np.float32 and not np.any(value.view(np.uint32) & 0xFFFF)
+
+
+def _check_whole(name, value, least):
+    """Raise unless it is an int that is not too small."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"For 'Writer', '{name}' must be an int in [{least}, inf), but got {value!r}.")
 
 
 def read(folder: str | Path) -> Run:

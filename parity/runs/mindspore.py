@@ -71,7 +71,7 @@ class Recording:
                 )
             self._shapes = [rows[name].torch_shape for name in self._names]
             self._names = [rows[name].torch for name in self._names]
-        self.steps, self.seconds, self._loss = 0, 0.0, None
+        self.steps, self.seconds, self._loss, self._left_out = 0, 0.0, None, False
         now = self._values()
         # That of the network, whatever the groups are.
         order = self._names if model is None else [row.torch for row in rows.values() if row.torch in now]
@@ -95,7 +95,6 @@ class Recording:
             seed,
             every,
         )
-        self._every, self._taken = every, 0
         self._last, self._next, self._ready = now, self._numbers(), None
         self.optimizer = _Around(optimizer)
         self._count, self._class = 0, type(optimizer)
@@ -235,13 +234,13 @@ class Recording:
         return {key: before.get(key) if group.follows(key) else value for key, value in now.items()}
 
     def _add(self, gradients, numbers, before):
-        now = self._values()
-        if not self._taken % self._every:
-            before = before if self._every == 1 or not self.steps else {**self._last, **before}
+        now, is_due = self._values(), self._writer.is_due()
+        if is_due:
+            before = {**self._last, **before} if self._left_out else before
             self._writer.add(Step(numbers, gradients, now, self._state(), before=before, loss=self._loss))
             self.steps += 1
-        self._taken += 1
         self._last, self._next, self._loss, self._ready = now, self._numbers(), None, None
+        self._left_out = not is_due
 
 
 class _Around(nn.Optimizer):

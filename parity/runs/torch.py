@@ -57,7 +57,7 @@ class Recording:
             raise TypeError(f"For '{OWNER}', 'optimizer' must evaluate a closure once in a step, but got LBFGS.")
         self._optimizer, self._first = optimizer, first
         self._params = _named(optimizer, model)
-        self.steps, self.seconds, self._loss = 0, 0.0, None
+        self.steps, self.seconds, self._loss, self._left_out = 0, 0.0, None, False
         self._before: dict[str, torch.Tensor] = {}
         self._gradients: dict[str, torch.Tensor] = {}
         self._groups: list[dict[str, Any]] = []
@@ -84,7 +84,6 @@ class Recording:
             seed,
             every,
         )
-        self._every, self._taken = every, 0
         self._twin, self._twins = self._made_double()
         self._last = {name: param.detach().clone() for name, param in self._params.items()}
         self._hooks: list[Any] = []
@@ -169,31 +168,24 @@ class Recording:
             self._keep_gradients()
         gradients = self._gradients
         self._step_double(gradients)
-        params = {name: param.detach() for name, param in self._params.items()}
-        self._taken += 1
-        if (self._taken - 1) % self._every:
-            self._go_on(params, began)
-            return
-        before = self._before if self._every == 1 or not self.steps else {**self._last, **self._before}
-        self._writer.add(
-            Step(
-                self._groups,
-                {name: _gradient(grad) for name, grad in gradients.items()},
-                self._values(optimizer, self._params),
-                self._state(optimizer, self._params),
-                self._values(self._twin, self._twins),
-                self._state(self._twin, self._twins),
-                {name: _array(value) for name, value in before.items()},
-                self._loss,
+        is_due = self._writer.is_due()
+        if is_due:
+            before = {**self._last, **self._before} if self._left_out else self._before
+            self._writer.add(
+                Step(
+                    self._groups,
+                    {name: _gradient(grad) for name, grad in gradients.items()},
+                    self._values(optimizer, self._params),
+                    self._state(optimizer, self._params),
+                    self._values(self._twin, self._twins),
+                    self._state(self._twin, self._twins),
+                    {name: _array(value) for name, value in before.items()},
+                    self._loss,
+                )
             )
-        )
-        self.steps += 1
-        self._go_on(params, began)
-
-    def _go_on(self, params, began):
-        """Until the next step."""
-        self._last = {name: value.clone() for name, value in params.items()}
-        self._loss = None
+            self.steps += 1
+        self._last = {name: param.detach().clone() for name, param in self._params.items()}
+        self._left_out, self._loss = not is_due, None
         self.seconds += time.perf_counter() - began
 
     def _step_double(self, gradients):
