@@ -1,0 +1,1 @@
+"""NFNet: the network, its data and its training."""

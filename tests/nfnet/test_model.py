@@ -1,0 +1,150 @@
+"""The network of scripts/nfnet: the published sizes, and timm's logits and gradients where timm is installed."""
+
+import math
+from dataclasses import replace
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from helpers.timm import twin
+from mindspore import nn, ops
+from src.nfnet import ARCHITECTURES, DropPath, NFNet, ScaledGELU
+
+from ms_optim.convert import to_mindspore
+from parity.sides.mindspore import set_mode
+
+# Brock et al. 2021, table 6, in millions of parameters.
+PUBLISHED = {
+    "nfnet_f0": 71.5,
+    "nfnet_f1": 132.6,
+    "nfnet_f2": 193.8,
+    "nfnet_f3": 254.9,
+    "nfnet_f4": 316.1,
+    "nfnet_f5": 377.2,
+    "nfnet_f6": 438.4,
+    "nfnet_f7": 499.5,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_has_the_published_number_of_parameters(name):
+    """To the last digit that is printed; no memory is taken for them."""
+    with nn.utils.no_init_parameters():
+        net = NFNet(ARCHITECTURES[name])
+    count = sum(math.prod(param.shape) for param in net.get_parameters())
+    assert round(count / 1e6, 1) == PUBLISHED[name]
+
+
+def test_begins_as_its_shortcuts():
+    """A skip gain is 0 at first: what the branches have makes no difference."""
+    net = NFNet(ARCHITECTURES["nfnet_small"], num_classes=10, in_channels=1)
+    x = ops.randn(2, 1, 32, 32)
+    before = net(x).asnumpy()
+    block = net.stages[2][1]
+    block.conv2.weight.set_data(ops.randn(block.conv2.weight.shape))
+    assert (net(x).asnumpy() == before).all()
+    block.skipinit_gain.set_data(ms.Tensor(0.5))
+    assert (net(x).asnumpy() != before).any()
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.9])
+def test_paths_are_dropped_by_sample_while_training(rate):
+    """Each sample is left out whole or scaled whole, so that the mean stays."""
+    ms.set_seed(0)
+    drop = DropPath(rate).set_train()
+    x = ops.ones((4000, 3, 1, 1))
+    dropped = drop(x).asnumpy()[:, :, 0, 0]
+    assert (dropped == dropped[:, :1]).all()
+    np.testing.assert_allclose(sorted({*dropped.ravel()}), [0, 1 / (1 - rate)], rtol=1e-6)
+    # four deviations of a mean of 4,000 samples
+    assert abs(dropped.mean() - 1) < 4 * (rate / (1 - rate) / 4000) ** 0.5
+    assert (drop.set_train(False)(x).asnumpy() == 1).all()
+
+
+@pytest.mark.parametrize(("approximate", "form"), [(False, "none"), (True, "tanh")])
+def test_activation_is_torchs(approximate, form):
+    """Both forms, to float32, where one is off by 5e-4 from the other."""
+    x = np.linspace(-8, 8, 4001)
+    expected = torch.nn.functional.gelu(torch.tensor(x), approximate=form).numpy() * 1.7015043497085571
+    computed = ScaledGELU(approximate)(ms.Tensor(x, ms.float32)).asnumpy()
+    np.testing.assert_allclose(computed, expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "arguments", "words"),
+    [
+        ({}, {"dropout": 1.0}, r"For 'NFNet', 'dropout' must be in \[0, 1\), but got 1.0"),
+        ({}, {"drop_path": -0.1}, r"For 'NFNet', 'drop_path' must be in \[0, 1\), but got -0.1"),
+        ({"group_size": 128}, {}, "For 'NFNet', 'widths' must be at least twice the 'group_size' 128"),
+    ],
+)
+def test_what_cannot_be_is_named(changed, arguments, words):
+    """Argument, value and what is allowed."""
+    with pytest.raises(ValueError, match=words):
+        NFNet(replace(ARCHITECTURES["nfnet_small"], **changed), **arguments)
+
+
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
+@pytest.mark.parametrize(
+    ("name", "size", "channels", "batches"),
+    [
+        ("nfnet_small", 32, 1, 8),
+        # images of 18, 9 and 5 pixels in the stages: the last of a row is a mean of fewer
+        ("nfnet_small", 72, 3, 4),
+        pytest.param("nfnet_f0", 64, 3, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_logits_and_gradients_are_those_of_timm(timm, mode, name, size, channels, batches):
+    """Of every parameter, within 3 times torch's own float32 error; in evaluation and, without dropout, training.
+
+    The error of a single number is luck: skip gains are judged together, and over several batches.
+    """
+    set_mode(mode)
+    batch, classes, rng = (2 if size == 64 else 8), 10, np.random.default_rng(1)
+    architecture = ARCHITECTURES[name]
+    network = twin(timm, architecture, channels, classes)
+    net = NFNet(architecture, classes, channels, dropout=0.0)
+    rows = to_mindspore(net, network.state_dict())
+    assert all(row.torch == row.parameter for row in rows)
+    shapes = (batch, channels, size, size), (batch, classes)
+    given = [[rng.normal(size=shape).astype(np.float32) for shape in shapes] for _ in range(batches)]
+
+    def of_torch(dtype):
+        network.to(dtype)
+        for x, factors in given:
+            network.zero_grad()
+            logits = network(torch.tensor(x, dtype=dtype))
+            (logits * torch.tensor(factors, dtype=dtype)).sum().backward()
+            gradients = {name: param.grad.double().numpy() for name, param in network.named_parameters()}
+            yield {"logits": logits.detach().double().numpy(), **gradients}
+
+    float32, truth = list(of_torch(torch.float32)), list(of_torch(torch.float64))
+
+    def forward(x, factors):
+        logits = net(x)
+        return (logits * factors).sum(), logits
+
+    step = ms.value_and_grad(forward, None, net.trainable_params(), has_aux=True)
+    step = ms.jit(step) if mode == "graph" else step
+    allowed, names = errors(float32, truth), [param.name for param in net.trainable_params()]
+    for train in (False, True):
+        net.set_train(train)
+        computed = []
+        for arrays in given:
+            (_, logits), gradients = step(*map(ms.Tensor, arrays))
+            tensors = {"logits": logits, **dict(zip(names, gradients))}
+            computed.append({name: value.asnumpy().astype(np.float64) for name, value in tensors.items()})
+        found = errors(computed, truth)
+        ratios = {name: found[name] / allowed[name] for name in found}
+        assert max(ratios.values()) <= 3, sorted(ratios.items(), key=lambda item: -item[1])[:5]
+
+
+def errors(computed, truth):
+    """The root of the sum of squared errors, of each tensor in all batches."""
+    squares = {}
+    for of_batch, true in zip(computed, truth):
+        for name, value in true.items():
+            told = "skipinit_gain" if name.endswith("skipinit_gain") else name
+            squares[told] = squares.get(told, 0) + np.square(of_batch[name] - value).sum()
+    return {name: total**0.5 for name, total in squares.items()}
