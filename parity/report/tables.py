@@ -1,7 +1,7 @@
-"""The README's tables: of optimizers, from what the classes declare and the cases cover; of MindSpore's, as audited.
+"""The tables of both READMEs: of optimizers, from what the classes declare and the cases cover; of MindSpore's own.
 
-`python -m parity.report.tables` writes them into the README. What `python -m parity audit --json FILE` has found of
-MindSpore's is beside this module.
+`python -m parity.report.tables` writes them there. What `python -m parity audit --json FILE` has found of MindSpore's
+is beside this module.
 """
 
 import importlib
@@ -20,7 +20,7 @@ import ms_optim
 from parity.cases import ENTRIES, Entry
 from parity.cases.losses import losses
 
-README = Path(__file__).parents[2] / "README.md"
+READMES = tuple(Path(__file__).parents[2] / name for name in ("README.md", "README_CN.md"))
 END = "<!-- end -->\n"
 AUDITED = Path(__file__).with_name("audit.json")
 
@@ -127,8 +127,10 @@ TABLES = {"<!-- optimizers -->\n": optimizers, "<!-- stock -->\n": stock, "<!-- 
 
 
 def fill(text: str) -> str:
-    """A README with its tables made anew."""
+    """A README with those tables made anew that it has."""
     for begin, make in TABLES.items():
+        if begin not in text:
+            continue
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(END)
         text = before + begin + make() + END + after
@@ -138,4 +140,5 @@ def fill(text: str) -> str:
 if __name__ == "__main__":
     if sys.argv[1:]:
         sys.exit(f"python -m parity.report.tables takes no arguments, but got {sys.argv[1:]}.")
-    README.write_text(fill(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in READMES:
+        path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -17,11 +17,15 @@ MODULES = [
 ]
 
 
-def test_readme():
-    """Each example of the README."""
+both = pytest.mark.parametrize("path", tables.READMES, ids=lambda path: path.stem)
+
+
+@both
+def test_readme(path):
+    """Each example of a README."""
     ms.set_context(mode=ms.GRAPH_MODE, jit_syntax_level=ms.STRICT)
-    result = doctest.testfile(str(tables.README), module_relative=False, optionflags=doctest.ELLIPSIS)
-    assert result.attempted > 20
+    result = doctest.testfile(str(path), module_relative=False, optionflags=doctest.ELLIPSIS, encoding="utf-8")
+    assert result.attempted > 15
     assert result.failed == 0
 
 
@@ -45,7 +49,8 @@ def test_every_optimizer_has_an_example():
     assert all(">>> " in getattr(ms_optim, name).__doc__ for name in (*ms_optim.OPTIMIZERS, "EMA", "ParameterEMA"))
 
 
-def test_the_table_is_fresh():
+@both
+def test_the_tables_are_fresh(path):
     """`python -m parity.report.tables` would change nothing."""
-    text = tables.README.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
     assert tables.fill(text) == text, "stale: run python -m parity.report.tables"
