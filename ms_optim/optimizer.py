@@ -183,6 +183,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             columns = [kind.number(group[argument[name]], name, group) for group in self.groups]
             self.hyperparameters[name] = self._keep_vector(name, by_step(columns))
         self.numbers = tuple(self.hyperparameters.values())
+        self.has_tables = any(kept.ndim > 1 for kept in self.numbers)
         taken, conditions = self._taken_by_update(), self._conditions_taken()
         self.flag_names = tuple(name for name in taken if name in self.kinds and not self.kinds[name].members(name))
         self.conditions_read = tuple((taken.index(name), condition) for name, condition in conditions.values())
@@ -470,11 +471,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         _compiled.check_again(self.refuse_slices)
         moves = self.trainable.logical_and(Tensor(present))
         steps = self.step_counts + moves.double()
-        of_groups = (self._learning_rates(),)
-        for kept in self.numbers:
-            now = kept if kept.ndim == 1 else look_up(kept, self.global_step).reshape(kept.shape[1:])
-            of_groups = (*of_groups, now)
-        hyper = ops.stack(of_groups).gather(self.group_index, 1).unbind()
+        hyper = ops.stack((self._learning_rates(), *self._numbers_now())).gather(self.group_index, 1).unbind()
         numbers = self.scalars(steps, *self.scalar_state, *hyper)
         for kept, new in zip(self.scalar_state, numbers):
             ops.assign(kept, new.where(moves, kept))
@@ -484,6 +481,15 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         if self.fused or self.need_scale:
             numbers = (*numbers, self.reciprocal)
         return ops.stack(numbers, 1), moves
+
+    def _numbers_now(self):
+        """This step's hyperparameters, each a float64 vector over groups."""
+        if not self.has_tables:  # each turn of the loop below takes time to compile
+            return self.numbers
+        now = ()
+        for kept in self.numbers:
+            now = (*now, kept if kept.ndim == 1 else look_up(kept, self.global_step).reshape(kept.shape[1:]))
+        return now
 
     def apply_rule(self, gradients, rows, moves, present, part):
         """The rule on the parameters from one place to another, with the numbers and the gradients of these."""
