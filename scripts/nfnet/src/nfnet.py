@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Normal, initializer
 
@@ -28,8 +29,6 @@ class Architecture:
         stem_width (int): The channels of the stem, a multiple of 8.
         group_size (int): The channels of a group in the 3x3 convolutions.
         dropout (float): The rate before the classifier that the paper trains with, in [0, 1).
-        train_size (int): The side of the images that the paper trains with, in pixels.
-        eval_size (int): The side of those that it evaluates with.
     """
 
     depths: tuple
@@ -37,21 +36,16 @@ class Architecture:
     stem_width: int = 128
     group_size: int = 128
     dropout: float = 0.0
-    train_size: int = 192
-    eval_size: int = 256
 
 
-_SIZES = ((192, 256), (224, 320), (256, 352), (320, 416), (384, 512), (416, 544), (448, 576), (480, 608))
 _DROPOUTS = (0.2, 0.3, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5)
 
 # F0 to F7 of the paper, and one that learns from small images on a CPU.
 ARCHITECTURES = {
-    f"nfnet_f{i}": Architecture(
-        tuple(depth * (i + 1) for depth in (1, 2, 6, 3)), dropout=rate, train_size=train, eval_size=test
-    )
-    for i, (rate, (train, test)) in enumerate(zip(_DROPOUTS, _SIZES))
+    f"nfnet_f{i}": Architecture(tuple(depth * (i + 1) for depth in (1, 2, 6, 3)), dropout=rate)
+    for i, rate in enumerate(_DROPOUTS)
 }
-ARCHITECTURES["nfnet_small"] = Architecture((1, 1, 2, 1), (32, 64, 96, 96), 32, 16, train_size=32, eval_size=32)
+ARCHITECTURES["nfnet_small"] = Architecture((1, 1, 2, 1), (32, 64, 96, 96), 32, 16)
 
 
 class ScaledGELU(nn.Cell):
@@ -268,9 +262,8 @@ class NFNet(nn.Cell):
                 f"For 'NFNet', 'widths' must be at least twice the 'group_size' {architecture.group_size}, but got "
                 f"{architecture.widths}."
             )
-        self.architecture, self.num_classes = architecture, num_classes
         self.stem = Stem(in_channels, architecture.stem_width, approximate)
-        rates = iter(_linear(drop_path, sum(architecture.depths)))
+        rates = iter(np.linspace(0, drop_path, sum(architecture.depths)).tolist())
         width, variance, stages = architecture.stem_width, 1.0, []
         for place, (depth, out) in enumerate(zip(architecture.depths, architecture.widths)):
             blocks = []
@@ -298,8 +291,3 @@ class NFNet(nn.Cell):
     def construct(self, x):
         """Give the logits of images."""
         return self.forward_head(self.forward_features(x))
-
-
-def _linear(last, count):
-    """Rates from 0 to the last, one for each of `count` blocks."""
-    return [last * i / max(count - 1, 1) for i in range(count)]
