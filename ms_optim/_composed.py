@@ -15,9 +15,16 @@ from ms_optim._gradients import SPARSE_KINDS, fits
 SUMS = "MS_OPTIM_SUMS"
 
 
+hyper_map = ops.HyperMap()
+
+
 def prepare_sums() -> None:
     """Let graphs that are compiled from now on take sums as it is best where they run."""
     _math.sums_in_float64 = ms.get_context("device_target") == "CPU" and os.environ.get(SUMS) != "float32"
+
+
+def _together(*conditions):
+    return conditions
 
 
 def cut(rows, moves, dtype, conditions, weights):
@@ -41,7 +48,7 @@ def cut(rows, moves, dtype, conditions, weights):
         parts = ()
         for condition in made:
             parts = (*parts, ops.Split(0, rows.shape[0])(condition))
-        chosen = tuple(zip(*parts))
+        chosen = hyper_map(_together, *parts)
     return ops.unbind(numbers), chosen, ops.Split(0, rows.shape[0])(moves)
 
 
@@ -53,6 +60,31 @@ def without_axis(conditions):
             made = (*made, condition.reshape(()))
         return made
     return conditions.reshape(())
+
+
+load, store = MultitypeFuncGraph("load"), MultitypeFuncGraph("store")
+
+
+@load.register("TypeType", "Tensor")
+def _load(dtype, slot):
+    """A slot as a rule takes it."""
+    return slot.to(dtype)
+
+
+@load.register("TypeType", "None")
+def _load_nothing(dtype, slot):
+    return None
+
+
+@store.register("Tensor", "Tensor", "Tensor", "Tensor")
+def _store(moves, slot, new, old):
+    """Write a slot where its parameter moves."""
+    return ops.assign(slot, new.where(moves, old).to(slot.dtype))
+
+
+@store.register("Tensor", "None", "None", "None")
+def _store_nothing(moves, slot, new, old):
+    return True
 
 
 @functools.cache
@@ -76,9 +108,7 @@ def lift(update: Callable, scaled: bool, masters: bool = False) -> MultitypeFunc
         if scaled:
             grad = grad * numbers[-1]
             numbers = numbers[:-1]
-        state = ()
-        for slot in slots:
-            state = (*state, None if slot is None else slot.to(dtype))
+        state = hyper_map(ops.partial(load, dtype), slots)
         old_param, master = param.to(dtype), None
         if masters:
             master, slots, state = slots[-1], slots[:-1], state[:-1]
@@ -91,9 +121,7 @@ def lift(update: Callable, scaled: bool, masters: bool = False) -> MultitypeFunc
         ops.assign(param, new_param.to(param.dtype))
         if master is not None:
             ops.assign(master, new_param)
-        for slot, new, old in zip(slots, new_state, state):
-            if slot is not None:
-                ops.assign(slot, new.where(moves, old).to(slot.dtype))
+        hyper_map(ops.partial(store, moves), slots, new_state, state)
         return True
 
     def refuse(param, grad, numbers, conditions, moves, slots, flags, present, said):

@@ -9,6 +9,17 @@ from mindspore import nn
 PIECE = 256
 
 
+def some(columns, part):
+    """What several columns hold for the parameters from one place to another, or, without a part, for all."""
+    if part is None:
+        return columns
+    begin, end = part
+    held = ()
+    for column in columns:
+        held = (*held, column[begin:end])
+    return held
+
+
 class _Numbers(nn.Cell):
     """What a step has of numbers, and which parameters move."""
 

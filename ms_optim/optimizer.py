@@ -176,6 +176,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         self._hold("step_counts", self._keep("step", float64_parameter(np.zeros(count), "optimizer.step")))
         scalars = [slot.name for slot in self.slots if slot.scalar and slot.name != "step"]
         self.scalar_state = tuple(self._keep_vector(name, np.zeros(count)) for name in scalars)
+        self.has_scalars = bool(scalars)
         argument = {member: name for name, kind in self.kinds.items() for member in kind.members(name)}
         self.hyperparameters = {}
         for name in self._numbers_read():
@@ -463,7 +464,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         if present is None:
             present = self.present
         rows, moves = self.numbers_of_step(present)
-        return self.apply_rule(gradients, rows, moves, present, (0, len(self.parameters)))
+        return self.apply_rule(gradients, rows, moves, present)
 
     def numbers_of_step(self, present):
         """The numbers of a step, a row for each parameter, and which parameters move; those that are state are kept."""
@@ -471,11 +472,12 @@ class Optimizer(Declared, Freezing, _state.Stateful):
         _compiled.check_again(self.refuse_slices)
         moves = self.trainable.logical_and(Tensor(present))
         steps = self.step_counts + moves.double()
-        hyper = ops.stack((self._learning_rates(), *self._numbers_now())).gather(self.group_index, 1).unbind()
+        hyper = ops.unbind(ops.gather(ops.stack((self._learning_rates(), *self._numbers_now())), self.group_index, 1))
         numbers = self.scalars(steps, *self.scalar_state, *hyper)
-        for kept, new in zip(self.scalar_state, numbers):
-            ops.assign(kept, new.where(moves, kept))
-        numbers = numbers[len(self.scalar_state) :]
+        if self.has_scalars:
+            count = len(self.scalar_state)
+            self.hyper_map(ops.partial(_composed.store, moves), self.scalar_state, numbers[:count], self.scalar_state)
+            numbers = numbers[count:]
         ops.assign(self.step_counts, steps)
         ops.assign_add(self.global_step, self.global_step_increase_tensor)
         if self.fused or self.need_scale:
@@ -491,25 +493,29 @@ class Optimizer(Declared, Freezing, _state.Stateful):
             now = (*now, kept if kept.ndim == 1 else look_up(kept, self.global_step).reshape(kept.shape[1:]))
         return now
 
-    def apply_rule(self, gradients, rows, moves, present, part):
-        """The rule on the parameters from one place to another, with the numbers and the gradients of these."""
-        begin, end = part
+    def apply_rule(self, gradients, rows, moves, present, part=None):
+        """The rule on the parameters from one place to another, or on all, with the numbers and gradients of these."""
         gradients = tuple(gradients)
         if self.fused:
             _compiled.check_again(self.check_state)
-            done = self.hyper_map(fits, self.parameters[begin:end], gradients, present, self.wanted[begin:end])
-            slots = self.kernel_slots[self.slots_before[begin] : self.slots_before[end]]
-            self.kernel(rows, moves, self.layout[begin:end], *self.parameters[begin:end], *gradients, *slots)
+            parameters, wanted = _pieces.some((self.parameters, self.wanted), part)
+            done = self.hyper_map(fits, parameters, gradients, present, wanted)
+            layout, slots = self.layout, self.kernel_slots
+            if part is not None:
+                begin, end = part
+                layout, slots = layout[begin:end], slots[self.slots_before[begin] : self.slots_before[end]]
+            self.kernel(rows, moves, layout, *parameters, *gradients, *slots)
             return done
-        return self._apply(gradients, self._cut(rows, moves, begin), present, part)
+        return self._apply(gradients, self._cut(rows, moves, part), present, part)
 
-    def _cut(self, rows, moves, begin):
-        """What the rule takes of the numbers, for each parameter from one place on, in the dtype of its computation."""
+    def _cut(self, rows, moves, part):
+        """What the rule takes of the numbers, for each parameter of a part, in the dtype of its computation."""
         one = _composed.cut(rows, moves, self.precisions[0], self.conditions_read, self.lerp_weights)
         if len(self.precisions) == 1:
             return one
         other = _composed.cut(rows, moves, self.precisions[1], self.conditions_read, self.lerp_weights)
         numbers, conditions = (), ()
+        begin = 0 if part is None else part[0]
         for i in range(rows.shape[0]):
             own = one if self.computed_in[begin + i] == self.precisions[0] else other
             numbers, conditions = (*numbers, own[0][i]), (*conditions, own[1][i])
@@ -517,26 +523,18 @@ class Optimizer(Declared, Freezing, _state.Stateful):
 
     def _apply(self, gradients, given, present, part):
         """The rule on each parameter of a part, in MindSpore's operators."""
-        begin, end = part
         rows, conditions, moves = given
-        return self.hyper_map(
-            self.rule,
-            self.parameters[begin:end],
-            gradients,
-            rows,
-            conditions,
-            moves,
-            self.slot_table[begin:end],
-            self.flags[begin:end],
-            present,
-            self.wanted[begin:end],
-        )
+        columns = (self.parameters, self.slot_table, self.flags, self.wanted)
+        parameters, slots, flags, wanted = _pieces.some(columns, part)
+        return self.hyper_map(self.rule, parameters, gradients, rows, conditions, moves, slots, flags, present, wanted)
 
     def _learning_rates(self):
         """This step's learning rates, a float64 vector over groups."""
-        rates = ()
-        for source in self.rate_sources:
-            rates = (*rates, source(self.global_step).reshape(()).double() if self.dynamic_lr else source)
+        rates = self.rate_sources
+        if self.dynamic_lr:
+            rates = ()
+            for source in self.rate_sources:
+                rates = (*rates, source(self.global_step).reshape(()).double())
         rates = ops.stack(rates)
         if self.later_rates is not None:
             rates = rates.where(ops.isnan(self.later_rates), self.later_rates)

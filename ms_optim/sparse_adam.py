@@ -16,6 +16,7 @@ from mindspore.ops import MultitypeFuncGraph
 from ms_optim._gradients import check_gradients
 from ms_optim._learning_rate import LearningRate
 from ms_optim._native import power
+from ms_optim._pieces import some
 from ms_optim.arguments import FLOATS, Number
 from ms_optim.optimizer import Optimizer, Params
 from ms_optim.slot import Slot
@@ -250,19 +251,10 @@ class SparseAdam(Optimizer):
 
     def _apply(self, gradients, given, present, part):
         """Map the rule without tuples of slots, whose elements the compiler replaces by 0 beside a RowTensor."""
-        begin, end = part
         rows, _, moves = given
-        return self.hyper_map(
-            self.rule,
-            self.parameters[begin:end],
-            gradients,
-            rows,
-            moves,
-            self.exp_avg[begin:end],
-            self.exp_avg_sq[begin:end],
-            self.flags[begin:end],
-            present,
-        )
+        columns = (self.parameters, self.exp_avg, self.exp_avg_sq, self.flags)
+        parameters, exp_avg, exp_avg_sq, flags = some(columns, part)
+        return self.hyper_map(self.rule, parameters, gradients, rows, moves, exp_avg, exp_avg_sq, flags, present)
 
     def checked(self, owner, gradients):
         """Pairs of indices and values. A step compiles for the numbers of indices.

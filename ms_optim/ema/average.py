@@ -380,7 +380,7 @@ class EMA(Averaged, Stateful):
         """One step of the optimizer, then one of the average."""
         done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
         weight, due = self.weight_of_step()
-        self.average_part(weight, due, (0, len(self.averages)))
+        self.average_part(weight, due)
         return done
 
     def weight_of_step(self):
@@ -392,15 +392,15 @@ class EMA(Averaged, Stateful):
         ops.assign(self._step, step)
         return weight, due
 
-    def average_part(self, weight, due, part):
-        """One step of the averages from one place to another."""
-        begin, end = part
-        averages, tracked = self.averages[begin:end], self.tracked[begin:end]
+    def average_part(self, weight, due, part=None):
+        """One step of the averages from one place to another, or of all."""
         if self.fused:
             _compiled.check_again(self.check_averages)
-            self.kernel(weight, due, self.layout[begin:end], *averages, *tracked)
+            averages, tracked, layout = _pieces.some((self.averages, self.tracked, self.layout), part)
+            self.kernel(weight, due, layout, *averages, *tracked)
         else:
-            self.hyper_map(ops.partial(average, sides(weight), due), averages, tracked, self.copied[begin:end])
+            averages, tracked, copied = _pieces.some((self.averages, self.tracked, self.copied), part)
+            self.hyper_map(ops.partial(average, sides(weight), due), averages, tracked, copied)
         return True
 
     def _step_in_pieces(self, gradients, present):
