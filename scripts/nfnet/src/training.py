@@ -1,0 +1,295 @@
+"""A training by a recipe, from its first step or from where one was left; evaluation and export of what it came to."""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, amp, nn, ops
+from mindspore.communication import get_group_size, get_rank, init
+from mindspore.train import Callback, FixedLossScaleManager, Model
+
+from ms_optim import EMA, MomentumAGC, resume, save
+from ms_optim.callbacks import SaveOnStop
+from ms_optim.groups import param_groups_weight_decay
+from ms_optim.lr_scheduler import get_cosine_schedule_with_warmup, table
+from src import images
+from src.nfnet import ARCHITECTURES, NFNet
+
+LAST = "last.safetensors"
+
+
+def prepare(recipe):
+    """Set the mode, the device and the seed; meet the other workers, if msrun has started this one.
+
+    Returns:
+        The rank of this worker and how many there are.
+    """
+    ms.set_context(mode=ms.GRAPH_MODE, device_target=recipe.device_target)
+    ms.set_seed(recipe.seed)
+    if "MS_WORKER_NUM" not in os.environ:
+        return 0, 1
+    init()
+    rank, workers = get_rank(), get_group_size()
+    ms.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True, device_num=workers)
+    return rank, workers
+
+
+def build(recipe, steps_per_epoch):
+    """The network and its optimizer, an EMA around MomentumAGC.
+
+    Args:
+        recipe (Recipe): What says how.
+        steps_per_epoch (int): What the learning rates go by.
+    """
+    network = NFNet(
+        ARCHITECTURES[recipe.model],
+        recipe.num_classes,
+        recipe.in_channels,
+        dropout=recipe.dropout,
+        drop_path=recipe.drop_path,
+        approximate=recipe.approximate,
+    )
+    if recipe.amp_level != "O0":
+        amp.auto_mixed_precision(network, recipe.amp_level)
+    steps, warmup = recipe.epochs * steps_per_epoch, recipe.warmup_epochs * steps_per_epoch
+    optimizer = MomentumAGC(
+        # gains of a convolution have four axes, and would decay by their rank
+        param_groups_weight_decay(network.trainable_params(), recipe.weight_decay, no_decay=("*.gain",)),
+        table(lambda optimizer: get_cosine_schedule_with_warmup(optimizer, warmup, steps), recipe.lr, steps),
+        recipe.momentum,
+        nesterov=recipe.nesterov,
+        clipping=recipe.clipping,
+        exempt=recipe.exempt,
+        loss_scale=recipe.loss_scale,
+    )
+    return network, EMA(optimizer, recipe.ema_decay, schedule=recipe.ema_schedule)
+
+
+class Loss(nn.Cell):
+    """The cross entropy of logits (n, classes) and targets (n, classes), which sum up to 1."""
+
+    def __init__(self, label_smoothing):
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def construct(self, logits, targets):
+        """Average it over the images."""
+        return ops.cross_entropy(logits.astype(ms.float32), targets, label_smoothing=self.label_smoothing)
+
+
+class Accuracy(nn.Cell):
+    """How many of the images a network classifies rightly, all workers together.
+
+    Args:
+        network (Cell): Gives logits.
+        workers (int): How many there are, each with images of its own.
+    """
+
+    def __init__(self, network, workers):
+        super().__init__(auto_prefix=False)
+        self.network, self.workers = network, workers
+        self.reduce = ops.AllReduce() if workers > 1 else None
+
+    def construct(self, counts):
+        """Add up (right, all) of the workers."""
+        return counts if self.reduce is None else self.reduce(counts)
+
+    def of(self, data):
+        """Evaluate the images and labels of a dataset: a number in [0, 1]."""
+        was_training = self.network.training
+        self.network.set_train(False)
+        right = count = size = 0
+        for image, label in data.create_tuple_iterator(num_epochs=1, output_numpy=True):
+            size = max(size, len(label))
+            # the last batch is filled up: each shape would compile
+            filled = np.concatenate([image, np.zeros((size - len(image), *image.shape[1:]), image.dtype)])
+            logits = self.network(Tensor(filled)).asnumpy()[: len(label)]
+            right, count = right + int((logits.argmax(1) == label).sum()), count + len(label)
+        self.network.set_train(was_training)
+        right, count = self(Tensor([right, count], ms.float32)).asnumpy()
+        return float(right / count)
+
+
+class Log(Callback):
+    """Lines of the log and of the history: loss, learning rate and images per second, and what each epoch has come to.
+
+    Args:
+        folder (Path): Where "log.txt" and "history.jsonl" are written.
+        recipe (Recipe): What is trained.
+        ema (EMA): The optimizer.
+        accuracy (Accuracy): Of the network.
+        data (Dataset): What is evaluated.
+        per_epoch (int): The steps of an epoch.
+        rank (int): The worker; only the first writes.
+    """
+
+    def __init__(self, folder, recipe, ema, accuracy, data, per_epoch, rank):
+        super().__init__()
+        self.recipe, self.ema, self.accuracy, self.data, self.per_epoch = recipe, ema, accuracy, data, per_epoch
+        self.history, self.rank, self.folder = folder / "history.jsonl", rank, folder
+        self.log = logging.getLogger("nfnet")
+        self.log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+        self.log.propagate = False
+        for known in self.log.handlers[:]:
+            self.log.removeHandler(known)
+        for handler in (logging.StreamHandler(), *([logging.FileHandler(folder / "log.txt")] if rank == 0 else [])):
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+            self.log.addHandler(handler)
+
+    def on_train_begin(self, run_context):
+        """Forget what was written after the step that a training goes on from."""
+        self.step = self.logged = int(self.ema.global_step.asnumpy().item())
+        self.time = time.perf_counter()
+        if self.rank == 0:
+            lines = self.history.read_text().splitlines() if self.history.exists() else []
+            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+            self.history.write_text("".join(f"{line}\n" for line in kept))
+
+    def on_train_step_end(self, run_context):
+        """Tell a step, each so many."""
+        told = run_context.original_args()
+        self.step += told.batch_num if told.dataset_sink_mode else 1
+        if self.step - self.logged < self.recipe.log_steps and self.step % self.per_epoch:
+            return
+        loss = float(told.net_outputs.asnumpy())
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"The loss is {loss} at step {self.step}.")
+        rate = self.ema.get_lr()
+        rate = float((rate[0] if isinstance(rate, tuple) else rate).asnumpy())
+        now = time.perf_counter()
+        speed = (self.step - self.logged) * self.recipe.batch_size / (now - self.time)
+        self.log.info(
+            "epoch %d/%d step %d/%d loss %.4f lr %.4g images/s %.0f",
+            *(-(-self.step // self.per_epoch), self.recipe.epochs, self.step, self.per_epoch * self.recipe.epochs),
+            *(loss, rate, speed),
+        )
+        self._keep({"step": self.step, "loss": loss, "lr": rate})
+        self.logged, self.time = self.step, now
+
+    def on_train_epoch_end(self, run_context):
+        """Evaluate the weights and their averages, and write the checkpoint."""
+        if run_context.get_stop_requested():
+            return
+        weights = self.accuracy.of(self.data)
+        with self.ema.average_parameters():
+            averages = self.accuracy.of(self.data)
+        epoch = self.step // self.per_epoch
+        self.log.info("epoch %d/%d accuracy %.4f average %.4f", epoch, self.recipe.epochs, weights, averages)
+        self._keep({"step": self.step, "accuracy": weights, "average": averages})
+        if self.rank == 0:
+            save(self.ema, self.folder / LAST)
+        self.time = time.perf_counter()
+
+    def _keep(self, told):
+        if self.rank == 0:
+            with open(self.history, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps(told) + "\n")
+
+
+def train(recipe, folder, again=False):
+    """Train by a recipe.
+
+    What was asked to stop, by SIGTERM or Ctrl-C, writes its checkpoint after the step; a training that is taken up
+    again goes on to the bit, unless dropout or `drop_path` draw: MindSpore tells no state of what they draw from.
+
+    Args:
+        recipe (Recipe): What says how.
+        folder (Union[str, Path]): Where the log and the checkpoint are written, and read.
+        again (bool): Go on from the checkpoint there. Default: ``False`` .
+
+    Returns:
+        NFNet, EMA, what was trained.
+
+    Raises:
+        FloatingPointError: If the loss is not finite.
+        OSError: If there is no checkpoint to go on from, or there is one and `again` is False.
+    """
+    rank, workers = prepare(recipe)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / LAST).exists() != again:
+        raise OSError(
+            f"For 'train', '{folder / LAST}' must be there to go on from it."
+            if again
+            else f"For 'train', '{folder}' must have no training, but has '{LAST}': go on from it with --resume."
+        )
+    training, evaluated = images.read(recipe)
+    batches = images.Batches(recipe, *training, rank, workers)
+    network, ema = build(recipe, batches.per_epoch)
+    if again:
+        resume(ema, folder / LAST)
+    first = int(ema.global_step.asnumpy().item())
+    model = Model(
+        network,
+        Loss(recipe.label_smoothing),
+        ema,
+        loss_scale_manager=FixedLossScaleManager(recipe.loss_scale, drop_overflow_update=False),
+    )
+    accuracy, held = Accuracy(network, workers), images.held(recipe, *evaluated, rank, workers)
+    log = Log(folder, recipe, ema, accuracy, held, batches.per_epoch, rank)
+    # one for each worker, of which all stop at one step; the others write what nothing reads
+    stop = SaveOnStop(ema, folder / (LAST if rank == 0 else f"rank_{rank}.safetensors"))
+    while first < len(batches) and not stop.stopped:
+        epoch, broken_off = divmod(first, batches.per_epoch)
+        model.train(
+            epoch + 1 if broken_off else recipe.epochs,
+            images.dataset(batches, first),
+            callbacks=[stop, log],
+            dataset_sink_mode=recipe.data_sink,
+            initial_epoch=epoch,
+        )
+        first = int(ema.global_step.asnumpy().item())
+    return network, ema
+
+
+def trained(recipe, checkpoint, average):
+    """The network of a checkpoint that `train` has written.
+
+    Args:
+        recipe (Recipe): By which it was trained.
+        checkpoint (Union[str, Path]): The file.
+        average (bool): Take the averages of the weights.
+
+    Raises:
+        ValueError: If the file does not have them.
+    """
+    network = build(recipe, 1)[0]
+    saved = ms.load_checkpoint(str(checkpoint), format="safetensors")
+    prefix = "ema." if average else ""
+    wanted = {param.name: prefix + param.name for param in network.get_parameters()}
+    missing = sorted({*wanted.values()} - saved.keys())
+    if missing:
+        raise ValueError(f"For 'trained', '{checkpoint}' must be one of train.py, but it has no {missing}.")
+    ms.load_param_into_net(network, {name: saved[key] for name, key in wanted.items()}, strict_load=True)
+    return network.set_train(False)
+
+
+def evaluate(recipe, checkpoint):
+    """The accuracy of the weights and of their averages, each in [0, 1].
+
+    Args:
+        recipe (Recipe): By which they were trained.
+        checkpoint (Union[str, Path]): The file.
+    """
+    rank, workers = prepare(recipe)
+    data = images.held(recipe, *images.read(recipe)[1], rank, workers)
+    return tuple(Accuracy(trained(recipe, checkpoint, average), workers).of(data) for average in (False, True))
+
+
+def export(recipe, checkpoint, file, average=True):
+    """Write a network as MindIR, for one image.
+
+    Args:
+        recipe (Recipe): By which it was trained.
+        checkpoint (Union[str, Path]): What `train` has written.
+        file (Union[str, Path]): Ends in ".mindir".
+        average (bool): Take the averages of the weights. Default: ``True`` .
+    """
+    prepare(recipe)
+    side = recipe.eval_image_size
+    image = Tensor(np.zeros((1, recipe.in_channels, side, side), np.float32))
+    ms.export(trained(recipe, checkpoint, average), image, file_name=str(file), file_format="MINDIR")

@@ -1,0 +1,266 @@
+"""The recipe of scripts/nfnet: what is read, what is trained, resumed, evaluated and exported by it."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import mindspore as ms
+import numpy as np
+import pytest
+from helpers.processes import ENVIRONMENT, ROOT, launched
+from mindspore import Tensor, nn
+from PIL import Image
+from safetensors.numpy import load_file
+from src import images, training
+from src.nfnet import Architecture
+from src.recipe import Recipe
+
+NFNET = ROOT / "scripts" / "nfnet"
+DIGITS = Recipe.read(NFNET / "configs" / "digits.yaml")
+SHORT = replace(DIGITS, epochs=2)
+# All that is drawn at random for an image.
+DRAWN = replace(DIGITS, in_channels=3, flip=True, randaugment_layers=2, mixup=0.2, cutmix=1.0)
+
+
+@pytest.fixture
+def quiet():
+    """What a training sets for its process is what it was before."""
+    before = ms.get_context("mode")
+    yield
+    ms.set_context(mode=before)
+
+
+def test_each_recipe_is_read():
+    """And says of ImageNet's what the paper says."""
+    read = {path.stem: Recipe.read(path) for path in sorted((NFNET / "configs").glob("*.yaml"))}
+    assert read["digits"].model == "nfnet_small"
+    assert read["nfnet_f0"] == Recipe(data_path=read["nfnet_f0"].data_path)
+
+
+@pytest.mark.parametrize(
+    "text, changes, error, words",
+    [
+        ("- lr", (), TypeError, "must hold a mapping, but got list"),
+        ("lr: 1", ("lr",), ValueError, "must be of the form name=value, but got 'lr'"),
+        ("learning_rate: 1", (), ValueError, r"the names must be some of .*'lr'.*, but got \['learning_rate'\]"),
+        ("lr: fast", (), TypeError, r"'lr' must be a number in \[0, inf\), but got 'fast'"),
+        ("dropout: 1", (), ValueError, r"'dropout' must be in \[0, 1\), but got 1"),
+        ("model: nfnet_f9", (), ValueError, "'model' must be one of .*nfnet_f0.*, but got 'nfnet_f9'"),
+        ("exempt: head", (), TypeError, "'exempt' must be a list of patterns, but got 'head'"),
+        ("data_path: 3", (), TypeError, "'data_path' must be text, but got 3"),
+        ("epochs: 5", (), ValueError, "'warmup_epochs' must be less than the 'epochs' 5, but got 5"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_named(text, changes, error, words, tmp_path):
+    """With what is allowed."""
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(error, match=words):
+        Recipe.read(file, changes)
+
+
+def test_a_batch_is_a_function_of_its_step():
+    """Whoever asks for it, and in which order; two workers have what one has."""
+    pairs = images.read(DRAWN)
+    whole = images.Batches(DRAWN, *pairs[0])
+    again, parts = images.Batches(DRAWN, *pairs[0]), [images.Batches(DRAWN, *pairs[0], rank, 2) for rank in (0, 1)]
+    steps = [30, 0, 21]
+    batches = {step: whole[step] for step in sorted(steps)}
+    for step in steps:
+        for one, other in zip(batches[step], again[step]):
+            assert np.array_equal(one, other)
+        for one, several in zip(batches[step], zip(*(part[step] for part in parts))):
+            assert np.array_equal(one, np.concatenate(several))
+    image, target = batches[0]
+    assert image.shape == (64, 3, 16, 16) and image.dtype == np.float32
+    assert np.allclose(target.sum(1), 1, atol=1e-6) and (target < 0.99).any(1).mean() > 0.5
+    assert not np.array_equal(image, batches[21][0])
+    other = images.Batches(replace(DRAWN, seed=1), *pairs[0])[0]
+    assert not np.array_equal(image, other[0]) and not np.array_equal(target, other[1])
+
+
+def test_an_epoch_has_each_image_once():
+    """As it is, where nothing is drawn; the next has another order, and none of what is held out."""
+    still = replace(DIGITS, pad=0)
+    (pixels, labels), (held, _) = images.read(still)
+    assert len(pixels) == 1437 and len(held) == 360
+    assert not {image.tobytes() for image in held} <= {image.tobytes() for image in pixels}
+    batches = images.Batches(still, pixels, labels)
+    assert len(batches) == 22 * 12
+    epochs = [np.concatenate([batches[step][0] for step in range(begin, begin + 22)]) for begin in (0, 22)]
+    plain = np.stack([images.opened(image, batches.transforms, still) for image in pixels])
+    rows = {image.tobytes(): i for i, image in enumerate(plain)}
+    orders = [[rows[image.tobytes()] for image in epoch] for epoch in epochs]
+    assert len({*orders[0]}) > 1390 and orders[0] != orders[1]  # few digits are equal
+
+
+@pytest.mark.parametrize("first, epochs", [(15, [range(15, 22)]), (22, [range(22, 44), range(44, 66)])], ids=str)
+def test_the_steps_of_an_epoch(first, epochs):
+    """Those that are left of one that was broken off, or whole ones, one after the other."""
+    batches = images.Batches(replace(DIGITS, epochs=3), *images.read(DIGITS)[0])
+    iterator = images.dataset(batches, first).create_tuple_iterator(num_epochs=len(epochs), output_numpy=True)
+    for epoch in epochs:
+        found = [image for image, _ in iterator]
+        assert len(found) == len(epoch)
+        assert all(np.array_equal(image, batches[step][0]) for image, step in zip(found, epoch))
+
+
+def test_mixed_images():
+    """Mixup mixes whole images, cutmix a box, each in the proportion of the targets."""
+    size = 8
+    given = np.stack([np.full((1, size, size), i, np.float32) for i in range(2)])
+    for recipe in (replace(DIGITS, mixup=1.0), replace(DIGITS, cutmix=1.0)):
+        boxes = 0
+        for seed in range(20):
+            rngs = [np.random.default_rng(seed)]
+            image, target = images.mixed(given, np.eye(2, dtype=np.float32), recipe, rngs)
+            assert np.allclose(image.mean((1, 2, 3)), target[:, 1], atol=1e-6)
+            assert np.allclose(target.sum(1), 1)
+            boxes += len(np.unique(image[0])) > 1
+        assert boxes > 10 if recipe.cutmix else boxes == 0
+
+
+def test_files(tmp_path):
+    """MNIST's format, rows of numbers, and folders of images."""
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (20, 12, 12), np.uint8), np.arange(20, dtype=np.uint8) % 10
+    for part in ("train", "t10k"):
+        for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+            head = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+            with gzip.open(tmp_path / f"{part}-{kind}-ubyte.gz", "wb") as stream:
+                stream.write(head + array.tobytes())
+    for found, expected in zip(
+        images.read(replace(DIGITS, dataset="idx", data_path=str(tmp_path)))[1], (pixels, labels)
+    ):
+        assert np.array_equal(found, expected)
+    file = tmp_path / "rows.csv"
+    np.savetxt(file, np.column_stack([pixels.reshape(20, -1), labels]), "%d", ",")
+    trained, held = images.read(replace(DIGITS, dataset="csv", data_path=str(file)))
+    assert (len(trained[0]), len(held[0])) == (16, 4)
+    assert all(
+        np.array_equal(image, pixels[(labels == label) & (pixels == image).all((1, 2))][0])
+        for image, label in zip(*held)
+    )
+    with pytest.raises(ValueError, match="'num_classes' must be more than the label 9, but got 5"):
+        images.read(replace(DIGITS, dataset="csv", data_path=str(file), num_classes=5))
+
+
+def test_a_folder_of_images(tmp_path):
+    """Cut, resized and normalized, the same for each reading."""
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(3):
+                pixels = rng.integers(0, 256, (50, 60, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / name / f"{i}.jpg")
+    changes = {
+        "dataset": "folder",
+        "data_path": str(tmp_path),
+        "batch_size": 4,
+        "image_size": 32,
+        "eval_image_size": 40,
+    }
+    recipe = replace(DRAWN, num_classes=2, **changes)
+    trained, held = images.read(recipe)
+    assert trained[1].tolist() == [0, 0, 0, 1, 1, 1]
+    first, again = (images.Batches(recipe, *trained)[1] for _ in range(2))
+    assert first[0].shape == (4, 3, 32, 32) and np.array_equal(first[0], again[0])
+    image, label = images.Held(recipe, *held)[4]
+    assert image.shape == (3, 40, 40) and label == 1 and np.abs(image).max() < 3
+    for part in ("train", "val"):
+        (tmp_path / "empty" / part / "cat").mkdir(parents=True)
+    with pytest.raises(ValueError, match="'data_path' must lead to images in folders of classes, but got"):
+        images.read(replace(recipe, data_path=str(tmp_path / "empty")))
+
+
+def test_batches_that_do_not_fit_are_refused():
+    """Each worker has pairs of images."""
+    with pytest.raises(ValueError, match=r"'batch_size' must be a multiple of 4 and at most 1437, .* but got 66"):
+        images.Batches(replace(DIGITS, batch_size=66), *images.read(DIGITS)[0], 0, 2)
+
+
+def test_learns_digits(tmp_path, quiet):
+    """To more than 95 % of those held out, by the weights and by their averages, as the files say that it has."""
+    training.train(DIGITS, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    last = lines[-1]
+    assert last["step"] == 264 and last["accuracy"] > 0.95 and last["average"] > 0.95
+    rates = [line["lr"] for line in lines if "lr" in line]
+    assert max(rates) == pytest.approx(DIGITS.lr, rel=0.01) and rates[-1] < 1e-3
+    log = (tmp_path / "log.txt").read_text()
+    assert f"epoch 12/12 accuracy {last['accuracy']:.4f} average {last['average']:.4f}" in log
+    assert "step 264/264 loss" in log and "images/s" in log
+    checkpoint = tmp_path / training.LAST
+    assert training.evaluate(DIGITS, checkpoint) == (last["accuracy"], last["average"])
+    training.export(DIGITS, checkpoint, tmp_path / "nfnet.mindir")
+    loaded = nn.GraphCell(ms.load(str(tmp_path / "nfnet.mindir")))
+    image = Tensor(images.Held(DIGITS, *images.read(DIGITS)[1])[0][0][None])
+    averaged = training.trained(DIGITS, checkpoint, average=True)
+    assert np.array_equal(loaded(image).asnumpy(), averaged(image).asnumpy())
+    assert not np.array_equal(
+        training.trained(DIGITS, checkpoint, average=False)(image).asnumpy(), averaged(image).asnumpy()
+    )
+
+
+def test_goes_on_to_the_bit(tmp_path, monkeypatch, quiet):
+    """Stopped by a signal within an epoch: all that is in the checkpoint, and the history, is as of one run."""
+    monkeypatch.setitem(training.ARCHITECTURES, SHORT.model, Architecture((1, 1), (32, 32), 16, 16))
+    training.train(SHORT, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        told = training.Log.on_train_step_end
+
+        def stopping(self, run_context):
+            told(self, run_context)
+            if self.step == 30:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        patch.setattr(training.Log, "on_train_step_end", stopping)
+        training.train(SHORT, tmp_path / "parts")
+    assert load_file(tmp_path / "parts" / training.LAST)["global_step"].item() == 31
+    with pytest.raises(
+        OSError, match=r"must have no training, but has 'last.safetensors': go on from it with --resume"
+    ):
+        training.train(SHORT, tmp_path / "parts")
+    training.train(SHORT, tmp_path / "parts", again=True)
+    whole, parts = (load_file(tmp_path / name / training.LAST) for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys() and any(name.startswith("ema.") for name in whole)
+    differ = [name for name in whole if whole[name].tobytes() != parts[name].tobytes()]
+    assert differ == []
+    evaluated = [
+        [line for line in (tmp_path / name / "history.jsonl").read_text().splitlines() if "average" in line]
+        for name in ("whole", "parts")
+    ]
+    assert evaluated[0] == evaluated[1] and len(evaluated[0]) == 2
+    with pytest.raises(OSError, match=r"'.*none.*' must be there to go on from it"):
+        training.train(SHORT, tmp_path / "none", again=True)
+
+
+@pytest.mark.slow
+def test_two_workers_agree_with_one(tmp_path):
+    """By the commands of the README, under msrun and alone: weights, momentum and averages."""
+    said = ["--set", "epochs=1", "warmup_epochs=0", "mixup=0.2", "loss_scale=1024"]
+    command = [str(NFNET / "train.py"), str(NFNET / "configs" / "digits.yaml"), *said, "--out"]
+    launched(tmp_path, command[0], *command[1:], str(tmp_path / "two"))
+    done = subprocess.run(
+        [sys.executable, *command, str(tmp_path / "one")], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / name / training.LAST) for name in ("one", "two"))
+    for name in one:
+        if one[name].dtype == np.float32:
+            off = np.linalg.norm(one[name].astype(float) - two[name])
+            assert off <= 1e-5 * np.linalg.norm(one[name].astype(float)) + 1e-7, name
+    checkpoint = str(tmp_path / "two" / training.LAST)
+    told = subprocess.run(
+        [sys.executable, str(NFNET / "eval.py"), command[1], checkpoint, *said],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+    )
+    last = json.loads((tmp_path / "two" / "history.jsonl").read_text().splitlines()[-1])
+    assert told.stdout.strip() == f"accuracy {last['accuracy']:.4f} average {last['average']:.4f}", told.stderr
