@@ -111,6 +111,12 @@ class Recipe:
                 f"{self.warmup_epochs}."
             )
 
+        if self.randaugment_layers and self.in_channels == 1:
+            raise ValueError(
+                "For 'recipe', 'randaugment_layers' must be 0 where 'in_channels' is 1, because RandAugment changes "
+                f"colours, but got {self.randaugment_layers}."
+            )
+
     @classmethod
     def read(cls, file, changes=()):
         """Read a recipe.

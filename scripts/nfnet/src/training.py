@@ -81,37 +81,39 @@ class Loss(nn.Cell):
         return ops.cross_entropy(logits.astype(ms.float32), targets, label_smoothing=self.label_smoothing)
 
 
-class Accuracy(nn.Cell):
-    """How many of the images a network classifies rightly, all workers together.
+class Sum(nn.Cell):
+    """The sum of a Tensor over all workers."""
+
+    def __init__(self):
+        super().__init__()
+        self.reduce = ops.AllReduce()
+
+    def construct(self, x):
+        """Add up a Tensor of any shape."""
+        return self.reduce(x)
+
+
+def accuracy(network, data, total=None):
+    """The share of images that a network classifies rightly, those of all workers together.
 
     Args:
         network (Cell): Gives logits.
-        workers (int): How many there are, each with images of its own.
+        data (Dataset): The images and labels of this worker.
+        total (Union[None, Sum]): Of the workers, if there are several. Default: ``None`` .
     """
-
-    def __init__(self, network, workers):
-        super().__init__(auto_prefix=False)
-        self.network, self.workers = network, workers
-        self.reduce = ops.AllReduce() if workers > 1 else None
-
-    def construct(self, counts):
-        """Add up (right, all) of the workers."""
-        return counts if self.reduce is None else self.reduce(counts)
-
-    def of(self, data):
-        """Evaluate the images and labels of a dataset: a number in [0, 1]."""
-        was_training = self.network.training
-        self.network.set_train(False)
-        right = count = size = 0
-        for image, label in data.create_tuple_iterator(num_epochs=1, output_numpy=True):
-            size = max(size, len(label))
-            # the last batch is filled up: each shape would compile
-            filled = np.concatenate([image, np.zeros((size - len(image), *image.shape[1:]), image.dtype)])
-            logits = self.network(Tensor(filled)).asnumpy()[: len(label)]
-            right, count = right + int((logits.argmax(1) == label).sum()), count + len(label)
-        self.network.set_train(was_training)
-        right, count = self(Tensor([right, count], ms.float32)).asnumpy()
-        return float(right / count)
+    was_training = network.training
+    network.set_train(False)
+    right = count = size = 0
+    for image, label in data.create_tuple_iterator(num_epochs=1, output_numpy=True):
+        size = max(size, len(label))
+        # the last batch is filled up: each shape would compile
+        filled = np.concatenate([image, np.zeros((size - len(image), *image.shape[1:]), image.dtype)])
+        logits = network(Tensor(filled)).asnumpy()[: len(label)]
+        right, count = right + int((logits.argmax(1) == label).sum()), count + len(label)
+    network.set_train(was_training)
+    if total is not None:
+        right, count = total(Tensor([right, count], ms.float32)).asnumpy()
+    return float(right / count)
 
 
 class Log(Callback):
@@ -121,15 +123,14 @@ class Log(Callback):
         folder (Path): Where "log.txt" and "history.jsonl" are written.
         recipe (Recipe): What is trained.
         ema (EMA): The optimizer.
-        accuracy (Accuracy): Of the network.
-        data (Dataset): What is evaluated.
+        evaluate (Callable): Gives the accuracy of the network as it is.
         per_epoch (int): The steps of an epoch.
         rank (int): The worker; only the first writes.
     """
 
-    def __init__(self, folder, recipe, ema, accuracy, data, per_epoch, rank):
+    def __init__(self, folder, recipe, ema, evaluate, per_epoch, rank):
         super().__init__()
-        self.recipe, self.ema, self.accuracy, self.data, self.per_epoch = recipe, ema, accuracy, data, per_epoch
+        self.recipe, self.ema, self.evaluate, self.per_epoch = recipe, ema, evaluate, per_epoch
         self.history, self.rank, self.folder = folder / "history.jsonl", rank, folder
         self.log = logging.getLogger("nfnet")
         self.log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
@@ -174,9 +175,9 @@ class Log(Callback):
         """Evaluate the weights and their averages, and write the checkpoint."""
         if run_context.get_stop_requested():
             return
-        weights = self.accuracy.of(self.data)
+        weights = self.evaluate()
         with self.ema.average_parameters():
-            averages = self.accuracy.of(self.data)
+            averages = self.evaluate()
         epoch = self.step // self.per_epoch
         self.log.info("epoch %d/%d accuracy %.4f average %.4f", epoch, self.recipe.epochs, weights, averages)
         self._keep({"step": self.step, "accuracy": weights, "average": averages})
@@ -193,8 +194,9 @@ class Log(Callback):
 def train(recipe, folder, again=False):
     """Train by a recipe.
 
-    What was asked to stop, by SIGTERM or Ctrl-C, writes its checkpoint after the step; a training that is taken up
-    again goes on to the bit, unless dropout or `drop_path` draw: MindSpore tells no state of what they draw from.
+    A checkpoint is written after each epoch; a worker that is alone and is asked to stop, by SIGTERM or Ctrl-C, writes
+    one after the step. A training that is taken up goes on to the bit, unless dropout or `drop_path` draw: MindSpore
+    tells no state of what they draw from.
 
     Args:
         recipe (Recipe): What says how.
@@ -229,16 +231,16 @@ def train(recipe, folder, again=False):
         ema,
         loss_scale_manager=FixedLossScaleManager(recipe.loss_scale, drop_overflow_update=False),
     )
-    accuracy, held = Accuracy(network, workers), images.held(recipe, *evaluated, rank, workers)
-    log = Log(folder, recipe, ema, accuracy, held, batches.per_epoch, rank)
-    # one for each worker, of which all stop at one step; the others write what nothing reads
-    stop = SaveOnStop(ema, folder / (LAST if rank == 0 else f"rank_{rank}.safetensors"))
+    held, total = images.held(recipe, *evaluated, rank, workers), Sum() if workers > 1 else None
+    log = Log(folder, recipe, ema, lambda: accuracy(network, held, total), batches.per_epoch, rank)
+    stop = SaveOnStop(ema, folder / LAST)
     while first < len(batches) and not stop.stopped:
         epoch, broken_off = divmod(first, batches.per_epoch)
         model.train(
             epoch + 1 if broken_off else recipe.epochs,
             images.dataset(batches, first),
-            callbacks=[stop, log],
+            # of several workers each would stop at a step of its own, and the others wait for it
+            callbacks=[log] if workers > 1 else [stop, log],
             dataset_sink_mode=recipe.data_sink,
             initial_epoch=epoch,
         )
@@ -276,8 +278,8 @@ def evaluate(recipe, checkpoint):
         checkpoint (Union[str, Path]): The file.
     """
     rank, workers = prepare(recipe)
-    data = images.held(recipe, *images.read(recipe)[1], rank, workers)
-    return tuple(Accuracy(trained(recipe, checkpoint, average), workers).of(data) for average in (False, True))
+    data, total = images.held(recipe, *images.read(recipe)[1], rank, workers), Sum() if workers > 1 else None
+    return tuple(accuracy(trained(recipe, checkpoint, average), data, total) for average in (False, True))
 
 
 def export(recipe, checkpoint, file, average=True):
