@@ -14,7 +14,7 @@ from ms_optim._gradients import SPARSE_KINDS, fits
 # Set to float32, sums are taken on CPU as on other devices.
 SUMS = "MS_OPTIM_SUMS"
 
-
+# Not a loop or `zip`, where there can be one: MindSpore parses and infers these anew for each turn.
 hyper_map = ops.HyperMap()
 
 
@@ -24,6 +24,7 @@ def prepare_sums() -> None:
 
 
 def _together(*conditions):
+    """The conditions of one parameter."""
     return conditions
 
 

@@ -1,14 +1,18 @@
 """The recipe of a training: what tells one from another, in one YAML file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import yaml
 
 from ms_optim.arguments import Choice, Flag, Number, Whole
 from src.nfnet import ARCHITECTURES
 
-DATASETS = ("digits", "idx", "csv", "folder")
+_RATE, _WEIGHT, _COUNT = Number("[0, 1)"), Number("[0, inf)"), Whole(1)
+
+
+def _of(default, kind):
+    return field(default=default, metadata={"kind": kind})
 
 
 @dataclass(frozen=True)
@@ -56,61 +60,60 @@ class Recipe:
         log_steps (int): How many steps there are between two lines of the log.
     """
 
-    model: str = "nfnet_f0"
-    num_classes: int = 1000
-    in_channels: int = 3
-    approximate: bool = True
-    dropout: float = 0.2
-    drop_path: float = 0.25
-    dataset: str = "folder"
+    model: str = _of("nfnet_f0", Choice(*ARCHITECTURES))
+    num_classes: int = _of(1000, _COUNT)
+    in_channels: int = _of(3, Choice(1, 3))
+    approximate: bool = _of(True, Flag())
+    dropout: float = _of(0.2, _RATE)
+    drop_path: float = _of(0.25, _RATE)
+    dataset: str = _of("folder", Choice("digits", "idx", "csv", "folder"))
     data_path: str = ""
-    image_size: int = 192
-    eval_image_size: int = 256
-    pad: int = 0
-    flip: bool = True
-    randaugment_layers: int = 4
-    randaugment_magnitude: int = 5
-    mixup: float = 0.2
-    cutmix: float = 1.0
-    label_smoothing: float = 0.1
-    epochs: int = 360
-    warmup_epochs: int = 5
-    batch_size: int = 4096
-    eval_batch_size: int = 250
-    lr: float = 1.6
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 2e-5
-    clipping: float = 0.01
+    image_size: int = _of(192, _COUNT)
+    eval_image_size: int = _of(256, _COUNT)
+    pad: int = _of(0, Whole(0))
+    flip: bool = _of(True, Flag())
+    randaugment_layers: int = _of(4, Whole(0))
+    randaugment_magnitude: int = _of(5, Choice(*range(31)))
+    mixup: float = _of(0.2, _WEIGHT)
+    cutmix: float = _of(1.0, _WEIGHT)
+    label_smoothing: float = _of(0.1, _RATE)
+    epochs: int = _of(360, _COUNT)
+    warmup_epochs: int = _of(5, Whole(0))
+    batch_size: int = _of(4096, _COUNT)
+    eval_batch_size: int = _of(250, _COUNT)
+    lr: float = _of(1.6, _WEIGHT)
+    momentum: float = _of(0.9, _WEIGHT)
+    nesterov: bool = _of(True, Flag())
+    weight_decay: float = _of(2e-5, _WEIGHT)
+    clipping: float = _of(0.01, _WEIGHT)
     exempt: tuple = ("head.fc.*",)
-    ema_decay: float = 0.99999
+    ema_decay: float = _of(0.99999, Number("[0, 1]"))
     ema_schedule: str = "torch_ema"
-    amp_level: str = "O0"
-    loss_scale: float = 1.0
-    seed: int = 0
-    device_target: str = "CPU"
-    data_workers: int = 1
-    data_sink: bool = False
-    log_steps: int = 10
+    amp_level: str = _of("O0", Choice("O0", "O2", "O3"))
+    loss_scale: float = _of(1.0, Number("(0, inf)"))
+    seed: int = _of(0, Whole(0))
+    device_target: str = _of("CPU", Choice("Ascend", "GPU", "CPU"))
+    data_workers: int = _of(1, _COUNT)
+    data_sink: bool = _of(False, Flag())
+    log_steps: int = _of(10, _COUNT)
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in KINDS:
-                value = KINDS[field.name].check("recipe", field.name, value)
-            elif field.name == "exempt":
-                if isinstance(value, str) or not all(isinstance(pattern, str) for pattern in value):
-                    raise TypeError(f"For 'recipe', 'exempt' must be a list of patterns, but got {value!r}.")
+        for said in fields(self):
+            value = getattr(self, said.name)
+            if "kind" in said.metadata:
+                value = said.metadata["kind"].check("recipe", said.name, value)
+            elif said.type is tuple:
+                if not isinstance(value, (list, tuple)) or not all(isinstance(pattern, str) for pattern in value):
+                    raise TypeError(f"For 'recipe', '{said.name}' must be a list of patterns, but got {value!r}.")
                 value = tuple(value)
             elif not isinstance(value, str):
-                raise TypeError(f"For 'recipe', '{field.name}' must be text, but got {value!r}.")
-            object.__setattr__(self, field.name, value)
+                raise TypeError(f"For 'recipe', '{said.name}' must be text, but got {value!r}.")
+            object.__setattr__(self, said.name, value)
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"For 'recipe', 'warmup_epochs' must be less than the 'epochs' {self.epochs}, but got "
                 f"{self.warmup_epochs}."
             )
-
         if self.randaugment_layers and self.in_channels == 1:
             raise ValueError(
                 "For 'recipe', 'randaugment_layers' must be 0 where 'in_channels' is 1, because RandAugment changes "
@@ -138,46 +141,8 @@ class Recipe:
             if not equals:
                 raise ValueError(f"For 'recipe', a change must be of the form name=value, but got {change!r}.")
             given[name] = yaml.safe_load(value)
-        known = {field.name for field in fields(cls)}
+        known = {said.name for said in fields(cls)}
         if given.keys() - known:
             odd = sorted(map(str, given.keys() - known))
             raise ValueError(f"For 'recipe', the names must be some of {sorted(known)}, but got {odd}.")
         return replace(cls(), **given)
-
-
-_RATE, _WEIGHT, _COUNT = Number("[0, 1)"), Number("[0, inf)"), Whole(1)
-KINDS = {
-    "model": Choice(*ARCHITECTURES),
-    "num_classes": _COUNT,
-    "in_channels": Choice(1, 3),
-    "approximate": Flag(),
-    "dropout": _RATE,
-    "drop_path": _RATE,
-    "dataset": Choice(*DATASETS),
-    "image_size": _COUNT,
-    "eval_image_size": _COUNT,
-    "pad": Whole(0),
-    "flip": Flag(),
-    "randaugment_layers": Whole(0),
-    "randaugment_magnitude": Whole(0),
-    "mixup": _WEIGHT,
-    "cutmix": _WEIGHT,
-    "label_smoothing": _RATE,
-    "epochs": _COUNT,
-    "warmup_epochs": Whole(0),
-    "batch_size": _COUNT,
-    "eval_batch_size": _COUNT,
-    "lr": _WEIGHT,
-    "momentum": _WEIGHT,
-    "nesterov": Flag(),
-    "weight_decay": _WEIGHT,
-    "clipping": _WEIGHT,
-    "ema_decay": Number("[0, 1]"),
-    "amp_level": Choice("O0", "O2", "O3"),
-    "loss_scale": Number("(0, inf)"),
-    "seed": Whole(0),
-    "device_target": Choice("Ascend", "GPU", "CPU"),
-    "data_workers": _COUNT,
-    "data_sink": Flag(),
-    "log_steps": _COUNT,
-}

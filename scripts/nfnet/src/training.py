@@ -137,6 +137,7 @@ class Log(Callback):
         self.log.propagate = False
         for known in self.log.handlers[:]:
             self.log.removeHandler(known)
+            known.close()
         for handler in (logging.StreamHandler(), *([logging.FileHandler(folder / "log.txt")] if rank == 0 else [])):
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
             self.log.addHandler(handler)
