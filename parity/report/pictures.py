@@ -79,9 +79,7 @@ def ways(name: str, function: Callable, start: Sequence[float], steps: int = STE
     shape = (*(1,) * ((ENTRIES[name].rank or 1) - 1), 2)
     param = Parameter(Tensor(np.reshape(start, shape), ms.float64), name="point")
     optimizer = ms_optim.OPTIMIZERS[name]([param])
-    begin = optimizer.state_dict()
-
-    found = {}
+    begin, found = optimizer.state_dict(), {}
     for rate in RATES:
         param.set_data(Tensor(np.reshape(start, shape), ms.float64))
         optimizer.load_state_dict(begin)
@@ -190,9 +188,11 @@ def draw_runs(folders: Sequence[Path]):
     figure, (losses, accuracies) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
     for folder in folders:
         told = history(folder)
-        (line,) = losses.plot(*zip(*told["loss"]), label=folder.name, linewidth=1)
-        accuracies.plot(*zip(*told["accuracy"]), color=line.get_color(), label=f"{folder.name}, weights")
-        accuracies.plot(*zip(*told["average"]), color=line.get_color(), linestyle="--", label=f"{folder.name}, average")
+        (line,) = losses.plot(*zip(*told["loss"]), label=folder.name, linewidth=1, marker=".", markersize=3)
+        for name, style in (("accuracy", "-"), ("average", "--")):
+            if name in told:  # one that came to no number has none, if that was in its first epoch
+                points, label = zip(*told[name]), f"{folder.name}, {'weights' if name == 'accuracy' else name}"
+                accuracies.plot(*points, color=line.get_color(), linestyle=style, label=label, marker=".")
     losses.set(title="loss of a batch", xlabel="step", yscale="log")
     accuracies.set(title="accuracy of what is held out", xlabel="step", ylim=(0, 1))
     for axes in (losses, accuracies):

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import mindspore as ms
@@ -60,7 +62,13 @@ def test_each_recipe_is_read():
         ("exempt: 3", (), TypeError, "'exempt' must be a list of patterns, but got 3"),
         ("randaugment_magnitude: 31", (), ValueError, "'randaugment_magnitude' must be one of .* but got 31"),
         ("data_path: 3", (), TypeError, "'data_path' must be text, but got 3"),
-        ("in_channels: 1", (), ValueError, "'randaugment_layers' must be 0 where 'in_channels' is 1, .* but got 4"),
+        ("in_channels: 1", (), ValueError, "'in_channels' must be 3 where 'dataset' is 'folder', but got 1"),
+        (
+            "in_channels: 1",
+            ("dataset=idx",),
+            ValueError,
+            "'randaugment_layers' must be 0 where 'in_channels' is 1, .* but got 4",
+        ),
         ("epochs: 5", (), ValueError, "'warmup_epochs' must be less than the 'epochs' 5, but got 5"),
     ],
 )
@@ -95,6 +103,23 @@ def test_a_batch_is_a_function_of_its_step():
 def counted(arrays):
     """How often each of several images is there."""
     return Counter(image.tobytes() for image in arrays)
+
+
+def yielding(image):
+    """Let the other threads run."""
+    time.sleep(0.0001)
+    return image
+
+
+def test_batches_that_are_made_at_once(monkeypatch):
+    """Threads draw from one seed of the process, and each batch is what it is when it is made alone."""
+    batches = images.Batches(DRAWN, *images.read(DRAWN)[0])
+    # another thread comes between the seed and what is drawn from it
+    monkeypatch.setattr(batches, "transforms", [yielding, *batches.transforms])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(batches.__getitem__, range(12)))
+    for step, parts in enumerate(found):
+        assert all(np.array_equal(part, alone) for part, alone in zip(parts, batches[step])), step
 
 
 def test_an_epoch_has_each_image_once():
@@ -188,6 +213,9 @@ def test_a_folder_of_images(tmp_path):
     assert image.shape == (3, 40, 40) and label == 1 and np.abs(image).max() < 3
     for part in ("train", "val"):
         (tmp_path / "empty" / part / "cat").mkdir(parents=True)
+    (tmp_path / "val" / "fox").mkdir()
+    with pytest.raises(ValueError, match=r"the same classes in 'train' and 'val', but got \['fox'\] in one"):
+        images.read(recipe)
     with pytest.raises(ValueError, match="'data_path' must lead to images in folders of classes, but got"):
         images.read(replace(recipe, data_path=str(tmp_path / "empty")))
 

@@ -53,8 +53,11 @@ def test_pictures_of_runs(tmp_path, monkeypatch, capsys):
         "accuracy": [(2, 0.5)],
         "average": [(2, 0.4)],
     }
+    broken_off = tmp_path / "broken_off"
+    broken_off.mkdir()
+    (broken_off / "history.jsonl").write_text(json.dumps(lines[0]) + "\n")
     monkeypatch.setattr(pictures, "PICTURES", {"rates": pictures.draw_rates})
-    pictures.main([str(tmp_path / "out"), "--runs", str(run)])
+    pictures.main([str(tmp_path / "out"), "--runs", str(run), str(broken_off)])
     for name in ("rates", "runs"):
         assert (tmp_path / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit):

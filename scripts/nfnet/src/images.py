@@ -1,6 +1,8 @@
 """Images: read, augmented and put into batches, each of which is a function of the seed and of its step alone."""
 
+import contextlib
 import gzip
+import threading
 from pathlib import Path
 
 import mindspore.dataset as ds
@@ -12,6 +14,8 @@ MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp")
 # What draws at random says so by a number of its own, beside the seed and the step.
 ORDER, IMAGE, PAIR = range(3)
+# A process has one seed for all that its threads draw.
+_drawing = threading.Lock()
 
 
 def _digits():
@@ -35,10 +39,14 @@ def _idx(file):
     return np.frombuffer(content, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
 
 
+def _classes(folder):
+    """The names of the folders in a folder."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
 def _listed(folder):
     """The files of a folder of folders, one for each class, and their classes."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    found = [(str(file), i) for i, path in enumerate(classes) for file in sorted(path.rglob("*"))]
+    found = [(str(file), i) for i, name in enumerate(_classes(folder)) for file in sorted((folder / name).rglob("*"))]
     found = [(file, i) for file, i in found if Path(file).suffix.lower() in SUFFIXES]
     if not found:
         raise ValueError(
@@ -58,7 +66,7 @@ def read(recipe):
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If there are labels that are no class.
+        ValueError: If there are labels that are no class, or folders of images that do not belong together.
     """
     path = Path(recipe.data_path)
     if recipe.dataset == "digits":
@@ -73,6 +81,12 @@ def read(recipe):
             for part in ("train", "t10k")
         ]
     else:
+        odd = {*_classes(path / "train")} ^ {*_classes(path / "val")}
+        if odd:
+            raise ValueError(
+                f"For 'recipe', 'data_path' must have the same classes in 'train' and 'val', but got {sorted(odd)} "
+                "in one."
+            )
         pairs = [_listed(path / part) for part in ("train", "val")]
     pairs = [(images, labels.astype(np.int32)) for images, labels in pairs]
     largest = max(labels.max() for _, labels in pairs)
@@ -205,14 +219,15 @@ class Held:
 
 def opened(image, operations, recipe, seed=None):
     """One image, changed; with a seed, always in the same way."""
-    if seed is not None:
-        # The operations draw from this when they are called.
-        ds.config.set_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     image = (
         np.fromfile(image, np.uint8) if recipe.dataset == "folder" else image[..., None].repeat(recipe.in_channels, 2)
     )
-    for operation in operations:
-        image = operation(image)
+    with contextlib.nullcontext() if seed is None else _drawing:
+        if seed is not None:
+            # The operations draw from this when they are called.
+            ds.config.set_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        for operation in operations:
+            image = operation(image)
     return image.astype(np.float32)
 
 
@@ -242,7 +257,7 @@ def dataset(batches, first=0):
         ["image", "target"],
         sampler=_Steps(first, left),
         num_parallel_workers=batches.recipe.data_workers,
-        # processes and no threads: what is drawn from a seed of the process must be drawn by one thread of it
+        # of several workers each is a process, whose seed is its own; one alone is a thread
         python_multiprocessing=True,
     )
 

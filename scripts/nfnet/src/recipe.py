@@ -114,6 +114,8 @@ class Recipe:
                 f"For 'recipe', 'warmup_epochs' must be less than the 'epochs' {self.epochs}, but got "
                 f"{self.warmup_epochs}."
             )
+        if self.dataset == "folder" and self.in_channels != 3:
+            raise ValueError("For 'recipe', 'in_channels' must be 3 where 'dataset' is 'folder', but got 1.")
         if self.randaugment_layers and self.in_channels == 1:
             raise ValueError(
                 "For 'recipe', 'randaugment_layers' must be 0 where 'in_channels' is 1, because RandAugment changes "
