@@ -38,8 +38,7 @@ setup(
     install_requires=["mindspore>=2.8,<2.11", "numpy<2"],
     extras_require={
         "parity": ["hypothesis", "jinja2", "matplotlib", "rich", "safetensors", "scikit-learn", "torch>=2.6,<2.14"],
-        "zoo": ["mindcv==0.3.0"],
-        "test": ["expecttest", "mypy", "pytest", "pytest-xdist", "ruff"],
+        "test": ["expecttest", "mindcv==0.3.0", "mypy", "pytest", "pytest-xdist", "ruff"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

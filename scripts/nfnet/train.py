@@ -2,7 +2,7 @@
 
 import argparse
 
-from src.recipe import Recipe
+from src.config import Recipe
 from src.training import train
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from mindspore import Tensor, nn
 from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
-from src import images, training
+from src import dataset, training
+from src.callback import LAST, Log
+from src.config import Recipe
 from src.nfnet import Architecture
-from src.recipe import Recipe
 
 NFNET = ROOT / "scripts" / "nfnet"
 DIGITS = Recipe.read(NFNET / "configs" / "digits.yaml")
@@ -82,9 +83,9 @@ def test_what_is_wrong_in_a_recipe_is_named(text, changes, error, words, tmp_pat
 
 def test_a_batch_is_a_function_of_its_step():
     """Whoever asks for it, and in which order; two workers have what one has."""
-    pairs = images.read(DRAWN)
-    whole = images.Batches(DRAWN, *pairs[0])
-    again, parts = images.Batches(DRAWN, *pairs[0]), [images.Batches(DRAWN, *pairs[0], rank, 2) for rank in (0, 1)]
+    pairs = dataset.read(DRAWN)
+    whole = dataset.Batches(DRAWN, *pairs[0])
+    again, parts = dataset.Batches(DRAWN, *pairs[0]), [dataset.Batches(DRAWN, *pairs[0], rank, 2) for rank in (0, 1)]
     steps = [30, 0, 21]
     batches = {step: whole[step] for step in sorted(steps)}
     for step in steps:
@@ -96,7 +97,7 @@ def test_a_batch_is_a_function_of_its_step():
     assert image.shape == (64, 3, 16, 16) and image.dtype == np.float32
     assert np.allclose(target.sum(1), 1, atol=1e-6) and (target < 0.99).any(1).mean() > 0.5
     assert not np.array_equal(image, batches[21][0])
-    other = images.Batches(replace(DRAWN, seed=1), *pairs[0])[0]
+    other = dataset.Batches(replace(DRAWN, seed=1), *pairs[0])[0]
     assert not np.array_equal(image, other[0]) and not np.array_equal(target, other[1])
 
 
@@ -113,7 +114,7 @@ def yielding(image):
 
 def test_batches_that_are_made_at_once(monkeypatch):
     """Threads draw from one seed of the process, and each batch is what it is when it is made alone."""
-    batches = images.Batches(DRAWN, *images.read(DRAWN)[0])
+    batches = dataset.Batches(DRAWN, *dataset.read(DRAWN)[0])
     # another thread comes between the seed and what is drawn from it
     monkeypatch.setattr(batches, "transforms", [yielding, *batches.transforms])
     with ThreadPoolExecutor(4) as pool:
@@ -125,14 +126,14 @@ def test_batches_that_are_made_at_once(monkeypatch):
 def test_an_epoch_has_each_image_once():
     """As it is, where nothing is drawn; the next has another order. What is held out is all the rest."""
     still = replace(DIGITS, pad=0)
-    (pixels, labels), (held, _) = images.read(still)
+    (pixels, labels), (held, _) = dataset.read(still)
     assert len(pixels) == 1437 and len(held) == 360
     drawn = (load_digits().images * (255 / 16)).round().astype(np.uint8)
     assert counted(drawn) == counted(pixels) + counted(held)
-    batches = images.Batches(still, pixels, labels)
+    batches = dataset.Batches(still, pixels, labels)
     assert len(batches) == 22 * 12
     epochs = [np.concatenate([batches[step][0] for step in range(begin, begin + 22)]) for begin in (0, 22)]
-    plain = np.stack([images.opened(image, batches.transforms, still) for image in pixels])
+    plain = np.stack([dataset.opened(image, batches.transforms, still) for image in pixels])
     assert all(len(epoch) == 1408 and counted(epoch) <= counted(plain) for epoch in epochs)
     assert not np.array_equal(*epochs)
 
@@ -140,8 +141,8 @@ def test_an_epoch_has_each_image_once():
 @pytest.mark.parametrize("first, epochs", [(15, [range(15, 22)]), (22, [range(22, 44), range(44, 66)])], ids=str)
 def test_the_steps_of_an_epoch(first, epochs):
     """Those that are left of one that was broken off, or whole ones, one after the other."""
-    batches = images.Batches(replace(DIGITS, epochs=3), *images.read(DIGITS)[0])
-    iterator = images.dataset(batches, first).create_tuple_iterator(num_epochs=len(epochs), output_numpy=True)
+    batches = dataset.Batches(replace(DIGITS, epochs=3), *dataset.read(DIGITS)[0])
+    iterator = dataset.steps(batches, first).create_tuple_iterator(num_epochs=len(epochs), output_numpy=True)
     for epoch in epochs:
         found = [image for image, _ in iterator]
         assert len(found) == len(epoch)
@@ -156,7 +157,7 @@ def test_mixed_images():
         boxes = 0
         for seed in range(20):
             rngs = [np.random.default_rng(seed)]
-            image, target = images.mixed(given, np.eye(2, dtype=np.float32), recipe, rngs)
+            image, target = dataset.mixed(given, np.eye(2, dtype=np.float32), recipe, rngs)
             assert np.allclose(image.mean((1, 2, 3)), target[:, 1], atol=1e-6)
             assert np.allclose(target.sum(1), 1)
             boxes += len(np.unique(image[0])) > 1
@@ -173,19 +174,19 @@ def test_files(tmp_path):
             with gzip.open(tmp_path / f"{part}-{kind}-ubyte.gz", "wb") as stream:
                 stream.write(head + array.tobytes())
     for found, expected in zip(
-        images.read(replace(DIGITS, dataset="idx", data_path=str(tmp_path)))[1], (pixels, labels)
+        dataset.read(replace(DIGITS, dataset="idx", data_path=str(tmp_path)))[1], (pixels, labels)
     ):
         assert np.array_equal(found, expected)
     file = tmp_path / "rows.csv"
     np.savetxt(file, np.column_stack([pixels.reshape(20, -1), labels]), "%d", ",")
-    trained, held = images.read(replace(DIGITS, dataset="csv", data_path=str(file)))
+    trained, held = dataset.read(replace(DIGITS, dataset="csv", data_path=str(file)))
     assert (len(trained[0]), len(held[0])) == (16, 4)
     assert all(
         np.array_equal(image, pixels[(labels == label) & (pixels == image).all((1, 2))][0])
         for image, label in zip(*held)
     )
     with pytest.raises(ValueError, match="'num_classes' must be more than the label 9, but got 5"):
-        images.read(replace(DIGITS, dataset="csv", data_path=str(file), num_classes=5))
+        dataset.read(replace(DIGITS, dataset="csv", data_path=str(file), num_classes=5))
 
 
 def test_a_folder_of_images(tmp_path):
@@ -205,25 +206,25 @@ def test_a_folder_of_images(tmp_path):
         "eval_image_size": 40,
     }
     recipe = replace(DRAWN, num_classes=2, **changes)
-    trained, held = images.read(recipe)
+    trained, held = dataset.read(recipe)
     assert trained[1].tolist() == [0, 0, 0, 1, 1, 1]
-    first, again = (images.Batches(recipe, *trained)[1] for _ in range(2))
+    first, again = (dataset.Batches(recipe, *trained)[1] for _ in range(2))
     assert first[0].shape == (4, 3, 32, 32) and np.array_equal(first[0], again[0])
-    image, label = images.Held(recipe, *held)[4]
+    image, label = dataset.Held(recipe, *held)[4]
     assert image.shape == (3, 40, 40) and label == 1 and np.abs(image).max() < 3
     for part in ("train", "val"):
         (tmp_path / "empty" / part / "cat").mkdir(parents=True)
     (tmp_path / "val" / "fox").mkdir()
     with pytest.raises(ValueError, match=r"the same classes in 'train' and 'val', but got \['fox'\] in one"):
-        images.read(recipe)
+        dataset.read(recipe)
     with pytest.raises(ValueError, match="'data_path' must lead to images in folders of classes, but got"):
-        images.read(replace(recipe, data_path=str(tmp_path / "empty")))
+        dataset.read(replace(recipe, data_path=str(tmp_path / "empty")))
 
 
 def test_batches_that_do_not_fit_are_refused():
     """Each worker has pairs of images."""
     with pytest.raises(ValueError, match=r"'batch_size' must be a multiple of 4 and at most 1437, .* but got 66"):
-        images.Batches(replace(DIGITS, batch_size=66), *images.read(DIGITS)[0], 0, 2)
+        dataset.Batches(replace(DIGITS, batch_size=66), *dataset.read(DIGITS)[0], 0, 2)
 
 
 def test_learns_digits(tmp_path, quiet):
@@ -238,11 +239,11 @@ def test_learns_digits(tmp_path, quiet):
     log = (tmp_path / "log.txt").read_text()
     assert f"epoch 6/6 accuracy {last['accuracy']:.4f} average {last['average']:.4f}" in log
     assert "step 132/132 loss" in log and "images/s" in log
-    checkpoint = tmp_path / training.LAST
+    checkpoint = tmp_path / LAST
     assert training.evaluate(recipe, checkpoint) == (last["accuracy"], last["average"])
     training.export(recipe, checkpoint, tmp_path / "nfnet.mindir")
     loaded = nn.GraphCell(ms.load(str(tmp_path / "nfnet.mindir")))
-    image = Tensor(images.Held(DIGITS, *images.read(DIGITS)[1])[0][0][None])
+    image = Tensor(dataset.Held(DIGITS, *dataset.read(DIGITS)[1])[0][0][None])
     averaged = training.trained(recipe, checkpoint, average=True)
     assert np.array_equal(loaded(image).asnumpy(), averaged(image).asnumpy())
     assert not np.array_equal(
@@ -255,22 +256,22 @@ def test_goes_on_to_the_bit(tmp_path, monkeypatch, quiet):
     monkeypatch.setitem(training.ARCHITECTURES, SHORT.model, Architecture((1, 1), (32, 32), 16, 16))
     training.train(SHORT, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        told = training.Log.on_train_step_end
+        told = Log.on_train_step_end
 
         def stopping(self, run_context):
             told(self, run_context)
             if self.step == 30:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        patch.setattr(training.Log, "on_train_step_end", stopping)
+        patch.setattr(Log, "on_train_step_end", stopping)
         training.train(SHORT, tmp_path / "parts")
-    assert load_file(tmp_path / "parts" / training.LAST)["global_step"].item() == 31
+    assert load_file(tmp_path / "parts" / LAST)["global_step"].item() == 31
     with pytest.raises(
         OSError, match=r"must have no training, but has 'last.safetensors': go on from it with --resume"
     ):
         training.train(SHORT, tmp_path / "parts")
     training.train(SHORT, tmp_path / "parts", again=True)
-    whole, parts = (load_file(tmp_path / name / training.LAST) for name in ("whole", "parts"))
+    whole, parts = (load_file(tmp_path / name / LAST) for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and any(name.startswith("ema.") for name in whole)
     differ = [name for name in whole if whole[name].tobytes() != parts[name].tobytes()]
     assert differ == []
@@ -293,13 +294,13 @@ def test_two_workers_agree_with_one(tmp_path):
         [sys.executable, *command, str(tmp_path / "one")], env=ENVIRONMENT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    one, two = (load_file(tmp_path / name / training.LAST) for name in ("one", "two"))
+    one, two = (load_file(tmp_path / name / LAST) for name in ("one", "two"))
     compared = [name for name in one if one[name].dtype == np.float32]
     assert len(compared) == 3 * sum(name.startswith("ema.") for name in compared)  # weights, momentum and averages
     for name in compared:
         off = np.linalg.norm(one[name].astype(float) - two[name])
         assert off <= 1e-5 * np.linalg.norm(one[name].astype(float)) + 1e-7, name
-    checkpoint = str(tmp_path / "two" / training.LAST)
+    checkpoint = str(tmp_path / "two" / LAST)
     told = subprocess.run(
         [sys.executable, str(NFNET / "eval.py"), command[1], checkpoint, *said],
         env=ENVIRONMENT,

@@ -5,6 +5,9 @@ import functools
 import mindspore as ms
 import numpy as np
 import pytest
+from mindcv.optim.optim_factory import init_group_params
+from mindcv.utils.callbacks import StateMonitor
+from mindcv.utils.trainer_factory import create_trainer
 from mindspore import Tensor, dataset, nn, ops
 from mindspore.train import Callback, LearningRateScheduler, Model, ReduceLROnPlateau, SummaryCollector
 
@@ -170,12 +173,7 @@ def test_a_layer_decay_of_lists(make, either):
 
 
 def test_mindcv_itself(either, tmp_path):
-    """Its trainer and its monitor, where it is installed: `pip install ms_optim[zoo]`."""
-    pytest.importorskip("mindcv")
-    from mindcv.optim.optim_factory import init_group_params
-    from mindcv.utils.callbacks import StateMonitor
-    from mindcv.utils.trainer_factory import create_trainer
-
+    """Its trainer and its monitor."""
     net = Net()
     params = init_group_params(net.trainable_params(), 1e-4, "norm_and_bias", {})
     optimizer = EMA(adapters.MomentumAGC(params=params, learning_rate=[0.1] * 9, momentum=0.9, weight_decay=0.0), 0.9)

@@ -280,6 +280,10 @@ class NFNet(nn.Cell):
         self.act = ScaledGELU(approximate)
         self.head = Head(2 * width, num_classes, dropout)
 
+    def no_weight_decay(self):
+        """Give the names of the gains, which do not decay, as biases do not."""
+        return {param.name for param in self.get_parameters() if param.name.endswith("gain")}
+
     def forward_features(self, x):
         """Give what the classifier sees of images, (n, channels, height / 32, width / 32)."""
         return self.act(self.final_conv(self.stages(self.stem(x))))

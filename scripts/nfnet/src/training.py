@@ -1,25 +1,21 @@
 """A training by a recipe, from its first step or from where one was left; evaluation and export of what it came to."""
 
-import json
-import logging
 import os
-import time
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, amp, nn, ops
 from mindspore.communication import get_group_size, get_rank, init
-from mindspore.train import Callback, FixedLossScaleManager, Model
+from mindspore.train import FixedLossScaleManager, Model
 
-from ms_optim import EMA, MomentumAGC, resume, save
+from ms_optim import EMA, MomentumAGC, resume
 from ms_optim.callbacks import SaveOnStop
 from ms_optim.groups import param_groups_weight_decay
 from ms_optim.lr_scheduler import get_cosine_schedule_with_warmup, table
-from src import images
+from src import dataset
+from src.callback import LAST, Log
 from src.nfnet import ARCHITECTURES, NFNet
-
-LAST = "last.safetensors"
 
 
 def prepare(recipe):
@@ -58,7 +54,9 @@ def build(recipe, steps_per_epoch):
     steps, warmup = recipe.epochs * steps_per_epoch, recipe.warmup_epochs * steps_per_epoch
     optimizer = MomentumAGC(
         # gains of a convolution have four axes, and would decay by their rank
-        param_groups_weight_decay(network.trainable_params(), recipe.weight_decay, no_decay=("*.gain",)),
+        param_groups_weight_decay(
+            network.trainable_params(), recipe.weight_decay, no_decay=sorted(network.no_weight_decay())
+        ),
         table(lambda optimizer: get_cosine_schedule_with_warmup(optimizer, warmup, steps), recipe.lr, steps),
         recipe.momentum,
         nesterov=recipe.nesterov,
@@ -116,82 +114,6 @@ def accuracy(network, data, total=None):
     return float(right / count)
 
 
-class Log(Callback):
-    """Lines of the log and of the history: loss, learning rate and images per second, and what each epoch has come to.
-
-    Args:
-        folder (Path): Where "log.txt" and "history.jsonl" are written.
-        recipe (Recipe): What is trained.
-        ema (EMA): The optimizer.
-        evaluate (Callable): Gives the accuracy of the network as it is.
-        per_epoch (int): The steps of an epoch.
-        rank (int): The worker; only the first writes.
-    """
-
-    def __init__(self, folder, recipe, ema, evaluate, per_epoch, rank):
-        super().__init__()
-        self.recipe, self.ema, self.evaluate, self.per_epoch = recipe, ema, evaluate, per_epoch
-        self.history, self.rank, self.folder = folder / "history.jsonl", rank, folder
-        self.log = logging.getLogger("nfnet")
-        self.log.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-        self.log.propagate = False
-        for known in self.log.handlers[:]:
-            self.log.removeHandler(known)
-            known.close()
-        for handler in (logging.StreamHandler(), *([logging.FileHandler(folder / "log.txt")] if rank == 0 else [])):
-            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-            self.log.addHandler(handler)
-
-    def on_train_begin(self, run_context):
-        """Forget what was written after the step that a training goes on from."""
-        self.step = self.logged = int(self.ema.global_step.asnumpy().item())
-        self.time = time.perf_counter()
-        if self.rank == 0:
-            lines = self.history.read_text().splitlines() if self.history.exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-            self.history.write_text("".join(f"{line}\n" for line in kept))
-
-    def on_train_step_end(self, run_context):
-        """Tell a step, each so many."""
-        told = run_context.original_args()
-        self.step += told.batch_num if told.dataset_sink_mode else 1
-        if self.step - self.logged < self.recipe.log_steps and self.step % self.per_epoch:
-            return
-        loss = float(told.net_outputs.asnumpy())
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"The loss is {loss} at step {self.step}.")
-        rate = self.ema.get_lr()
-        rate = float((rate[0] if isinstance(rate, tuple) else rate).asnumpy())
-        now = time.perf_counter()
-        speed = (self.step - self.logged) * self.recipe.batch_size / (now - self.time)
-        self.log.info(
-            "epoch %d/%d step %d/%d loss %.4f lr %.4g images/s %.0f",
-            *(-(-self.step // self.per_epoch), self.recipe.epochs, self.step, self.per_epoch * self.recipe.epochs),
-            *(loss, rate, speed),
-        )
-        self._keep({"step": self.step, "loss": loss, "lr": rate})
-        self.logged, self.time = self.step, now
-
-    def on_train_epoch_end(self, run_context):
-        """Evaluate the weights and their averages, and write the checkpoint."""
-        if run_context.get_stop_requested():
-            return
-        weights = self.evaluate()
-        with self.ema.average_parameters():
-            averages = self.evaluate()
-        epoch = self.step // self.per_epoch
-        self.log.info("epoch %d/%d accuracy %.4f average %.4f", epoch, self.recipe.epochs, weights, averages)
-        self._keep({"step": self.step, "accuracy": weights, "average": averages})
-        if self.rank == 0:
-            save(self.ema, self.folder / LAST)
-        self.time = time.perf_counter()
-
-    def _keep(self, told):
-        if self.rank == 0:
-            with open(self.history, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps(told) + "\n")
-
-
 def train(recipe, folder, again=False):
     """Train by a recipe.
 
@@ -220,8 +142,8 @@ def train(recipe, folder, again=False):
             if again
             else f"For 'train', '{folder}' must have no training, but has '{LAST}': go on from it with --resume."
         )
-    training, evaluated = images.read(recipe)
-    batches = images.Batches(recipe, *training, rank, workers)
+    training, evaluated = dataset.read(recipe)
+    batches = dataset.Batches(recipe, *training, rank, workers)
     network, ema = build(recipe, batches.per_epoch)
     if again:
         resume(ema, folder / LAST)
@@ -232,14 +154,14 @@ def train(recipe, folder, again=False):
         ema,
         loss_scale_manager=FixedLossScaleManager(recipe.loss_scale, drop_overflow_update=False),
     )
-    held, total = images.held(recipe, *evaluated, rank, workers), Sum() if workers > 1 else None
+    held, total = dataset.held(recipe, *evaluated, rank, workers), Sum() if workers > 1 else None
     log = Log(folder, recipe, ema, lambda: accuracy(network, held, total), batches.per_epoch, rank)
     stop = SaveOnStop(ema, folder / LAST)
     while first < len(batches) and not stop.stopped:
         epoch, broken_off = divmod(first, batches.per_epoch)
         model.train(
             epoch + 1 if broken_off else recipe.epochs,
-            images.dataset(batches, first),
+            dataset.steps(batches, first),
             # of several workers each would stop at a step of its own, and the others wait for it
             callbacks=[log] if workers > 1 else [stop, log],
             dataset_sink_mode=recipe.data_sink,
@@ -279,7 +201,7 @@ def evaluate(recipe, checkpoint):
         checkpoint (Union[str, Path]): The file.
     """
     rank, workers = prepare(recipe)
-    data, total = images.held(recipe, *images.read(recipe)[1], rank, workers), Sum() if workers > 1 else None
+    data, total = dataset.held(recipe, *dataset.read(recipe)[1], rank, workers), Sum() if workers > 1 else None
     return tuple(accuracy(trained(recipe, checkpoint, average), data, total) for average in (False, True))
 
 

@@ -244,7 +244,7 @@ class _Steps(ds.Sampler):
         return iter(range(begin, self.first))
 
 
-def dataset(batches, first=0):
+def steps(batches, first=0):
     """The batches as MindSpore reads them, from a step on, an epoch each time; or what is left of the epoch it is in.
 
     Args:

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Train on several devices of this machine: bash scripts/run_distribute_train.sh DEVICES RECIPE FOLDER [NAME=VALUE ...]
+set -eu
+usage="usage: run_distribute_train.sh DEVICES RECIPE FOLDER [NAME=VALUE ...]"
+devices=${1:?$usage} recipe=${2:?$usage} folder=${3:?$usage}
+shift 3
+exec msrun --worker_num="$devices" --local_worker_num="$devices" --join=True --log_dir="$folder/workers" \
+    "$(dirname -- "${BASH_SOURCE[0]}")/../train.py" "$recipe" --out "$folder" --set "$@"

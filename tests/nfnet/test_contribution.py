@@ -1,0 +1,191 @@
+"""What `scripts/zoo` writes: complete, in the form that is asked for, and working where it is put."""
+
+import difflib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import mindcv
+import pytest
+from helpers.processes import ROOT
+
+ZOO = ROOT / "scripts" / "_zoo.py"
+MODELS = Path("models", "research", "cv", "NFNet")
+# Of the files of mindcv that its package does not have, what scripts/zoo adds to.
+ROUND_IT = {
+    "config.py": "choices=['sgd', 'lamb', \"nadam\"]\n    group.add_argument('--eps', type=float,\n        help='')\n",
+    "train.py": "create_optimizer(\n        eps=args.eps,\n)\n",
+    "train_with_func.py": "create_optimizer(\n        eps=args.eps,\n)\n",
+}
+# As the project's template has them.
+SECTIONS = {
+    "README.md": [
+        "Description",
+        "Model Architecture",
+        "Dataset",
+        "Features",
+        "Requirements",
+        "Quick Start",
+        "Script Description",
+        "Training",
+        "Evaluation",
+        "Export",
+        "Performance",
+        "Description of Random Situation",
+        "ModelZoo Homepage",
+    ],
+    "README_CN.md": [
+        "概述",
+        "模型架构",
+        "数据集",
+        "特性",
+        "环境要求",
+        "快速入门",
+        "脚本说明",
+        "训练过程",
+        "评估",
+        "导出",
+        "性能",
+        "随机情况说明",
+        "ModelZoo 主页",
+    ],
+}
+
+
+def zoo(*arguments):
+    """Run it."""
+    return subprocess.run([sys.executable, ZOO, *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """The package mindcv as it is installed, in a folder like its repository."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(Path(mindcv.__file__).parent, folder / "mindcv", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in ROUND_IT.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, checkout):
+    """Both folders."""
+    out = tmp_path_factory.mktemp("out")
+    done = zoo(out, "--mindcv", checkout)
+    assert done.stdout.splitlines() == [str(out / MODELS), str(out / "mindcv")], done.stderr
+    return out
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """Runs programs where the package is installed and nothing else of this repository is to be found."""
+    venv.create(tmp_path / "env", symlinks=True)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    # what a .pth names is searched, but the .pth files in it, such as that of the editable installation, are not read
+    (site / "others.pth").write_text(str(Path(pytest.__file__).parents[1]))
+    shutil.copytree(ROOT / "ms_optim", site / "ms_optim", ignore=shutil.ignore_patterns("__pycache__"))
+    programs = tmp_path / "env" / "bin"
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environ["PATH"] = f"{programs}:{Path(sys.executable).parent}:{environ['PATH']}"
+
+    def run(folder, *command):
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environ)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    found = run(tmp_path, "python", "-c", "import ms_optim; print(ms_optim.__file__)").strip()
+    assert found == str(site / "ms_optim" / "__init__.py")
+    return run
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_sections(written, name):
+    """Those that the template requires, a list of contents that leads to each, and every file in the tree."""
+    text = (written / MODELS / name).read_text()
+    headings = re.findall(r"^(##+) (.+)$", text, re.MULTILINE)
+    assert [heading for level, heading in headings if level == "##"] == SECTIONS[name]
+    contents = text.partition("\n## ")[0]
+    assert re.findall(r"\[(.+)\]\(#(.+)\)", contents) == [
+        (heading, heading.lower().replace(" ", "-")) for _, heading in headings
+    ]
+    (tree,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    files = {path.name for path in (written / MODELS).rglob("*") if path.is_file()} - {"__init__.py"}
+    assert {*re.findall(r"── (\S+\.\w+)", tree)} == files
+
+
+def test_sources(written):
+    """The license above each, main in none but those at the root, and nothing that a training or Python has left."""
+    paths = [path for path in (written / MODELS).rglob("*") if path.suffix in (".py", ".sh")]
+    for path in paths:
+        text = path.read_text()
+        assert re.match(r"(#!.*\n)?# Copyright .*\n#\n# Licensed under the Apache License, Version 2.0", text), path
+        assert ('__name__ == "__main__"' in text) == (path.parent.name == "NFNet"), path
+        assert max(map(len, text.splitlines())) <= 120, path
+        assert (path.suffix == ".sh") == os.access(path, os.X_OK), path
+    suffixes = {path.suffix for path in written.rglob("*") if path.is_file()}
+    assert suffixes == {".md", ".py", ".sh", ".txt", ".yaml"}
+
+
+def test_every_argument_has_a_row(written):
+    """Of a recipe, in both languages."""
+    for name in SECTIONS:
+        text = (written / MODELS / name).read_text()
+        assert "| clipping | float | `0.01` |" in text and "| log_steps | int | `10` |" in text
+        assert "<!--" not in text
+
+
+def test_mindcv_has_each_addition(written, checkout):
+    """In its place, and all else as it was."""
+    for name in ("config.py", "train.py", "mindcv/models/__init__.py", "mindcv/optim/optim_factory.py"):
+        old, new = ((folder / name).read_text().splitlines() for folder in (checkout, written / "mindcv"))
+        changes = [line[0] for line in difflib.ndiff(old, new)]
+        # a list of choices is longer
+        assert changes.count("+") >= 2 and changes.count("-") == (name == "config.py"), name
+    rows = re.findall(
+        r"^\| nfnet_f\d \| ([\d.]+) \|", (written / "mindcv/configs/nfnet/README.md").read_text(), re.MULTILINE
+    )
+    assert len(rows) == 8 and rows[0] == "71.49"
+
+
+def test_what_cannot_be_written_is_named(written, checkout, tmp_path):
+    """A folder that has something, a checkout that has NFNet, and one that is another version."""
+    assert f"'{written / MODELS}' must be empty or not there" in zoo(written).stderr
+    edited = shutil.copytree(checkout, tmp_path / "edited")
+    shutil.copytree(written / "mindcv", edited, dirs_exist_ok=True)
+    said = zoo(tmp_path / "out", "--mindcv", edited).stderr
+    assert "'mindcv/models/__init__.py' must not have NFNet yet, but has 'nfnet,'" in said
+    other = shutil.copytree(checkout, tmp_path / "other")
+    (other / "train.py").write_text("")
+    said = zoo(tmp_path / "out", "--mindcv", other).stderr
+    assert "'train.py' must have" in said and "once, but has it 0 times" in said
+    assert "No such file" in zoo(tmp_path / "out", "--mindcv", tmp_path).stderr
+    assert not (tmp_path / "out").exists()
+    done = zoo(tmp_path / "out")
+    assert "config.py" in done.stdout.splitlines()[-1] and not (tmp_path / "out" / "mindcv" / "config.py").exists()
+
+
+@pytest.mark.slow
+def test_models_runs_alone(written, alone, tmp_path):
+    """Its own commands: train, go on, evaluate and export."""
+    folder = shutil.copytree(written / MODELS, tmp_path / "NFNet")
+    few = ["epochs=1", "warmup_epochs=0"]
+    alone(folder, "bash", "scripts/run_standalone_train.sh", "configs/digits.yaml", "runs/digits", *few)
+    said = alone(folder, "bash", "scripts/run_eval.sh", "configs/digits.yaml", "runs/digits/last.safetensors", *few)
+    (accuracy,) = re.findall(r"^accuracy (\d\.\d+) average \d\.\d+$", said, re.MULTILINE)
+    log = (folder / "runs" / "digits" / "log.txt").read_text()
+    assert f"epoch 1/1 accuracy {accuracy} " in log
+    alone(folder, "python", "export.py", "configs/digits.yaml", "runs/digits/last.safetensors", "nfnet.mindir")
+    assert (folder / "nfnet.mindir").stat().st_size > 600_000
+
+
+@pytest.mark.slow
+def test_mindcv_runs_its_tests(written, checkout, alone, tmp_path):
+    """Those that come with the model, in mindcv's own form."""
+    folder = shutil.copytree(checkout, tmp_path / "mindcv")
+    shutil.copytree(written / "mindcv", folder, dirs_exist_ok=True)
+    said = alone(folder, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/modules/test_nfnet.py")
+    assert re.search(r"^7 passed in", said, re.MULTILINE), said
