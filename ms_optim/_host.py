@@ -68,7 +68,7 @@ def _is_cpu():
 
 def copy(tensor: Tensor, value: Tensor) -> bool:
     """Copy the memory of a tensor of the same dtype and shape, and say whether that can be done here."""
-    return not obstacle() and _is_cpu() and copy_memory(tensor, value)
+    return usable() and copy_memory(tensor, value)
 
 
 def copy_memory(tensor: Tensor, value: Tensor) -> bool:
@@ -82,6 +82,11 @@ def copy_memory(tensor: Tensor, value: Tensor) -> bool:
     return bool(place and source)
 
 
+def usable() -> bool:
+    """Whether memory is read and written here."""
+    return not obstacle() and _is_cpu()
+
+
 class Memory:
     """The memory of several tensors, as of one in `memory`."""
 
@@ -89,6 +94,10 @@ class Memory:
         self._tensors = tensors
         self._found: tuple[list, ...] = ()
         self._arrays: list[np.ndarray] = []
+
+    def is_there(self) -> bool:
+        """Whether each has memory, in the order of its elements."""
+        return all(map(is_contiguous, self._tensors)) and all(map(address, self._tensors))
 
     def arrays(self) -> list[np.ndarray]:
         """An array over each."""

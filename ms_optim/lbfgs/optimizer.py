@@ -1,7 +1,6 @@
 """Steps of a closure, and their state."""
 
 import copy
-import functools
 from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Real
@@ -19,7 +18,18 @@ from ms_optim._state import Change, Stateful, parts
 from ms_optim._values import LIST, as_array, as_number, float64_parameter
 from ms_optim.arguments import Choice, Number, Whole
 from ms_optim.lbfgs.line_search import Point, reach, strong_wolfe
-from ms_optim.lbfgs.vectors import Reader, Writer, backward, changes, dot, flat, forward, largest, number, tensor_of
+from ms_optim.lbfgs.vectors import (
+    OnDevice,
+    OnHost,
+    backward,
+    changes,
+    dot,
+    forward,
+    largest,
+    like_of,
+    number,
+    sum_of_magnitudes,
+)
 from ms_optim.optimizer import Params
 
 # A pair of changes of gradient and parameters enters the history if their product is larger: the curvature is positive.
@@ -30,10 +40,12 @@ REFUSAL = (
     "evaluate the loss once for each step."
 )
 COUNTS, VECTORS, HISTORY = ("func_evals", "n_iter"), ("d", "prev_flat_grad"), ("old_dirs", "old_stps")
+NUMBERS, LISTED = ("ro", "H_diag"), (*HISTORY, "ro")
 STATE = (*COUNTS, "d", "t", *HISTORY, "ro", "H_diag", "prev_flat_grad", "prev_loss")
 
 
-def advance(state: dict, grad: Tensor, history_size: int) -> dict:
+@np.errstate(all="ignore")
+def advance(state: dict, grad: Any, history_size: int) -> dict:
     """What the next iteration changes of the state: the history, with what the last one has shown, and the direction.
 
     The direction is minus the gradient times an inverse Hessian: H_diag, updated by each pair of the history.
@@ -41,7 +53,7 @@ def advance(state: dict, grad: Tensor, history_size: int) -> dict:
     if state["n_iter"] == 1:
         return {"d": -grad, "old_dirs": [], "old_stps": [], "ro": [], "H_diag": 1}
     old_dirs, old_stps, ro, scale = (state[name] for name in ("old_dirs", "old_stps", "ro", "H_diag"))
-    y, s, ys, r, ratio = changes(grad, state["prev_flat_grad"], state["d"], tensor_of(state["t"], grad))
+    y, s, ys, r, ratio = changes(grad, state["prev_flat_grad"], state["d"], like_of(state["t"], grad))
     if number(ys) > POSITIVE:
         kept = slice(max(0, len(ro) + 1 - history_size), None)
         old_dirs, old_stps, ro, scale = [*old_dirs[kept], y], [*old_stps[kept], s], [*ro[kept], r], ratio
@@ -56,11 +68,11 @@ def advance(state: dict, grad: Tensor, history_size: int) -> dict:
 
 
 @np.errstate(all="ignore")
-def first_length(state: dict, grad: Tensor, lr: float) -> float | np.ndarray:
+def first_length(state: dict, grad: Any, lr: float) -> float | np.ndarray:
     """The first step length of an iteration; the very first has no history to tell the scale, and is cautious."""
     if state["n_iter"] > 1:
         return lr
-    cautious: Any = min(1.0, 1.0 / number(dot(grad, grad.sign())))
+    cautious: Any = min(1.0, 1.0 / number(sum_of_magnitudes(grad)))
     return cautious * lr
 
 
@@ -187,7 +199,7 @@ class LBFGS(Stateful):
         self.learning_rate = float64_parameter(groups[0]["lr"], "learning_rate")
         dtype = ms.float64 if any(param.dtype == ms.float64 for param in groups.parameters) else ms.float32
         self.like = Tensor(0.0, dtype)
-        self.read, self.write = Reader(self.parameters, self.like), Writer(self.parameters)
+        self._on_device, self._on_host = (kind(self.parameters, self.like) for kind in (OnDevice, OnHost))
         self._group = LBFGSGroup(self, groups[0])
         self._kept_state: dict[str, Any] = {}
 
@@ -204,11 +216,15 @@ class LBFGS(Stateful):
         """
         if not self._kept_state:
             return {}
-        kept = {name: self._kept_state[name] for name in STATE if name in self._kept_state}
-        kept |= {name: list(kept[name]) for name in (*HISTORY, "ro") if name in kept}
-        if isinstance(kept.get("t"), np.ndarray):
-            kept["t"] = tensor_of(kept["t"], self.like)
-        return {self.parameters[0].name: kept}
+        return {self.parameters[0].name: self._placed(self._on_device, (*NUMBERS, "t"))}
+
+    def _placed(self, where, numbers=NUMBERS):
+        """The state, with vectors and numbers where they are to be."""
+        state = {name: self._kept_state[name] for name in STATE if name in self._kept_state}
+        for name in {*VECTORS, *HISTORY, *numbers} & state.keys():
+            place = partial(where.place, scalar=name in numbers)
+            state[name] = [*map(place, state[name])] if name in LISTED else place(state[name])
+        return state
 
     def _told(self):
         group = {name: copy.deepcopy(value) for name, value in self._group.items() if name != "params"}
@@ -257,7 +273,7 @@ class LBFGS(Stateful):
         """A state of torch's as this one keeps it; "al" is where torch's computes, and no state."""
         state = {name: self._restored_value(name, value) for name, value in saved.items() if name != "al"}
         _compare("the state", state.keys(), STATE if state.get("n_iter", 1) else COUNTS)
-        lengths = [len(state.get(name, ())) for name in (*HISTORY, "ro")]
+        lengths = [len(state.get(name, ())) for name in LISTED]
         if len(set(lengths)) > 1:
             raise ValueError(
                 f"For 'LBFGS', 'old_dirs', 'old_stps' and 'ro' of the state must be of one length, but got {lengths}."
@@ -271,7 +287,7 @@ class LBFGS(Stateful):
         if name in ("t", "prev_loss") or (name == "H_diag" and type(value) is int):
             scalar = as_array(value, what, ())
             return scalar.astype(dtype) if name == "t" and hasattr(value, "dtype") else scalar.item()
-        listed = name in (*HISTORY, "ro")
+        listed = name in LISTED
         if listed and not isinstance(value, LIST):
             raise ValueError(f"{what} must be a list, but got {type(value).__name__}.")
         shape = (sum(param.size for param in self.parameters),) if name in (*VECTORS, *HISTORY) else ()
@@ -280,7 +296,7 @@ class LBFGS(Stateful):
 
     def _kept(self):
         state = self._kept_state
-        lists = [item for name in (*HISTORY, "ro") for item in state.get(name, ())]
+        lists = [item for name in LISTED for item in state.get(name, ())]
         return [*(state[name] for name in VECTORS if name in state), *lists]
 
     def step(self, closure: Callable[[], tuple[Tensor, tuple[Tensor | None, ...]]]) -> Tensor:
@@ -315,8 +331,8 @@ class LBFGS(Stateful):
                 "line_search_fn",
             )
         )
-        state = dict.fromkeys(COUNTS, 0) | self._kept_state
-        first, grad = self._evaluate(closure)
+        first, grad, where = self._begin(closure)
+        state = dict.fromkeys(COUNTS, 0) | self._placed(where)
         loss, evaluations, iteration = float(first), 1, 0
         done = number(largest(grad)) <= tolerance_grad
         while not done:
@@ -328,17 +344,18 @@ class LBFGS(Stateful):
             slope, longest = number(dot(grad, d)), number(largest(d))
             if slope > -tolerance_change:
                 break
-            origin = self.read()
+            origin = where.read()
             if line_search_fn:
-                evaluate = functools.partial(self._point, closure, origin, d)
+                evaluate = partial(self._point, where, closure, origin, d)
                 point, used = strong_wolfe(evaluate, Point(0, loss, grad, slope), t, longest, max_eval - evaluations)
                 t, loss, grad = point.t, point.loss, point.grad
                 evaluations += used
                 state["t"] = t
-            self.write(origin, tensor_of(t, d), d)
+            with np.errstate(all="ignore"):
+                where.write(origin, like_of(t, d), d)
             if not line_search_fn and iteration < max_iter:
-                result, grad = self._evaluate(closure)
-                loss = float(result)
+                result, gradients = self._evaluate(closure)
+                loss, grad = float(result), where.flat(gradients)
                 evaluations += 1
             done = (
                 iteration == max_iter
@@ -352,7 +369,7 @@ class LBFGS(Stateful):
         return first
 
     def _evaluate(self, closure):
-        """The loss, and its gradient as a vector."""
+        """The loss, and its gradients."""
         result = closure()
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             got = (
@@ -365,16 +382,20 @@ class LBFGS(Stateful):
         if not isinstance(loss, (Tensor, Real)) or np.size(loss) != 1:
             got = f"shape {loss.shape}" if isinstance(loss, Tensor) else type(loss).__name__
             raise TypeError(f"For 'LBFGS', 'closure' must return a loss that is one number, but got {got}.")
-        gradients = check_gradients("LBFGS", gradients, self.parameters)
-        return loss, flat(
-            self.like,
-            *(ops.zeros_like(param) if grad is None else grad for grad, param in zip(gradients, self.parameters)),
-        )
+        return loss, check_gradients("LBFGS", gradients, self.parameters)
 
-    def _point(self, closure, origin, d, t):
+    def _begin(self, closure):
+        """What the closure finds first, after which the parameters have their memory; and where vectors are then."""
+        loss, gradients = self._evaluate(closure)
+        where = self._on_host if self._on_host.usable() else self._on_device
+        return loss, where.flat(gradients), where
+
+    def _point(self, where, closure, origin, d, t):
         """What the closure finds at a step length."""
-        self.write(origin, tensor_of(t, d), d)
-        loss, grad = self._evaluate(closure)
+        with np.errstate(all="ignore"):
+            where.write(origin, like_of(t, d), d)
+        loss, gradients = self._evaluate(closure)
+        grad = where.flat(gradients)
         return Point(t, float(loss), grad, number(dot(grad, d)))
 
     def __call__(self, *args):

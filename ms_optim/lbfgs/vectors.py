@@ -1,42 +1,83 @@
-"""All parameters as one vector: compiled functions of vectors, and what reads and writes Parameters."""
+"""All parameters as one vector: functions of vectors, and what reads and writes Parameters.
 
-from collections.abc import Callable
+On CPU vectors are arrays of NumPy, for an iteration takes two small functions for each pair of the history; elsewhere
+they are Tensors, and the functions are compiled. The arithmetic is one and the same.
+"""
+
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
 
-from ms_optim import _compiled
+from ms_optim import _compiled, _host, _math
 from ms_optim._math import sum_of_products
+
+# Of arrays of float64, which BLAS adds up in one thread.
+CHUNK = 8192
 
 
 class Graph(nn.Cell):
-    """A function of tensors, compiled once for each of their shapes and dtypes, in both modes."""
+    """A function of tensors, compiled once for each of their shapes and dtypes, in both modes.
 
-    def __init__(self, function: Callable):
+    Args:
+        function (Callable): Of Tensors.
+        of_arrays (Callable): Of arrays, where that is not the same source. Default: `function`.
+    """
+
+    def __init__(self, function: Callable, of_arrays: Callable | None = None):
         super().__init__()
-        self.function = function
+        self.function, self.of_arrays = function, of_arrays or function
 
-    def __call__(self, *tensors):
+    def __call__(self, *vectors):
         """Run it."""
-        return _compiled.call(self, *tensors)
+        if isinstance(vectors[0], np.ndarray):
+            return self.of_arrays(*vectors)
+        return _compiled.call(self, *vectors)
 
     def construct(self, *tensors):
         """Call it."""
         return self.function(*tensors)
 
 
-@Graph
-def dot(a, b):
-    """The sum of products."""
+def _dot_of_arrays(a, b):
+    total = 0.0
+    for i in range(0, a.size, CHUNK):
+        total += np.dot(*(part[i : i + CHUNK].astype(np.float64, copy=False) for part in (a, b)))
+    return np.array([total]).astype(a.dtype)
+
+
+def _dot(a, b):
     return sum_of_products(a, b, None).to(a.dtype)
 
 
-@Graph
-def largest(vector):
-    """The largest magnitude; NaN if there is one, which the maximum passes over on CPU."""
+# The sum of products.
+dot = Graph(_dot, _dot_of_arrays)
+
+
+def _sum_of_magnitudes_of_array(vector):
+    return dot(vector, np.sign(vector))
+
+
+def _sum_of_magnitudes(vector):
+    return dot(vector, vector.sign())
+
+
+sum_of_magnitudes = Graph(_sum_of_magnitudes, _sum_of_magnitudes_of_array)
+
+
+def _largest_of_array(vector):
+    return np.abs(vector).max(keepdims=True)
+
+
+def _largest(vector):
     return vector.abs().max().where(ops.isnan(vector).logical_not().all(), float("nan"))
+
+
+# The largest magnitude; NaN if there is one, which the maximum passes over on CPU.
+largest = Graph(_largest, _largest_of_array)
 
 
 @Graph
@@ -116,11 +157,67 @@ class Writer(nn.Cell):
         return self.hyper_map(ops.partial(_write, origin + t * d), self.parameters, self.begins)
 
 
-def number(scalar: Tensor) -> np.ndarray:
-    """A scalar of the device on the host, as `Point` has it."""
-    return scalar.asnumpy().reshape(1)
+class OnDevice:
+    """Vectors are Tensors."""
+
+    def __init__(self, parameters: ParameterTuple, like: Tensor):
+        self.parameters, self.like = parameters, like
+        self.read, self.write = Reader(parameters, like), Writer(parameters)
+
+    def flat(self, gradients: Iterable[Tensor | None]) -> Tensor:
+        """Gradients as one vector."""
+        given = (ops.zeros_like(param) if grad is None else grad for grad, param in zip(gradients, self.parameters))
+        return flat(self.like, *given)
+
+    def place(self, value: Any, scalar: bool) -> Any:
+        """A vector or number of a state, wherever it was."""
+        return Tensor(value.reshape(() if scalar else -1)) if isinstance(value, np.ndarray) else value
 
 
-def tensor_of(value: float | np.ndarray, like: Tensor) -> Tensor:
-    """A number of the host on the device, in the dtype of `like`."""
-    return Tensor(np.reshape(value, ()), like.dtype)
+class OnHost:
+    """Vectors are arrays, and a number is an array of one element."""
+
+    def __init__(self, parameters: ParameterTuple, like: Tensor):
+        self.parameters, self.memory = parameters, _host.Memory(parameters)
+        self.dtype = ms.dtype_to_nptype(like.dtype)
+
+    def usable(self) -> bool:
+        """Whether this is the way now."""
+        return _host.usable() and _math.sums_in_float64 and self.memory.is_there()
+
+    def _flat(self, arrays):
+        return np.concatenate([array.reshape(-1) for array in arrays]).astype(self.dtype, copy=False)
+
+    def read(self) -> np.ndarray:
+        """Lay the parameters end to end."""
+        return self._flat(self.memory.arrays())
+
+    def write(self, origin: np.ndarray, t: np.ndarray, d: np.ndarray) -> None:
+        """Put the parameters at origin + t * d."""
+        vector, begin = origin + t * d, 0
+        for array in self.memory.arrays():
+            array[...] = vector[begin : begin + array.size].reshape(array.shape)
+            begin += array.size
+
+    def flat(self, gradients: Iterable[Tensor | None]) -> np.ndarray:
+        """Gradients as one vector."""
+        return self._flat(
+            np.zeros(param.shape, self.dtype) if grad is None else grad.asnumpy()
+            for grad, param in zip(gradients, self.parameters)
+        )
+
+    def place(self, value: Any, scalar: bool) -> Any:
+        """A vector or number of a state, wherever it was."""
+        return value.asnumpy().reshape(-1).copy() if isinstance(value, Tensor) else value
+
+
+def number(scalar: Tensor | np.ndarray) -> np.ndarray:
+    """A scalar on the host, as `Point` has it."""
+    return scalar if isinstance(scalar, np.ndarray) else scalar.asnumpy().reshape(1)
+
+
+def like_of(value: float | np.ndarray, vector: Any) -> Any:
+    """A number of the host where a vector is, in its dtype."""
+    if isinstance(vector, np.ndarray):
+        return np.reshape(value, 1).astype(vector.dtype)
+    return Tensor(np.reshape(value, ()), vector.dtype)

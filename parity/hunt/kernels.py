@@ -20,7 +20,7 @@ from parity.sides import torch as torch_side
 
 SOURCES = Path(ms_optim.__file__).parent / "kernels"
 # Without optimization, which changes no bit here and takes most of the time.
-COMPILER = ("g++", "-std=c++17", "-O1", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-pthread")
+COMPILER = ("g++", "-std=c++17", "-O0", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-pthread")
 
 
 def build(mutants: Iterable[Mutant], folder: Path) -> Path:

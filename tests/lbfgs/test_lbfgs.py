@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore.common.initializer import initializer
 from mindspore.train import Model
 from torch.testing._internal.common_optimizers import optim_db
 
-from ms_optim import LBFGS
-from ms_optim.lbfgs.vectors import dot
+from ms_optim import LBFGS, _host, _math
+from ms_optim.lbfgs.vectors import dot, largest, sum_of_magnitudes
 from parity.cases.losses import losses
 from parity.sides.mindspore import MODES, set_mode
 
@@ -27,10 +28,12 @@ SEARCHES = {None: {"lr": 0.3}, "strong_wolfe": {"line_search_fn": "strong_wolfe"
 STEPS = 8
 
 
-@pytest.fixture(params=MODES)
-def mode(request):
-    """Run the test in both modes; there are no kernels to do without."""
-    set_mode(request.param)
+@pytest.fixture(params=[*MODES, "compiled"])
+def mode(request, monkeypatch):
+    """Run the test on arrays in both modes, and compiled, as where the device is not the CPU."""
+    if request.param == "compiled":
+        monkeypatch.setenv(_host.SWITCH, "0")
+    set_mode("graph" if request.param == "compiled" else request.param)
     return request.param
 
 
@@ -394,10 +397,57 @@ def test_what_is_not_finite(what, search, graph):
         assert_same_way(got, expected)
 
 
-def test_products_are_computed_in_float64(graph):
+@pytest.mark.parametrize("kind", [Tensor, np.asarray])
+def test_products_are_computed_in_float64(kind, graph):
     """What float32 rounds off is all that is left of their sum."""
-    product = dot(Tensor(np.float32([1 + 2**-12, 1])), Tensor(np.float32([1 + 2**-12, -1 - 2**-11])))
-    assert (product.dtype, product.item()) == (ms.float32, 2**-24)
+    one, other = np.float32([1 + 2**-12, 1]), np.float32([1 + 2**-12, -1 - 2**-11])
+    product = dot(kind(one), kind(other))
+    assert (product.dtype, product.item()) == (kind(one).dtype, 2**-24)
+
+
+@pytest.mark.parametrize("function", [dot, sum_of_magnitudes, largest])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_functions_of_arrays_are_those_of_tensors(function, dtype, graph):
+    """Of more elements than are added up at once, and of what is not finite."""
+    rng = np.random.default_rng(0)
+    count = 2 if function is dot else 1
+    for odd in (None, nan, inf, -inf):
+        vectors = [rng.normal(size=20_000).astype(dtype) for _ in range(count)]
+        if odd is not None:
+            vectors[0][12_345] = odd
+        got, expected = function(*vectors), function(*map(Tensor, vectors)).asnumpy()
+        assert (got.shape, got.dtype) == ((1,), expected.dtype)
+        np.testing.assert_allclose(got, expected.reshape(1), 1e-13 if dtype is np.float64 else 1e-6)
+
+
+@each_search
+def test_a_run_goes_on_elsewhere(search, monkeypatch, graph):
+    """From arrays to tensors and back, as one that never was elsewhere."""
+    kwargs = {**SEARCHES[search], "max_iter": 3, "history_size": 4}
+
+    def moved(optimizer, step):
+        monkeypatch.setenv(_host.SWITCH, str(step // 2 % 2))
+
+    got, expected = (
+        run(*ours("rosenbrock", graph, ms.float64, **kwargs), 6, before=before)
+        for before in (moved, lambda optimizer, step: None)
+    )
+    assert_same_way(got, expected, 1e-9)
+
+
+def test_where_vectors_are(monkeypatch, graph):
+    """Arrays where memory may be read; Tensors elsewhere, and where sums are to be those of devices."""
+    optimizer = LBFGS([parameter()])
+    assert optimizer._on_host.usable()
+    with monkeypatch.context() as patched:
+        patched.setenv(_host.SWITCH, "0")
+        assert not optimizer._on_host.usable()
+    with monkeypatch.context() as patched:
+        patched.setattr(_math, "sums_in_float64", False)
+        assert not optimizer._on_host.usable()
+    with nn.utils.no_init_parameters():
+        absent = Parameter(initializer("ones", (2, 3)), name="absent")
+    assert not LBFGS([absent])._on_host.usable()
 
 
 def test_a_loss_that_is_nan_where_it_is_flat(graph):
@@ -547,7 +597,7 @@ def test_the_state_is_torchs(search, graph):
             optimizer.step(closure)
             reference.step(torch_closure)
         assert_alike(optimizer.state_dict(), reference.state_dict())
-        assert optimizer.state == ({"p0": optimizer.state["p0"]} if steps else {})
+        assert [*optimizer.state] == ["p0"][:steps]
     assert len(optimizer.state["p0"]["old_dirs"]) == 3
     assert optimizer.state_bytes == (2 + 2 * 3) * 2 * 8 + 3 * 8
 

@@ -21,14 +21,18 @@ from parity.sides import torch as torch_side
 PROBLEM = synthetic(absent=False)
 # Each parameter costs as much to compile.
 SMALL = PROBLEM.part(PART)
+# Floors show where gradients are 0, and means of more axes than two.
+FEW = PROBLEM.part((*PART, "conv1d.weight", "idle.weight"))
 
 
 @pytest.mark.parametrize("optimizer", ENTRIES)
 def test_every_mutant_is_caught(optimizer):
-    """By some case of the optimizer, and by the rule alone unless the edit is of what runs it."""
-    for fate in hunt(ENTRIES[optimizer].mutants, PROBLEM):
-        assert fate.caught, str(fate.mutant)
-        assert fate.leg == fate.mutant.leg, str(fate.mutant)
+    """By some case of the optimizer, and by the rule alone unless the edit is of what runs it.
+
+    What is caught on some of the parameters is caught on all: each is judged by itself.
+    """
+    caught = {str(fate.mutant): fate.leg for fate in hunt(ENTRIES[optimizer].mutants, FEW) if fate.caught}
+    assert caught == {str(mutant): mutant.leg for mutant in ENTRIES[optimizer].mutants}
 
 
 @pytest.mark.parametrize("optimizer", [name for name in CASES if name in (*SPAN, "SparseAdam", "EMA")])

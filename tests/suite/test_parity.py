@@ -10,7 +10,7 @@ from helpers import COMPOSED
 from mindspore import nn
 
 import ms_optim
-from ms_optim import _composed, _math
+from ms_optim import _composed, _host, _math
 from parity import suite
 from parity.cases import CASES, ENTRIES, MINIMIZERS
 from parity.cases.losses import losses
@@ -87,6 +87,15 @@ def test_minimizes_as_torch_does(case, loss):
     outcome = suite.minimized(case, loss, ("graph", "pynative"))
     assert outcome.passed, {leg: str(verdict) for leg, verdict in outcome.verdicts.items()}
     assert all({"loss", "func_evals", "n_iter", "parameter"} == {*verdict.scores} for verdict in outcome.modes.values())
+
+
+@pytest.mark.parametrize("loss", losses(), ids=lambda loss: loss.name)
+def test_minimizes_as_torch_does_where_all_is_compiled(loss, monkeypatch):
+    """As it does on other devices than the CPU."""
+    monkeypatch.setenv(_host.SWITCH, "0")
+    for cases in MINIMIZERS.values():
+        outcome = suite.minimized(cases[-1], loss, ("graph",))
+        assert outcome.passed, {leg: str(verdict) for leg, verdict in outcome.verdicts.items()}
 
 
 @pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if entry.dense])

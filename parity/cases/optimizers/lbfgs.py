@@ -2,7 +2,7 @@
 
 from parity.cases.case import Entry, grid, mutants
 
-_CAUTION = "1.0 / number(dot(grad, grad.sign()))"
+_CAUTION = "1.0 / number(sum_of_magnitudes(grad))"
 
 ENTRY = Entry(
     "LBFGS",
