@@ -1,4 +1,4 @@
-"""The tables of both READMEs: of optimizers, from what the classes declare and the cases cover; of MindSpore's own.
+"""The tables of the READMEs: of optimizers, from what the classes declare and the cases cover; of MindSpore's own.
 
 `python -m parity.report.tables` writes them there. What `python -m parity audit --json FILE` has found of MindSpore's
 is beside this module.
@@ -20,7 +20,9 @@ import ms_optim
 from parity.cases import ENTRIES, Entry
 from parity.cases.losses import losses
 
-READMES = tuple(Path(__file__).parents[2] / name for name in ("README.md", "README_CN.md"))
+READMES = tuple(
+    Path(__file__).parents[2] / name for name in ("README.md", "README_CN.md", "ms_optim/README.md", "parity/README.md")
+)
 END = "<!-- end -->\n"
 AUDITED = Path(__file__).with_name("audit.json")
 

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import re
 from pathlib import Path
 
 import mindspore as ms
@@ -17,16 +18,15 @@ MODULES = [
 ]
 
 
-both = pytest.mark.parametrize("path", tables.READMES, ids=lambda path: path.stem)
+each = pytest.mark.parametrize("path", tables.READMES, ids=lambda path: str(path.relative_to(HOUSE.parent)))
 
 
-@both
+@each
 def test_readme(path):
     """Each example of a README."""
     ms.set_context(mode=ms.GRAPH_MODE, jit_syntax_level=ms.STRICT)
     result = doctest.testfile(str(path), module_relative=False, optionflags=doctest.ELLIPSIS, encoding="utf-8")
-    assert result.attempted > 20
-    assert result.failed == 0
+    assert result.attempted > 5 and result.failed == 0
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -49,7 +49,18 @@ def test_every_optimizer_has_an_example():
     assert all(">>> " in getattr(ms_optim, name).__doc__ for name in (*ms_optim.OPTIMIZERS, "EMA", "ParameterEMA"))
 
 
-@both
+@each
+def test_links_lead_somewhere(path):
+    """To files of the clone, and to headings."""
+    for name, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", path.read_text(encoding="utf-8")):
+        target = path.parent / name if name else path
+        assert target.exists(), name
+        headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE) if anchor else ()
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, anchor
+
+
+@each
 def test_the_tables_are_fresh(path):
     """`python -m parity.report.tables` would change nothing."""
     text = path.read_text(encoding="utf-8")
