@@ -113,6 +113,8 @@ def pytest_collection_modifyitems(config, items):
             config.hook.pytest_deselected(items=[item])
             continue
         item.add_marker(pytest.mark.xdist_group(name))
+    # What takes longest comes first, so that at the end no process waits for another.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture
