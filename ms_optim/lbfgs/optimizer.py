@@ -212,7 +212,8 @@ class LBFGS(Stateful):
     def state(self) -> dict[str, dict]:
         """The state as torch has it: by the name of the first parameter, if there was a step; then by its keys.
 
-        Vectors are Tensors of all parameters end to end; numbers are Tensors where torch has Tensors.
+        Vectors are Tensors of all parameters end to end; numbers are Tensors where torch has Tensors. On CPU all of
+        them are copies.
         """
         if not self._kept_state:
             return {}
