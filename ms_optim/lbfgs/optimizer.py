@@ -352,8 +352,7 @@ class LBFGS(Stateful):
                 t, loss, grad = point.t, point.loss, point.grad
                 evaluations += used
                 state["t"] = t
-            with np.errstate(all="ignore"):
-                where.write(origin, like_of(t, d), d)
+            where.write(origin, t, d)
             if not line_search_fn and iteration < max_iter:
                 result, gradients = self._evaluate(closure)
                 loss, grad = float(result), where.flat(gradients)
@@ -393,8 +392,7 @@ class LBFGS(Stateful):
 
     def _point(self, where, closure, origin, d, t):
         """What the closure finds at a step length."""
-        with np.errstate(all="ignore"):
-            where.write(origin, like_of(t, d), d)
+        where.write(origin, t, d)
         loss, gradients = self._evaluate(closure)
         grad = where.flat(gradients)
         return Point(t, float(loss), grad, number(dot(grad, d)))

@@ -162,7 +162,11 @@ class OnDevice:
 
     def __init__(self, parameters: ParameterTuple, like: Tensor):
         self.parameters, self.like = parameters, like
-        self.read, self.write = Reader(parameters, like), Writer(parameters)
+        self.read, self._writer = Reader(parameters, like), Writer(parameters)
+
+    def write(self, origin: Tensor, t: float | np.ndarray, d: Tensor) -> None:
+        """Put the parameters at origin + t * d."""
+        self._writer(origin, like_of(t, d), d)
 
     def flat(self, gradients: Iterable[Tensor | None]) -> Tensor:
         """Gradients as one vector."""
@@ -192,9 +196,10 @@ class OnHost:
         """Lay the parameters end to end."""
         return self._flat(self.memory.arrays())
 
-    def write(self, origin: np.ndarray, t: np.ndarray, d: np.ndarray) -> None:
+    @np.errstate(all="ignore")
+    def write(self, origin: np.ndarray, t: float | np.ndarray, d: np.ndarray) -> None:
         """Put the parameters at origin + t * d."""
-        vector, begin = origin + t * d, 0
+        vector, begin = origin + like_of(t, d) * d, 0
         for array in self.memory.arrays():
             array[...] = vector[begin : begin + array.size].reshape(array.shape)
             begin += array.size

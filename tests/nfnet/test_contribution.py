@@ -130,6 +130,15 @@ def test_sources(written):
     assert suffixes == {".md", ".py", ".sh", ".txt", ".yaml"}
 
 
+def test_both_readmes_tell_the_same_numbers(written):
+    """In every row of a table and every line of a log."""
+    told = []
+    for name in SECTIONS:
+        lines = re.findall(r"^(?:\||epoch |accuracy ).*", (written / MODELS / name).read_text(), re.MULTILINE)
+        told.append([re.findall(r"\d(?:[\d.,]*\d)?", line) for line in lines])
+    assert told[0] == told[1] and sum(map(len, told[0])) > 100
+
+
 def test_every_argument_has_a_row(written):
     """Of a recipe, in both languages."""
     for name in SECTIONS:
