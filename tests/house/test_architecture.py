@@ -1,6 +1,7 @@
 """Which module may know what, by the import statements; and that what is public is listed and explained."""
 
 import ast
+import functools
 import importlib
 import inspect
 import subprocess
@@ -24,10 +25,17 @@ FILES = {
 LIBRARY = [name for name in FILES if name.startswith("ms_optim")]
 
 
+@functools.cache
+def tree(name):
+    """The syntax of a module."""
+    return ast.parse(FILES[name].read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports(name):
     """What a module imports, anywhere in it: modules, and names of modules."""
     found = set()
-    for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -95,7 +103,7 @@ def test_torch_is_asked_for_by_one_function():
     asking = {
         (name, function.name)
         for name in LIBRARY
-        for function in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8")))
+        for function in ast.walk(tree(name))
         if isinstance(function, ast.FunctionDef)
         for call in ast.walk(function)
         if isinstance(call, ast.Call)
@@ -187,7 +195,7 @@ def test_all_is_exact_and_sorted():
 @pytest.mark.parametrize("name", FILES)
 def test_what_is_public_has_a_docstring(name):
     """Modules, classes, functions and methods."""
-    todo, bare = [(name, ast.parse(FILES[name].read_text(encoding="utf-8")))], []
+    todo, bare = [(name, tree(name))], []
     while todo:
         path, node = todo.pop()
         if not ast.get_docstring(node):
