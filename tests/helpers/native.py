@@ -23,8 +23,9 @@ NATIVE = [name for name, cls in OPTIMIZERS.items() if getattr(getattr(cls, "upda
 OF_TORCH = [name for name in NATIVE if hasattr(torch.optim, name)]
 FUSED = [name for name in OF_TORCH if "fused" in inspect.signature(getattr(torch.optim, name)).parameters]
 DTYPES = [np.float32, np.float64]
-# Everything about a vector of 4, 8 or 16 elements, and about torch's loops over several; then odd ones.
-SIZES = (*range(1, 71), 127, 1001, 4099)
+# All that is left over of vectors of 4, 8 or 16 elements, without one before it and after one; the ends of several, as
+# torch's loops take them; then odd ones.
+SIZES = (*range(1, 34), 47, 48, 49, 63, 64, 65, 70, 127, 1001, 4099)
 CHUNK = 16384
 # A unit of every kind: of one element, shorter than a vector, of a thread, of several, and every so-many-th element.
 UNITS = [
