@@ -1,7 +1,7 @@
-"""The normalizer-free network of the suite, of one block, trained by as many processes as there are: run in each.
+"""The normalizer-free network of the suite, of one block, trained by as many processes as there are.
 
-`mindspore FILE WAY ...` trains in MindSpore, started by msrun or alone; `torch FILE RANK COUNT PLACE` in torch, where
-COUNT processes meet at the file PLACE. Each takes its part of every batch and writes the weights and their averages.
+Each takes its part of every batch and writes the weights and their averages. Run as a program, `FILE RANK COUNT PLACE`,
+it trains in torch, where COUNT processes meet at the file PLACE.
 """
 
 import sys
@@ -21,21 +21,13 @@ def parts(rank, count):
     return [(x[rank * size :][:size], y[rank * size :][:size]) for x, y in networks.batches(STEPS, BATCH)]
 
 
-def in_mindspore(file, *ways):
-    """Train by Model.train, alone or not, or by a compiled function."""
+def in_mindspore(file, rank, count, *ways):
+    """Train by Model.train or by a compiled function, in the mode and the context that are set."""
     import mindspore as ms
-    from mindspore import Parameter, ParameterTuple, Tensor, context, nn, ops
-    from mindspore.communication import get_group_size, get_rank, init
+    from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
     from mindspore.train import Model
 
     from ms_optim import EMA, MomentumAGC
-
-    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
-    rank, count = 0, 1
-    if ways != ("alone",):
-        init()
-        rank, count = get_rank(), get_group_size()
-        context.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True, device_num=count)
 
     class Loss(nn.Cell):
         def __init__(self):
@@ -114,4 +106,4 @@ def write(file, weights, averages, array):
 
 if __name__ == "__main__":
     networks.BLOCKS = networks.BLOCKS[:1]
-    {"mindspore": in_mindspore, "torch": in_torch}[sys.argv[1]](*sys.argv[2:])
+    in_torch(*sys.argv[1:])

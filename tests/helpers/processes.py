@@ -12,17 +12,21 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     "OMP_NUM_THREADS": "1",
 }
 
 
-def launched(folder, program, *arguments, count=2):
-    """What several workers of msrun have printed, each a text."""
+def free_port():
+    """A port of this machine that nobody listens at."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = [f"--worker_num={count}", f"--local_worker_num={count}", "--join=True", f"--master_port={port}"]
+        return free.getsockname()[1]
+
+
+def launched(folder, program, *arguments, count=2):
+    """What several workers of msrun have printed, each a text."""
+    options = [f"--worker_num={count}", f"--local_worker_num={count}", "--join=True", f"--master_port={free_port()}"]
     done = subprocess.run(
         [sys.executable, "-m", "mindspore.parallel.cluster.run", *options, f"--log_dir={folder}", program, *arguments],
         capture_output=True,

@@ -4,8 +4,6 @@ import gzip
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +12,7 @@ from dataclasses import replace
 import mindspore as ms
 import numpy as np
 import pytest
-from helpers.processes import ENVIRONMENT, ROOT, launched
+from helpers.processes import ROOT
 from mindspore import Tensor, nn
 from PIL import Image
 from safetensors.numpy import load_file
@@ -282,21 +280,3 @@ def test_goes_on_to_the_bit(tmp_path, monkeypatch, quiet):
     assert evaluated[0] == evaluated[1] and len(evaluated[0]) == 2
     with pytest.raises(OSError, match=r"'.*none.*' must be there to go on from it"):
         training.train(SHORT, tmp_path / "none", again=True)
-
-
-@pytest.mark.slow
-def test_two_workers_agree_with_one(tmp_path):
-    """By the commands of the README, under msrun and alone: weights, momentum and averages."""
-    said = ["--set", "epochs=1", "warmup_epochs=0", "mixup=0.2", "loss_scale=1024"]
-    command = [str(NFNET / "train.py"), str(NFNET / "configs" / "digits.yaml"), *said, "--out"]
-    launched(tmp_path, command[0], *command[1:], str(tmp_path / "two"))
-    done = subprocess.run(
-        [sys.executable, *command, str(tmp_path / "one")], env=ENVIRONMENT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    one, two = (load_file(tmp_path / name / LAST) for name in ("one", "two"))
-    compared = [name for name in one if one[name].dtype == np.float32]
-    assert len(compared) == 3 * sum(name.startswith("ema.") for name in compared)  # weights, momentum and averages
-    for name in compared:
-        off = np.linalg.norm(one[name].astype(float) - two[name])
-        assert off <= 1e-5 * np.linalg.norm(one[name].astype(float)) + 1e-7, name

@@ -2,13 +2,23 @@
 
 import json
 
-import mindspore as ms
 import numpy as np
 import pytest
-from helpers import columns, data_parallel, zero
+from helpers import data_parallel, workers, zero
 from helpers.processes import launched, side_by_side
 
-pytestmark = pytest.mark.slow
+from parity.cases import networks
+from parity.sides.mindspore import set_mode
+
+# One process has the fixture that starts others.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Where two workers have written, and what each has printed."""
+    folder = tmp_path_factory.mktemp("two")
+    return folder, launched(folder, workers.__file__, str(folder))
 
 
 def far(one, other):
@@ -17,43 +27,44 @@ def far(one, other):
     return max(abs(one[name] - other[name]).max() / abs(other[name]).max() for name in other.files)
 
 
-def test_parts_of_batches_train_as_whole_ones_do(tmp_path):
+def test_parts_of_batches_train_as_whole_ones_do(two, tmp_path, monkeypatch):
     """By Model.train and in a compiled function: ranks to the bit, one process and torch but for their operators."""
-    launched(tmp_path, data_parallel.__file__, "mindspore", str(tmp_path / "two"), "model", "jit")
+    monkeypatch.setattr(networks, "BLOCKS", networks.BLOCKS[:1])
+    set_mode("graph")
+    data_parallel.in_mindspore(tmp_path / "one", 0, 1, "model")
     place = tmp_path / "place"
-    torchs = [[data_parallel.__file__, "torch", tmp_path / "torch", rank, 2, place] for rank in range(2)]
-    side_by_side(tmp_path, [data_parallel.__file__, "mindspore", tmp_path / "one", "alone"], *torchs)
-    files = {path.name: np.load(path) for path in tmp_path.glob("*.npz")}
+    side_by_side(tmp_path, *([data_parallel.__file__, tmp_path / "torch", rank, 2, place] for rank in range(2)))
+    files = {path.name: np.load(path) for folder in (two[0], tmp_path) for path in folder.glob("*.npz")}
     assert files.keys() == {
-        "one.alone.0.npz",
+        "one.model.0.npz",
         *(f"two.{way}.{rank}.npz" for way in ("model", "jit") for rank in range(2)),
         *(f"torch.{rank}.npz" for rank in range(2)),
     }
-    two = files.pop("two.model.0.npz")
+    first = files.pop("two.model.0.npz")
     for name, other in files.items():
-        assert far(two, other) <= (0 if "two" in name else 2e-6 if "one" in name else 1e-5), name
-    assert {name for name in two.files if name.startswith("ema.")} == {
-        f"ema.{name}" for name in two.files if not name.startswith("ema.")
+        assert far(first, other) <= (0 if "two" in name else 2e-6 if "one" in name else 1e-5), name
+    assert {name for name in first.files if name.startswith("ema.")} == {
+        f"ema.{name}" for name in first.files if not name.startswith("ema.")
     }
 
 
-def found(folder, program, *arguments):
-    """What each process has printed as JSON."""
-    lines = [line for said in launched(folder, program.__file__, *arguments) for line in said.splitlines()]
-    return [json.loads(line.removeprefix("FOUND ")) for line in lines if line.startswith("FOUND ")]
+def found(said, what):
+    """What each process has printed of something, as JSON."""
+    lines = [line for text in said for line in text.splitlines()]
+    return [json.loads(line.removeprefix(what)) for line in lines if line.startswith(what)]
 
 
-def test_norms_are_summed_over_processes(tmp_path):
+def test_norms_are_summed_over_processes(two):
     """Columns in two processes are trained as the whole is, and not so where each takes its own norms for those."""
-    told = found(tmp_path, columns, str(int(ms.GRAPH_MODE)))
+    told = found(two[1], "COLUMNS ")
     assert sorted(each["rank"] for each in told) == [0, 1]
     for each in told:
         assert max(each["far"]["hccl_world_group"]) < 3e-7 and min(each["far"]["whole"]) > 1e-4, told
 
 
-def test_state_that_trainers_shard_by_hand(tmp_path):
+def test_state_that_trainers_shard_by_hand(two):
     """Clones of which each process has its rows take the place of the parameters, of those in an average too."""
-    told = found(tmp_path, zero, str(int(ms.GRAPH_MODE)), *zero.OPTIMIZERS)
+    told = found(two[1], "ZERO ")
     assert [(each["rank"], each["name"]) for each in sorted(told, key=lambda each: each["rank"])] == [
         (rank, name) for rank in (0, 1) for name in zero.OPTIMIZERS
     ]

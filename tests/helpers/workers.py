@@ -1,0 +1,21 @@
+"""What each worker of msrun runs: `FOLDER`, into which it writes; what it prints is JSON."""
+
+import sys
+from pathlib import Path
+
+import mindspore as ms
+from helpers import columns, data_parallel, zero
+from mindspore import context
+from mindspore.communication import get_group_size, get_rank, init
+
+from parity.cases import networks
+
+if __name__ == "__main__":
+    ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    init()
+    rank, count = get_rank(), get_group_size()
+    columns.main(rank, count)
+    context.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True, device_num=count)
+    zero.main(rank, count)
+    networks.BLOCKS = networks.BLOCKS[:1]
+    data_parallel.in_mindspore(Path(sys.argv[1]) / "two", rank, count, "model", "jit")
