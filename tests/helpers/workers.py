@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import mindspore as ms
-from helpers import columns, data_parallel, zero
 from mindspore import context
 from mindspore.communication import get_group_size, get_rank, init
 
+from helpers import columns, data_parallel, zero
 from parity.cases import networks
 
 if __name__ == "__main__":
