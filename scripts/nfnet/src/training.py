@@ -171,24 +171,26 @@ def train(recipe, folder, again=False):
     return network, ema
 
 
-def trained(recipe, checkpoint, average):
-    """The network of a checkpoint that `train` has written.
+def load(network, checkpoint, average):
+    """Give a network the weights of a checkpoint that `train` has written.
 
     Args:
-        recipe (Recipe): By which it was trained.
+        network (NFNet): As it was trained.
         checkpoint (Union[str, Path]): The file.
         average (bool): Take the averages of the weights.
+
+    Returns:
+        NFNet, the network, in evaluation.
 
     Raises:
         ValueError: If the file does not have them.
     """
-    network = build(recipe, 1)[0]
     saved = ms.load_checkpoint(str(checkpoint), format="safetensors")
     prefix = "ema." if average else ""
     wanted = {param.name: prefix + param.name for param in network.get_parameters()}
     missing = sorted({*wanted.values()} - saved.keys())
     if missing:
-        raise ValueError(f"For 'trained', '{checkpoint}' must be one of train.py, but it has no {missing}.")
+        raise ValueError(f"For 'load', '{checkpoint}' must be one of train.py, but it has no {missing}.")
     ms.load_param_into_net(network, {name: saved[key] for name, key in wanted.items()}, strict_load=True)
     return network.set_train(False)
 
@@ -202,7 +204,8 @@ def evaluate(recipe, checkpoint):
     """
     rank, workers = prepare(recipe)
     data, total = dataset.held(recipe, *dataset.read(recipe)[1], rank, workers), Sum() if workers > 1 else None
-    return tuple(accuracy(trained(recipe, checkpoint, average), data, total) for average in (False, True))
+    network = build(recipe, 1)[0]
+    return tuple(accuracy(load(network, checkpoint, average), data, total) for average in (False, True))
 
 
 def export(recipe, checkpoint, file, average=True):
@@ -217,4 +220,4 @@ def export(recipe, checkpoint, file, average=True):
     prepare(recipe)
     side = recipe.eval_image_size
     image = Tensor(np.zeros((1, recipe.in_channels, side, side), np.float32))
-    ms.export(trained(recipe, checkpoint, average), image, file_name=str(file), file_format="MINDIR")
+    ms.export(load(build(recipe, 1)[0], checkpoint, average), image, file_name=str(file), file_format="MINDIR")
