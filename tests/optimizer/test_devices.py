@@ -82,7 +82,7 @@ def compiled(make, count, shape):
 
 def what_is_wrong(make, shape, ceilings):
     """What keeps a step from running as it is claimed to, in sentences."""
-    few, many = (compiled(make, count, shape) for count in (2, 3))
+    few, many = (compiled(make, count, shape) for count in (1, 2))
     found = [
         f"{node.primitive} of {sorted(node.dtypes)} is in no table"
         for node in many
@@ -92,7 +92,7 @@ def what_is_wrong(make, shape, ceilings):
     found += [f"{node.primitive} in float64 of a parameter's size" for node in wide if shape in node.shapes]
     count = [Counter("float64" in node.dtypes for node in part) for part in (few, many)]
     each, each_wide = sum(count[1].values()) - sum(count[0].values()), count[1][True] - count[0][True]
-    step, step_wide = sum(count[0].values()) - 2 * each, count[0][True] - 2 * each_wide
+    step, step_wide = sum(count[0].values()) - each, count[0][True] - each_wide
     if each_wide:
         found.append(f"{each_wide:g} in float64 for each parameter")
     said = "for each parameter", "for each step", "in float64 for each step"
@@ -131,7 +131,8 @@ from parity.sides import mindspore
 
 for name in sys.argv[1:]:
     case = CASES[name][-1]
-    build, problem = mindspore.factory(case, fused=False), synthetic(3, absent=False).fitting(case)
+    build = mindspore.factory(case, fused=False)
+    problem = synthetic(3, absent=False).part(("twin.weight", "huge.gamma", "breaking.weight")).fitting(case)
     runs = [mindspore.run(build, problem, "graph", True, "CPU", level) for level in ("O0", "O2")]
     assert all(compare_bits(run, runs[0]).passed for run in runs), name
 """
