@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import sys
 from types import SimpleNamespace
 
@@ -25,6 +26,26 @@ _finished = []
 
 # MindSpore would collect garbage, and so look through all that is loaded, whenever it compiles.
 api.gc = SimpleNamespace(collect=lambda: None)
+gc.set_threshold(20_000, 20, 20)
+
+
+def _once(read):
+    """Read the source of a function once: MindSpore does so whenever it compiles it."""
+    known = {}
+
+    def get(what):
+        code = getattr(what, "__code__", None)
+        if code is None:
+            return read(what)
+        key = code.co_filename, code
+        if key not in known:
+            known[key] = read(what)
+        return known[key]
+
+    return get
+
+
+inspect.getsourcelines = _once(inspect.getsourcelines)
 
 
 def pytest_report_header():
