@@ -13,14 +13,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from mindspore import nn
 
 from ms_optim import OPTIMIZERS
-from parity.cases import ENTRIES
-from parity.hunt.mistakes import Mistake, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
-from parity.hunt.mutants import breed
+from parity.cases import ENTRIES, Mutant
+from parity.hunt.mistakes import Alter, Mistake, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
+from parity.hunt.mutants import breed, differs_in_rule_alone
 from parity.judge.compare import RATIO, Divergence, compare, errors, of_what_is_told
 from parity.runs.files import Run, Step
-from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart
+from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart, rewind
 from parity.sides.trace import PARAMETER, Recorder, Trace
 
 # What of a run is looked at: so many elements and steps tell mistakes apart, and take seconds.
@@ -118,6 +119,8 @@ class Search:
         self.run, self.name, self._folder = run, name, folder
         self._norms = [norm_of(step.gradients) for step in run.steps] if norms is None else norms
         self._noise = ENTRIES[name].cases[0].noise
+        self._classes: dict[tuple[Mutant, ...], type] = {}
+        self._optimizers: dict[tuple[Alter | None, type], tuple[Run, nn.Optimizer]] = {}
         self._right = by_the_rule(run, begun(run, counterpart(run, OPTIMIZERS[name])), PRECISIONS)
 
     def diagnosis(self, ours: Trace, together: int | None = None) -> Diagnosis:
@@ -173,16 +176,35 @@ class Search:
 
     def _trajectory(self, mistake, steps=None, dtypes=PRECISIONS):
         """Where a mistake leads; None if it cannot be made."""
-        run, cls = replace(self.run, steps=self.run.steps[:steps]), OPTIMIZERS[self.name]
         try:
-            if mistake.mutants:
-                cls = breed(self._folder, *mistake.mutants)
-            cls = mistake.change(cls) if mistake.change else cls
-            run = mistake.alter(run) if mistake.alter else run
-            optimizer = begun(run, counterpart(run, cls))
+            cls = self._class(mistake)
+            run, optimizer = self._begun(mistake.alter, cls)
         except (ValueError, TypeError):  # two edits of one place, numbers that do not go together
             return None
-        return by_the_rule(run, optimizer, dtypes, mistake.prepare)
+        run = replace(run, steps=run.steps[:steps])
+        taken = by_the_rule(run, optimizer, dtypes, mistake.prepare, cls)
+        rewind(run, optimizer)
+        return taken
+
+    def _class(self, mistake):
+        """The optimizer with what a mistake makes of its rule."""
+        made = self._classes.get(mistake.mutants)
+        if made is None:
+            made = breed(self._folder, *mistake.mutants) if mistake.mutants else OPTIMIZERS[self.name]
+            self._classes[mistake.mutants] = made
+        return mistake.change(made) if mistake.change else made
+
+    def _begun(self, alter, cls):
+        """The run with other numbers, and an optimizer of a class, or of one that differs in its functions alone.
+
+        Making an optimizer takes longer than its first steps.
+        """
+        right = OPTIMIZERS[self.name]
+        key = alter, right if differs_in_rule_alone(cls, right) else cls
+        if key not in self._optimizers:
+            run = alter(self.run) if alter else self.run
+            self._optimizers[key] = run, begun(run, counterpart(run, key[1]))
+        return self._optimizers[key]
 
     def _ratio(self, ours, taken):
         verdict = self._verdict(ours, taken)

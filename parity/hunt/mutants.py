@@ -5,12 +5,16 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType, GetSetDescriptorType
 
 from mindspore import nn
 
 import ms_optim
 from parity.cases import Case, Mutant
 from parity.judge.compare import Verdict
+
+# What of a class says nothing of how its instances are made.
+_OF_RULE = ("__doc__", "__module__", "elementwise", "scalars", "update")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,29 @@ def breed(folder: Path, *mutants: Mutant) -> type[nn.Optimizer]:
     return type(right.__name__, (right,), rules)
 
 
+def differs_in_rule_alone(cls: type[nn.Optimizer], right: type[nn.Optimizer]) -> bool:
+    """Whether the instances of two classes are alike but for `scalars` and `update`: all else of both is the same."""
+    own, others = ({name: value for name, value in vars(each).items() if name not in _OF_RULE} for each in (cls, right))
+    if cls is right or not own:  # made of another class and other functions
+        return cls is right or differs_in_rule_alone(cls.__bases__[0], right)
+    return own.keys() == others.keys() and all(_is_same(value, others[name]) for name, value in own.items())
+
+
+def _is_same(one, other):
+    """Whether two attributes of classes are: functions if they have the same code, which calls none of their module."""
+    if isinstance(one, (classmethod, staticmethod, property)) and type(one) is type(other):
+        one, other = (each.fget if isinstance(each, property) else each.__func__ for each in (one, other))
+    if not isinstance(one, FunctionType):
+        return isinstance(one, GetSetDescriptorType) or one == other
+    called = [getattr(one.__globals__.get(name), "__module__", None) for name in one.__code__.co_names]
+    return (
+        isinstance(other, FunctionType)
+        and (one.__code__, one.__defaults__, one.__kwdefaults__)
+        == (other.__code__, other.__defaults__, other.__kwdefaults__)
+        and one.__module__ not in called
+    )
+
+
 def _written(texts, source, home, target):
     """Where the edited module lies; the modules of a package then import each other and not those of `home`."""
     if target.suffix:
@@ -72,10 +99,10 @@ def _written(texts, source, home, target):
 
 def _imported(name, path):
     """The module or the package of a file, whose modules are none of one that was bred before."""
-    if name in sys.modules:
-        for known in [known for known in sys.modules if known == name or known.startswith(f"{name}.")]:
-            del sys.modules[known]
     places = [str(path.parent)] if path.name == "__init__.py" else None
+    if sys.modules.pop(name, None) and places:
+        for known in [known for known in sys.modules if known.startswith(f"{name}.")]:
+            del sys.modules[known]
     spec = importlib.util.spec_from_file_location(name, path, submodule_search_locations=places)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module

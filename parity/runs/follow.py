@@ -1,6 +1,7 @@
 """Takes an optimizer through a recorded run: with its groups and numbers, from its state, step by step."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import mindspore as ms
 from mindspore import Parameter, nn
@@ -74,6 +75,15 @@ def followed(run: Run, optimizer: nn.Optimizer) -> Iterator[Step]:
         yield step
 
 
+def rewind(run: Run, optimizer: nn.Optimizer) -> None:
+    """Give an optimizer that was taken through a run the numbers that it began with."""
+    if run.steps:
+        first = [{key: value for key, value in group.items() if key != "params"} for group in run.header["groups"]]
+        _change_numbers(
+            optimizer, [dict(group) for group in run.steps[-1].groups], replace(run.steps[0], groups=first), 0
+        )
+
+
 def gradients_of(step: Step, names: list[str]) -> dict[str, Gradient]:
     """Those of a step by name, None where there is none."""
     drawn = {name: step.gradients.get(name) for name in names}
@@ -99,14 +109,15 @@ def by_the_rule(
     optimizer: nn.Optimizer,
     dtypes: Iterable[str],
     prepare: Prepare | None = None,
+    cls: type[nn.Optimizer] | None = None,
 ) -> list[Trace]:
     """The trace, in each of some precisions, of the rule of an optimizer of ours on arrays of NumPy, through a run.
 
     The optimizer is as `begun` gives it, and takes over the numbers of each step; it takes none itself.
     `prepare` is given the rule, the number of the step and its gradients, may change the parameters of the rule, and
-    gives the gradients that the rule takes.
+    gives the gradients that the rule takes. `cls` is a class whose functions are taken instead of the optimizer's own.
     """
-    rules = [rule_of(optimizer, dtype) for dtype in dtypes]
+    rules = [rule_of(optimizer, dtype, cls) for dtype in dtypes]
     recorders = [Recorder() for _ in rules]
     for i, step in enumerate(followed(run, optimizer)):
         for rule, recorder in zip(rules, recorders):

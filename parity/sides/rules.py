@@ -25,9 +25,12 @@ def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, dtyp
     return recorder.trace()
 
 
-def rule_of(optimizer: nn.Optimizer, dtype: str) -> "Rule":
-    """What takes the steps of an optimizer of this library, from its parameters, state and numbers as they are now."""
-    return (_Average if hasattr(optimizer, "averages") else Rule)(optimizer, dtype)
+def rule_of(optimizer: nn.Optimizer, dtype: str, cls: type[nn.Optimizer] | None = None) -> "Rule":
+    """What takes the steps of an optimizer of this library, from its parameters, state and numbers as they are now.
+
+    `cls` is a class whose functions it has instead of its own.
+    """
+    return _Average(optimizer, dtype) if hasattr(optimizer, "averages") else Rule(optimizer, dtype, cls)
 
 
 class Rule:
@@ -37,8 +40,9 @@ class Rule:
         params (dict[str, Array]): The parameters, by name.
     """
 
-    def __init__(self, optimizer, dtype):
+    def __init__(self, optimizer, dtype, cls=None):
         self.optimizer, self.dtype = optimizer, np.dtype(dtype)
+        self._functions = cls or type(optimizer)
         self.names = [param.name for param in optimizer.parameters]
         self.params = {param.name: array(param.asnumpy(), self.dtype) for param in optimizer.parameters}
         self._slots = {
@@ -76,7 +80,7 @@ class Rule:
     def _step(self, gradients):
         present = np.array([gradients[name] is not None for name in self.names])
         self._steps = self._steps + present
-        numbers = self.optimizer.scalars(self._steps, *self._numbers.values(), self._rates, *self._hyper)
+        numbers = self._functions.scalars(self._steps, *self._numbers.values(), self._rates, *self._hyper)
         self._numbers = {name: new.where(present, old) for (name, old), new in zip(self._numbers.items(), numbers)}
         rows = array(np.stack(numbers[len(self._numbers) :], 1), self.dtype)
         rows, conditions = decide(rows, self.optimizer.conditions_read, self._weights)
@@ -89,7 +93,7 @@ class Rule:
         touched, grad = _summed(drawn, self.dtype)
         whole = (self.params[name], *self._slots[name])
         param, *kept = (one if one is None or touched is None else one[touched] for one in whole)
-        param, kept = self.optimizer.update(param, grad, tuple(kept), *row, *chosen, *flags)
+        param, kept = self._functions.update(param, grad, tuple(kept), *row, *chosen, *flags)
         if touched is not None:
             param, *kept = (_put(one, touched, new) for one, new in zip(whole, (param, *kept)))
         self.params[name], self._slots[name] = param, tuple(kept)
