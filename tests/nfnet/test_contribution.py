@@ -15,6 +15,9 @@ import pytest
 from helpers.processes import ROOT, free_port
 from safetensors.numpy import load_file
 
+# One process writes the folders.
+pytestmark = pytest.mark.xdist_group("zoo")
+
 ZOO = ROOT / "scripts" / "_zoo.py"
 MODELS = Path("models", "research", "cv", "NFNet")
 # Of the files of mindcv that its package does not have, what scripts/zoo adds to.

@@ -11,7 +11,7 @@ from mindcv.optim import create_optimizer
 from mindcv.utils import create_trainer
 from mindspore import Tensor, nn, ops
 
-SMALL = nfnet.Architecture((1, 1), (32, 32), 16, 16)
+SMALL = nfnet.Architecture((1,), (32,), 16, 16)
 
 
 def test_all_are_registered():
@@ -20,9 +20,9 @@ def test_all_are_registered():
 
 def test_forward():
     ms.set_context(mode=ms.GRAPH_MODE)
-    network = create_model("nfnet_f0", num_classes=10).set_train(False)
+    network = nfnet.NFNet(SMALL, num_classes=10).set_train(False)
     features = network.forward_features(ops.ones((1, 3, 64, 64)))
-    assert features.shape == (1, 3072, 2, 2)
+    assert features.shape == (1, 64, 16, 16)
     assert network.forward_head(features).shape == (1, 10)
 
 
