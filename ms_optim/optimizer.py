@@ -1,4 +1,4 @@
-"""What every optimizer is built on: the declaration of its state and its arguments, and one step."""
+"""What every optimizer is built on: the declaration of its state and its arguments, from which it is made."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Set
@@ -6,14 +6,16 @@ from typing import Any, ClassVar
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, ops
+from mindspore import Parameter, ParameterTuple, Tensor
 
 from ms_optim import _compiled, _composed, _direct, _host, _math, _native, _pieces, _shards, _state
 from ms_optim._declaration import Declared, arguments_of
+from ms_optim._describing import table_of
 from ms_optim._freezing import Freezing
-from ms_optim._gradients import check_gradients, fits, wanted
+from ms_optim._gradients import check_gradients, wanted
 from ms_optim._groups import MEMBERS, Groups, ParamGroup, by_step
-from ms_optim._learning_rate import Rates, look_up
+from ms_optim._learning_rate import Rates
+from ms_optim._step import Step
 from ms_optim._values import float64_parameter
 from ms_optim.arguments import COMMON, Devices
 from ms_optim.slot import HALVES, MASTER, TAKEN, Slot
@@ -21,7 +23,7 @@ from ms_optim.slot import HALVES, MASTER, TAKEN, Slot
 Params = Iterable[Parameter] | Iterable[tuple[str, Parameter]] | Iterable[dict]
 
 
-class Optimizer(Declared, Freezing, _state.Stateful):
+class Optimizer(Declared, Freezing, Step, _state.Stateful):
     """An optimizer made of two pure functions and the state that a subclass declares.
 
     A subclass sets `scalars` (the numbers of the step, in float64, from `step`, the scalar slots, `lr` and the
@@ -374,20 +376,7 @@ class Optimizer(Declared, Freezing, _state.Stateful):
 
     def describe(self) -> str:
         """What each parameter got, as a table: its group, shape, state and arguments."""
-        groups = self.param_groups
-        rows = [("parameter", "group", "shape", "state", *self.defaults)]
-        columns = [(slot, self.state.slots[slot]) for slot in self.state.slots]
-        arguments = [{name: group[name] for name in self.defaults} for group in groups]
-        for i, param in enumerate(self.parameters):
-            state = [slot for slot, column in columns if column[i] is not None]
-            values = {**arguments[self.group_of[i]], **dict(zip(self.flag_names, self.flags[i]))}
-            rows.append(
-                (param.name, str(self.group_of[i]), str(param.shape), " ".join(state), *map(_short, values.values()))
-            )
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        why = self.why_compiled
-        way = f"are compiled, because {why}" if why else "run the native kernel at once"
-        return "\n".join(["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows] + [f"Direct calls {way}."])
+        return table_of(self)
 
     @property
     def constants(self) -> tuple | None:
@@ -456,95 +445,3 @@ class Optimizer(Declared, Freezing, _state.Stateful):
                 f"For '{owner}', 'params' must have the dtypes that they had when it was made, but {cast} were cast: "
                 "after a cast of the network an optimizer must be made anew."
             )
-
-    def construct(self, gradients, present=None):
-        """One step: the numbers of all parameters first, then the rule on each."""
-        if len(gradients) != len(self.parameters):
-            raise ValueError("For 'Optimizer', 'gradients' must hold one entry for each parameter.")
-        if present is None:
-            present = self.present
-        rows, moves = self.numbers_of_step(present)
-        return self.apply_rule(gradients, rows, moves, present)
-
-    def numbers_of_step(self, present):
-        """The numbers of a step, a row for each parameter, and which parameters move; those that are state are kept."""
-        _compiled.check_again(self.warn_unseen)
-        _compiled.check_again(self.refuse_slices)
-        moves = self.trainable.logical_and(Tensor(present))
-        steps = self.step_counts + moves.double()
-        hyper = ops.unbind(ops.gather(ops.stack((self._learning_rates(), *self._numbers_now())), self.group_index, 1))
-        numbers = self.scalars(steps, *self.scalar_state, *hyper)
-        if self.has_scalars:
-            count = len(self.scalar_state)
-            self.hyper_map(ops.partial(_composed.store, moves), self.scalar_state, numbers[:count], self.scalar_state)
-            numbers = numbers[count:]
-        ops.assign(self.step_counts, steps)
-        ops.assign_add(self.global_step, self.global_step_increase_tensor)
-        if self.fused or self.need_scale:
-            numbers = (*numbers, self.reciprocal)
-        return ops.stack(numbers, 1), moves
-
-    def _numbers_now(self):
-        """This step's hyperparameters, each a float64 vector over groups."""
-        if not self.has_tables:  # each turn of the loop below takes time to compile
-            return self.numbers
-        now = ()
-        for kept in self.numbers:
-            now = (*now, kept if kept.ndim == 1 else look_up(kept, self.global_step).reshape(kept.shape[1:]))
-        return now
-
-    def apply_rule(self, gradients, rows, moves, present, part=None):
-        """The rule on the parameters from one place to another, or on all, with the numbers and gradients of these."""
-        gradients = tuple(gradients)
-        if self.fused:
-            _compiled.check_again(self.check_state)
-            parameters, wanted = _pieces.some((self.parameters, self.wanted), part)
-            done = self.hyper_map(fits, parameters, gradients, present, wanted)
-            layout, slots = self.layout, self.kernel_slots
-            if part is not None:
-                begin, end = part
-                layout, slots = layout[begin:end], slots[self.slots_before[begin] : self.slots_before[end]]
-            self.kernel(rows, moves, layout, *parameters, *gradients, *slots)
-            return done
-        return self._apply(gradients, self._cut(rows, moves, part), present, part)
-
-    def _cut(self, rows, moves, part):
-        """What the rule takes of the numbers, for each parameter of a part, in the dtype of its computation."""
-        one = _composed.cut(rows, moves, self.precisions[0], self.conditions_read, self.lerp_weights)
-        if len(self.precisions) == 1:
-            return one
-        other = _composed.cut(rows, moves, self.precisions[1], self.conditions_read, self.lerp_weights)
-        numbers, conditions = (), ()
-        begin = 0 if part is None else part[0]
-        for i in range(rows.shape[0]):
-            own = one if self.computed_in[begin + i] == self.precisions[0] else other
-            numbers, conditions = (*numbers, own[0][i]), (*conditions, own[1][i])
-        return numbers, conditions, one[2]
-
-    def _apply(self, gradients, given, present, part):
-        """The rule on each parameter of a part, in MindSpore's operators."""
-        rows, conditions, moves = given
-        columns = (self.parameters, self.slot_table, self.flags, self.wanted)
-        parameters, slots, flags, wanted = _pieces.some(columns, part)
-        return self.hyper_map(self.rule, parameters, gradients, rows, conditions, moves, slots, flags, present, wanted)
-
-    def _learning_rates(self):
-        """This step's learning rates, a float64 vector over groups."""
-        rates = self.rate_sources
-        if self.dynamic_lr:
-            rates = ()
-            for source in self.rate_sources:
-                rates = (*rates, source(self.global_step).reshape(()).double())
-        rates = ops.stack(rates)
-        if self.later_rates is not None:
-            rates = rates.where(ops.isnan(self.later_rates), self.later_rates)
-        return rates
-
-
-def _short(value):
-    """A number, flag or schedule in a table."""
-    if isinstance(value, list):
-        return f"[{value[0]:g}, ..., {value[-1]:g}]"
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_short, value))})"
-    return f"{value:g}" if isinstance(value, float) else getattr(value, "cls_name", None) or str(value)
