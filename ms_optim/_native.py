@@ -19,7 +19,7 @@ from mindspore import Parameter, Tensor, log, ops
 from ms_optim.arguments import FLOATS
 
 # Of the table and of the inputs of its functions, as in kernels/kernels.cpp.
-VERSION = 2
+VERSION = 3
 _ANEW = "install ms_optim anew"
 
 
@@ -170,6 +170,26 @@ def power_of_arrays(base: np.ndarray, exponent: np.ndarray) -> np.ndarray:
 def _powers(path):
     function = ctypes.CDLL(str(path)).ms_optim_powers
     function.argtypes, function.restype = (ctypes.c_int64, *[ctypes.c_void_p] * 3), None
+    return function
+
+
+def dot(a: np.ndarray, b: np.ndarray) -> float:
+    """The sum of products of two contiguous vectors of one dtype, float32 or float64, added up in float64."""
+    return _of_vectors(library(), "dot", a.dtype.name)(a.ctypes.data, b.ctypes.data, a.size)
+
+
+def add_scaled(x: np.ndarray, factor: float, y: np.ndarray) -> None:
+    """Add factor * y to x, of which the same holds."""
+    _of_vectors(library(), "add_scaled", x.dtype.name)(x.ctypes.data, factor, y.ctypes.data, x.size)
+
+
+@functools.cache
+def _of_vectors(path, name, dtype):
+    kernels_for("LBFGS")  # a library of other sources is refused
+    function = getattr(ctypes.CDLL(str(path)), f"ms_optim_{name}_{dtype}")
+    numbers = [ctypes.c_double] if name == "add_scaled" else []
+    function.argtypes = (ctypes.c_void_p, *numbers, ctypes.c_void_p, ctypes.c_int64)
+    function.restype = None if numbers else ctypes.c_double
     return function
 
 

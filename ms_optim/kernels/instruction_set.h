@@ -1,4 +1,4 @@
-// The rules and what runs them, for the instruction set and in the namespace that kernels.cpp has opened. No header
+// The rules, what runs them, and functions of vectors, for the instruction set and in the namespace that kernels.cpp has opened. No header
 // that is included here has a guard.
 
 #include "rules.h"
@@ -8,3 +8,5 @@
 #include "apply.h"
 
 #include "units.h"
+
+#include "vectors.h"

@@ -64,8 +64,10 @@ static int level() {
     (level() == 2   ? Function(avx512::function<avx512::rule>) \
      : level() == 1 ? Function(avx2::function<avx2::rule>)     \
                     : Function(plain::function<plain::rule>))
+#define BEST_CALL(call) (level() == 2 ? avx512::call : level() == 1 ? avx2::call : plain::call)
 #else
 #define BEST(Function, function, rule) Function(plain::function<plain::rule>)
+#define BEST_CALL(call) plain::call
 #endif
 
 namespace {
@@ -230,6 +232,28 @@ int step_average(const Inputs &inputs, Apply apply) {
     return DONE;
 }
 
+// The sum of products of two vectors; the sums of chunks are added up in their order.
+template <class T>
+double dot(const T *a, const T *b, int64_t count) {
+    std::vector<double> sums((count + CHUNK - 1) / CHUNK);
+    Pool::here().run(static_cast<int64_t>(sums.size()), [&](int64_t i) {
+        const int64_t begin = i * CHUNK;
+        sums[i] = BEST_CALL(dot(a + begin, b + begin, std::min(CHUNK, count - begin)));
+    });
+    double total = 0;
+    for (const double sum : sums) total += sum;
+    return total;
+}
+
+// x += factor * y.
+template <class T>
+void add_scaled(T *x, double factor, const T *y, int64_t count) {
+    Pool::here().run((count + CHUNK - 1) / CHUNK, [&](int64_t i) {
+        const int64_t begin = i * CHUNK;
+        BEST_CALL(add_scaled(x + begin, T(factor), y + begin, std::min(CHUNK, count - begin)));
+    });
+}
+
 }  // namespace
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
@@ -283,6 +307,16 @@ FUNCTION(power) {
     return DONE;
 }
 
+// Functions of vectors, for ../lbfgs/vectors.py.
+EXPORTED double ms_optim_dot_float32(const float *a, const float *b, int64_t count) { return dot(a, b, count); }
+EXPORTED double ms_optim_dot_float64(const double *a, const double *b, int64_t count) { return dot(a, b, count); }
+EXPORTED void ms_optim_add_scaled_float32(float *x, double factor, const float *y, int64_t count) {
+    add_scaled(x, factor, y, count);
+}
+EXPORTED void ms_optim_add_scaled_float64(double *x, double factor, const double *y, int64_t count) {
+    add_scaled(x, factor, y, count);
+}
+
 // What each function takes, for ../_native.py to compare with the rules in Python.
 struct Entry {
     const char *rule, *numbers, *flags, *choices, *slots;
@@ -300,4 +334,4 @@ EXPORTED const Entry ms_optim_rules[] = {
     ENTRY(momentum_agc), ENTRY(nadam),   ENTRY(radam), ENTRY(rmsprop), ENTRY(rprop), ENTRY(sgd)};
 
 // The version of the table and of the functions' inputs, and how many entries there are.
-EXPORTED const int ms_optim_table[] = {2, sizeof ms_optim_rules / sizeof *ms_optim_rules};
+EXPORTED const int ms_optim_table[] = {3, sizeof ms_optim_rules / sizeof *ms_optim_rules};

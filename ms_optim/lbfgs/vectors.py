@@ -12,11 +12,13 @@ import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
 
-from ms_optim import _compiled, _host, _math
+from ms_optim import _compiled, _host, _math, _native
 from ms_optim._math import sum_of_products
 
 # Of arrays of float64, which BLAS adds up in one thread.
 CHUNK = 8192
+# From so many elements on the library is faster than NumPy, in spite of the call.
+LONG = 2 * CHUNK
 
 
 class Graph(nn.Cell):
@@ -42,7 +44,13 @@ class Graph(nn.Cell):
         return self.function(*tensors)
 
 
+def _is_for_library(vector):
+    return vector.size >= LONG and _native.library() is not None
+
+
 def _dot_of_arrays(a, b):
+    if _is_for_library(a):
+        return np.array([_native.dot(a, b)]).astype(a.dtype)
     total = 0.0
     for i in range(0, a.size, CHUNK):
         total += np.dot(*(part[i : i + CHUNK].astype(np.float64, copy=False) for part in (a, b)))
@@ -88,17 +96,36 @@ def changes(grad, previous, d, t):
     return y, s, ys, 1 / ys, ys / dot(y, y)
 
 
-@Graph
-def backward(q, y, s, r):
-    """Go one pair back in the history: q without what is along y, and how much that is."""
+def _backward(q, y, s, r):
     weight = dot(s, q) * r
     return q - weight * y, weight
 
 
-@Graph
-def forward(d, y, s, r, weight):
-    """Go one pair forward."""
+def _backward_of_arrays(q, y, s, r):
+    weight = dot(s, q) * r
+    return _add_scaled(q, -weight, y), weight
+
+
+def _forward(d, y, s, r, weight):
     return d + (weight - dot(y, d) * r) * s
+
+
+def _forward_of_arrays(d, y, s, r, weight):
+    return _add_scaled(d, weight - dot(y, d) * r, s)
+
+
+def _add_scaled(x, factor, y):
+    """Add factor * y to x, in its place."""
+    if _is_for_library(x):
+        _native.add_scaled(x, factor.item(), y)
+        return x
+    return np.add(x, factor * y, out=x)
+
+
+# Go one pair back in the history: q without what is along y, and how much that is. An array is written into.
+backward = Graph(_backward, _backward_of_arrays)
+# Go one pair forward, in the same way.
+forward = Graph(_forward, _forward_of_arrays)
 
 
 _ravel = MultitypeFuncGraph("ravel")

@@ -40,12 +40,23 @@ def call(library, rule, arrays, present=None):
     )
 
 
+def call_on_vectors(library, function, arrays):
+    """What a function of two vectors gives, after it has added a part of the second to the first if it does that."""
+    one, other = arrays
+    called, of = getattr(ctypes.CDLL(str(library)), f"ms_optim_{function}_{one.dtype}"), ctypes.c_void_p
+    if function == "add_scaled":
+        return called(of(one.ctypes.data), ctypes.c_double(0.3), of(other.ctypes.data), ctypes.c_int64(one.size))
+    called.restype = ctypes.c_double
+    return called(of(one.ctypes.data), of(other.ctypes.data), ctypes.c_int64(one.size))
+
+
 def replay(library, calls):
-    """The code of each call, and its inputs as they are after it. A call is the name of a rule and its inputs."""
+    """What each call returns, and its inputs as they are after it. A call is the name of a function and its inputs."""
     outcomes = []
-    for rule, arrays in calls:
+    for function, arrays in calls:
         arrays = [array.copy() for array in arrays]
-        outcomes.append((call(library, rule, arrays), arrays))
+        run = call_on_vectors if function in ("dot", "add_scaled") else call
+        outcomes.append((run(library, function, arrays), arrays))
     return outcomes
 
 

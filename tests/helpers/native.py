@@ -27,6 +27,8 @@ DTYPES = [np.float32, np.float64]
 # torch's loops take them; then odd ones.
 SIZES = (*range(1, 34), 47, 48, 49, 63, 64, 65, 70, 127, 1001, 4099)
 CHUNK = 16384
+# Of vectors: without a register of any instruction set, with one and what is left over, and around the ends of chunks.
+VECTORS = (0, 1, 15, 16, 17, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5)
 # A unit of every kind: of one element, shorter than a vector, of a thread, of several, and every so-many-th element.
 UNITS = [
     (),

@@ -57,13 +57,14 @@ EDITS = {
         "(square_avg, momentum_buffer or none, grad_avg or none)",
     ),
 }
+NEWER = _native.VERSION + 1
 # Libraries that have no table, or one that is not read.
 OTHERS = {
     "without a table": ("int sgd() { return 0; }", "has no table of rules"),
     "without rules in it": ("extern const int ms_optim_table[] = {1, 0};", "has no table of rules"),
     "of another version": (
-        "extern const int ms_optim_table[] = {3, 0}; extern const int ms_optim_rules[] = {0};",
-        "has a table of rules of version 3 and not 2",
+        f"extern const int ms_optim_table[] = {{{NEWER}, 0}}; extern const int ms_optim_rules[] = {{0}};",
+        f"has a table of rules of version {NEWER} and not {_native.VERSION}",
     ),
     "of no library": (None, "cannot be loaded: "),
 }

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 from helpers import kernels
-from helpers.native import NATIVE, UNITS, Native, arguments, needs_compiler, needs_library, some_params
+from helpers.native import NATIVE, UNITS, VECTORS, Native, arguments, needs_compiler, needs_library, some_params
 
 from ms_optim import OPTIMIZERS, Adam, MomentumAGC
 
@@ -16,7 +16,7 @@ pytestmark = needs_library
 
 @needs_compiler
 def test_sanitizers_find_nothing(tmp_path, copy_of_library):
-    """In steps of every rule, in averages and in what is refused; and the bits do not hang on the optimization."""
+    """In steps, averages, functions of vectors and what is refused; and the bits do not hang on the optimization."""
     flags = ("-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     library = kernels.build(tmp_path / "sanitized.so", *flags)
     found = subprocess.run(["g++", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
@@ -38,6 +38,8 @@ def test_sanitizers_find_nothing(tmp_path, copy_of_library):
             ("average", [np.array(0.3), np.array(True), layout, *(unit.astype(dtype) for unit in units), *units])
             for dtype in (np.float16, np.float32, np.float64)
         ]
+    pairs = [(np.ones(size, dtype), np.ones(size, dtype)) for size in VECTORS for dtype in (np.float32, np.float64)]
+    calls += [(function, pair) for function in ("dot", "add_scaled") for pair in pairs]
     paths = [tmp_path / "calls", tmp_path / "outcomes"]
     paths[0].write_bytes(pickle.dumps(calls))
     subprocess.run(
