@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 SIDE, CLASSES, HELD_OUT = 8, 10, 360
 
@@ -45,6 +44,8 @@ class Run(NamedTuple):
 @functools.cache
 def digits() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """The training and the held-out images (n, 1, 8, 8), float32 in [-1, 1], each with its labels (n,), int32."""
+    from sklearn.datasets import load_digits  # which takes as long as half of MindSpore
+
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
     x = (images[order].reshape(-1, 1, SIDE, SIDE) / 8 - 1).astype(np.float32)
