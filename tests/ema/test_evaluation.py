@@ -140,12 +140,12 @@ class Seen(Callback):
         self.found.append(self.net[0].bias.asnumpy().copy())
 
 
-def fit(net, ema, callbacks, epochs=3, metrics=("mse",)):
-    """Train, and evaluate after each epoch."""
+def fit(net, ema, callbacks, epochs=3, model=None):
+    """Train, and evaluate after each epoch; a Model that has compiled may be given."""
     data = dataset.NumpySlicesDataset((np.ones((4, 2), np.float32), np.zeros((4, 3), np.float32)), shuffle=False).batch(
         2
     )
-    model = Model(net, nn.MSELoss(), ema, metrics={*metrics})
+    model = model or Model(net, nn.MSELoss(), ema, metrics={"mse"})
     model.fit(epochs, data, data, callbacks=callbacks, dataset_sink_mode=False, valid_dataset_sink_mode=False)
     return model, data
 
@@ -176,9 +176,9 @@ def test_only_the_best_is_kept(graph, tmp_path):
     net = make()
     ema = EMA(SGD(net.trainable_params(), lr=0.25), 0.75)
     callback = EvaluateAverage(ema, tmp_path / "best.ckpt", "eval_loss", "max")
-    fit(net, ema, [callback], epochs=1)
+    model, _ = fit(net, ema, [callback], epochs=1)
     first, content = callback.best, (tmp_path / "best.ckpt").read_bytes()
-    fit(net, ema, [callback], epochs=2)
+    fit(net, ema, [callback], 2, model)
     assert callback.best == first and (tmp_path / "best.ckpt").read_bytes() == content
 
 
@@ -194,9 +194,10 @@ def test_what_is_broken_off_leaves_the_parameters(graph):
     """Not the averages."""
     net = make()
     ema = EMA(SGD(net.trainable_params(), lr=0.25), 0.75)
+    model = Model(net, nn.MSELoss(), ema, metrics={"mse"})
     for callbacks in ([EvaluateAverage(ema), Broken()], [Broken(), EvaluateAverage(ema)]):
         with pytest.raises(KeyboardInterrupt):
-            fit(net, ema, callbacks)
+            fit(net, ema, callbacks, model=model)
         assert not ema.swapped
         assert not np.array_equal(net[0].bias.asnumpy(), ema.averages[1].asnumpy())
 
