@@ -9,14 +9,16 @@ from parity.cases.problems import synthetic
 from parity.judge.compare import compare_bits
 from parity.sides import mindspore as mindspore_side
 
+PART = slice(1, 5)  # of what is tested elsewhere, all that `exempt` is about
+
 
 @pytest.fixture
 def small(monkeypatch):
-    """A function that makes something, with at most three parameters in a graph."""
+    """A function that makes something, with at most two parameters in a graph."""
 
     def make(function):
         with monkeypatch.context() as patched:
-            patched.setattr(_pieces, "PIECE", 3)
+            patched.setattr(_pieces, "PIECE", 2)
             return function()
 
     return make
@@ -30,13 +32,13 @@ def test_has_the_bits_of_one_graph(name, fused, averaged, graph, small, monkeypa
     monkeypatch.setenv(_host.SWITCH, "0")
 
     def make():
-        optimizer = DENSE[name](make_params(name), **{**loud(DENSE[name]), "fused": fused, "loss_scale": 4.0})
+        optimizer = DENSE[name](make_params(name)[PART], **{**loud(DENSE[name]), "fused": fused, "loss_scale": 4.0})
         return EMA(optimizer, 0.9) if averaged else optimizer
 
     whole, parted = make(), small(make)
     assert whole.pieces is None and parted.pieces
     for step, grads in enumerate(make_grads(name, 3)):
-        grads = [None if step == 1 and i == 4 else grad for i, grad in enumerate(grads)]
+        grads = [None if step == 1 and i == 3 else grad for i, grad in enumerate(grads[PART])]
         for optimizer in (whole, parted):
             optimizer(tuple(grads))
             if step == 1:
@@ -47,7 +49,7 @@ def test_has_the_bits_of_one_graph(name, fused, averaged, graph, small, monkeypa
 def test_sparse_gradients(graph, small):
     """Each piece has its own."""
     case = CASES["SparseAdam"][-1]
-    problem = synthetic().part(["fc.weight", "tiny.weight", "huge.gamma", "conv.weight", "late.bias"]).fitting(case)
+    problem = synthetic().part(["fc.weight", "huge.gamma", "late.bias"]).fitting(case)
     build = mindspore_side.factory(case)
     whole = mindspore_side.Session(build, problem.initial, "graph", anew=True)
     parted = small(lambda: mindspore_side.Session(build, problem.initial, "graph", anew=True))
@@ -57,9 +59,9 @@ def test_sparse_gradients(graph, small):
 
 def test_a_graph_is_compiled_for_what_has_changed(graph, small, compilations):
     """Numbers once, and of a new pattern of absent gradients those of the pieces that it is in."""
-    optimizer = small(lambda: Lion(make_params("Lion")))
-    (grads,) = make_grads("Lion", 1)
-    pieces = -(-len(grads) // 3)
+    optimizer = small(lambda: Lion(make_params("Lion")[PART]))
+    grads = make_grads("Lion", 1)[0][PART]
+    pieces = -(-len(grads) // 2)
     optimizer(grads)
     assert len(compilations) == 1 + pieces
     optimizer(grads)
