@@ -11,6 +11,7 @@ from mindspore import Parameter, Tensor, nn
 
 from ms_optim import EMA, AdamW, Optimizer, Slot
 from ms_optim.arguments import Flag, Number, Predicate
+from parity.cases.problems import synthetic
 from parity.check import check
 
 STEPS = 3
@@ -407,20 +408,16 @@ def test_a_class_that_only_has_another_name():
 
 
 class Net(nn.Cell):
-    """Two layers."""
+    """A layer."""
 
     def __init__(self):
         super().__init__()
-        rng = np.random.default_rng(3)
-        shapes = ((4, 4), (2, 4))
-        self.one, self.two = (
-            nn.Dense(*shape[::-1], weight_init=Tensor(rng.standard_normal(shape).astype(np.float32)), bias_init="ones")
-            for shape in shapes
-        )
+        weight = np.random.default_rng(3).standard_normal((2, 4)).astype(np.float32)
+        self.one = nn.Dense(4, 2, weight_init=Tensor(weight), bias_init="ones")
 
     def construct(self, inputs):
-        """One after the other."""
-        return self.two(self.one(inputs))
+        """Compute it."""
+        return self.one(inputs)
 
 
 def train(way, averaged):
@@ -450,7 +447,9 @@ def train(way, averaged):
     return {param.name: param.asnumpy() for param in [*optimizer.parameters, *optimizer.get_parameters()]}
 
 
-@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize(
+    ("averaged", "either"), [(False, "graph"), (True, "graph"), (True, "pynative")], indirect=["either"]
+)
 def test_every_way_to_train(averaged, either):
     """A cell and compiled code take the steps of direct calls, bit for bit, and so does the average."""
     expected = train("direct", averaged)
@@ -480,7 +479,13 @@ class Reference(torch.optim.Optimizer):
 
 def test_parity_judges_it(either):
     """It follows torch in its parameters and its state; with another momentum it does not."""
-    verdict = check(lambda params: HeavyBall(params, 0.05), lambda params: Reference(params, 0.05), mode=either)
+    problem = synthetic(absent=False).part(["fc.weight", "huge.gamma", "conv.weight"])
+
+    def judged(momentum):
+        return check(
+            lambda params: HeavyBall(params, 0.05, momentum), lambda params: Reference(params, 0.05), problem, either
+        )
+
+    verdict, wrong = judged(0.9), judged(0.91)
     assert verdict.passed, str(verdict)
-    wrong = check(lambda params: HeavyBall(params, 0.05, 0.91), lambda params: Reference(params, 0.05), mode=either)
     assert not wrong.passed
