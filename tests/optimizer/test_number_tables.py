@@ -9,6 +9,7 @@ from mindspore import Parameter, Tensor, dataset, nn
 from mindspore.train import Model
 
 from ms_optim import EMA, SGD, AdamW, MomentumAGC, RMSprop, restore, save
+from parity.sides.mindspore import MODES
 
 WARM_UP = [0.5, 0.75, 0.875]
 DECAYS = [0.5, 0.25]
@@ -49,9 +50,16 @@ def values(optimizer):
     return {param.name: param.asnumpy().copy() for param in kept}
 
 
-@pytest.mark.parametrize("cls", [SGD, MomentumAGC, RMSprop, AdamW])
+@pytest.mark.parametrize(
+    ("cls", "mode"),
+    [
+        *[(cls, mode) for cls in (SGD, MomentumAGC, RMSprop, AdamW) for mode in MODES],
+        *[(cls, "composed") for cls in (SGD, AdamW)],
+    ],
+    indirect=["mode"],
+)
 def test_a_number_for_each_step(cls, mode):
-    """Is what it would be if it were set before the step; the last one holds."""
+    """Is what it would be if it were set before the step; the last one holds. No rule sees where a number is from."""
     taken, expected = make(cls), make(cls, tables=False)
     for step in range(5):
         by_hand(expected, step)
