@@ -19,8 +19,9 @@ from ms_optim.ema import EMA, SCHEDULES, ParameterEMA, ema_weight
 from parity.sides.mindspore import set_mode
 
 SHAPES = {"conv.weight": (3, 4), "bn.gamma": (3, 4), "bn.beta": (), "ema.scale": (1,), "ema.ema.x": (2, 3, 1, 2)}
-# For what does not depend on the shapes: each compiles for itself.
+# For what does not depend on the shapes: each parameter takes its time to compile.
 FEW = {"bn.gamma": (3, 4), "bn.beta": ()}
+ONE = {"bn.gamma": (3, 4)}
 STEPS = 35
 
 
@@ -167,7 +168,7 @@ SOURCES: dict[str, tuple[Callable, dict]] = {
     "yolov5": (yolov5, {}),
     "zero_start": (zero_start, {}),
 }
-DECAYS = (0.9999, 0.99999)
+DECAY = 0.99999
 
 
 def trajectory(ema, rng):
@@ -180,21 +181,20 @@ def trajectory(ema, rng):
     return path, averages
 
 
-@pytest.mark.parametrize("decay", DECAYS[1:])
 @pytest.mark.parametrize("name", SOURCES)
-def test_schedule_follows_its_source(name, decay, rng):
+def test_schedule_follows_its_source(name, rng):
     """Every average of every step is a few float32 roundings from the source's loop in float64."""
     source, options = SOURCES[name]
-    params = make_parameters(rng, shapes=FEW)
+    params = make_parameters(rng, shapes=ONE)
     for param in params:
         param.set_data(Tensor(np.zeros(param.shape, np.float32)))
-    ema = EMA(SGD(params, lr=1.0), decay, schedule=name.split()[0], **options)
+    ema = EMA(SGD(params, lr=1.0), DECAY, schedule=name.split()[0], **options)
     path, averages = trajectory(ema, rng)
-    assert_follows(source, path, averages, decay, **options)
+    assert_follows(source, path, averages, DECAY, **options)
 
 
 @once
-@pytest.mark.parametrize("decay", (0.5, *DECAYS))
+@pytest.mark.parametrize("decay", (0.5, DECAY))
 @pytest.mark.parametrize("name", SOURCES)
 def test_weight_is_the_source_s_in_float64(name, decay):
     """The numbers alone, on torch float64 tensors and on MindSpore's, as the weight of a 1 among zeros tells them."""
@@ -202,7 +202,7 @@ def test_weight_is_the_source_s_in_float64(name, decay):
     options = {"gamma": 1.0, "power": 2 / 3, "min_decay": 0.0, "update_after_step": 0, **options}
     late = options.pop("update_after_step")
     numbers = [decay, options["min_decay"], options["gamma"], options["power"]]
-    for step in (1, 2, 3, 5, 6, 7, 8, 30, 1000):
+    for step in (1, 2, 5, 6, 7, 30, 1000):
         pulse = list(source(0.0, [*[0.0] * (step - 1), 1.0], decay, **SOURCES[name][1]))[-1]
         for number in (lambda value: torch.tensor(value, dtype=torch.float64), lambda value: Tensor(value, ms.float64)):
             now, *warmup = (number(value) for value in numbers)
@@ -232,14 +232,14 @@ def test_schedules_by_hand():
 
 def test_zero_start_with_decay_1_is_the_plain_mean(rng):
     """Its limit, where y/(1 - decay^n) is 0/0."""
-    ema = EMA(SGD(make_parameters(rng, shapes=FEW), lr=1.0), 1.0, schedule="zero_start")
+    ema = EMA(SGD(make_parameters(rng, shapes=ONE), lr=1.0), 1.0, schedule="zero_start")
     path, averages = trajectory(ema, rng)
     assert_follows(plain_mean, path, averages, None)
 
 
 def test_averaged_model_of_torch(rng):
     """torch.optim.swa_utils itself, in float64, fed the same parameters."""
-    params = make_parameters(rng, shapes=FEW)
+    params = make_parameters(rng, shapes=ONE)
     ema = EMA(SGD(params, lr=0.3), 0.99, schedule="averaged_model")
     path, averages = trajectory(ema, rng)
     model = torch.nn.ParameterList([torch.from_numpy(np.array(value)) for value in path[0]])
@@ -269,26 +269,42 @@ INNER = {
 }
 
 
+@functools.cache
+def run_alone(name, mode):
+    """What the Parameters of an optimizer are after each step, and what it has in the end.
+
+    The mode of mindspore's own is None: in each they compile to the same, with no kernel of ours.
+    """
+    alone = inner_of(name)
+    rng, steps = np.random.default_rng(0), []
+    for _ in range(STEPS):
+        alone(make_gradients(rng, alone.parameters))
+        steps.append(bits(alone.parameters))
+    return steps, bits(alone.get_parameters())
+
+
+def inner_of(name):
+    """An optimizer of all shapes, if it has groups, or of a few."""
+    return INNER[name](make_parameters(np.random.default_rng(1), shapes=SHAPES if "grouped" in name else FEW))
+
+
 @pytest.mark.usefixtures("own_graph")
 @pytest.mark.parametrize("name", INNER)
-def test_around_any_optimizer(name, rng):
+def test_around_any_optimizer(name, rng, mode):
     """The inner optimizer does what it does alone, bit for bit, and the average reads the parameters after it."""
-    shapes = SHAPES if "grouped" in name else FEW
-    alone, inner = (INNER[name](make_parameters(np.random.default_rng(1), shapes=shapes)) for _ in range(2))
-    ema = EMA(inner, 0.9999)
+    alone, last = run_alone(name, None if "nn." in name else mode)
+    ema = EMA(inner_of(name), 0.9999)
     path, averages = [values(ema.parameters)], []
-    for _ in range(STEPS):
-        grads = make_gradients(rng, ema.parameters)
-        alone(grads)
-        ema(grads)
-        assert_same(bits(alone.parameters), bits(ema.parameters))
+    for expected in alone:
+        ema(make_gradients(rng, ema.parameters))
+        assert_same(expected, bits(ema.parameters))
         path.append(values(ema.parameters))
         averages.append([average.asnumpy().copy() for average in ema.averages])
     assert_follows(timm_v3_constant, path, averages, 0.9999)
     assert int(ema.global_step) == STEPS
     assert_compiled(ema)
     assert_same(
-        bits(alone.get_parameters()),
+        last,
         {
             name: value
             for name, value in bits(ema.get_parameters()).items()
@@ -320,7 +336,7 @@ def test_shares_and_delegates(rng):
 def test_update_every_and_update_after_step(rng):
     """Averages at steps 1, 4, 7, ...; copies up to step 8; n counts from there. A count in a plain loop."""
     for schedule, source in (("zero_start", zero_start), ("averaged_model", averaged_model), ("torch_ema", torch_ema)):
-        params = make_parameters(rng, shapes=FEW)
+        params = make_parameters(rng, shapes=ONE)
         ema = EMA(SGD(params, lr=1.0), 0.8, schedule=schedule, update_every=3, update_after_step=8)
         path, averages = trajectory(ema, rng)
         for i in range(len(params)):
@@ -335,7 +351,7 @@ def test_update_every_and_update_after_step(rng):
 
 def test_update_every_of_timm_counts_steps(rng):
     """ema-pytorch evaluates the warm-up at the optimizer's step, though it averages at some steps only."""
-    ema = EMA(SGD(make_parameters(rng, shapes=FEW), lr=1.0), 0.9999, schedule="timm", update_every=4)
+    ema = EMA(SGD(make_parameters(rng, shapes=ONE), lr=1.0), 0.9999, schedule="timm", update_every=4)
     path, averages = trajectory(ema, rng)
     average = path[1]
     for step in range(5, STEPS + 1, 4):
@@ -896,6 +912,7 @@ def test_parameter_ema_says_which_pair_does_not_fit():
         follow.decay = -1
 
 
+@once
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
