@@ -175,9 +175,9 @@ class SparseAdam(Optimizer):
 
     Args:
         params (Union[list[Parameter], list[tuple[str, Parameter]], list[dict]]): The parameters, alone or each with a
-            name, or groups of them: dicts with the key "params" and any of the arguments below but `fused` and
-            `loss_scale`. Other keys of a group are kept, unless they seem to mean an argument. A dict with the one key
-            "order_params" gives the order in which the gradients come. Each must have an axis.
+            name, or groups of them: dicts with the key "params" and any of the arguments below but `fused`,
+            `loss_scale` and `state_dtype`. Other keys of a group are kept, unless they seem to mean an argument. A dict
+            with the one key "order_params" gives the order in which the gradients come. Each must have an axis.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
             Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
             accumulated, and holds its last. Default: ``1e-3`` .
@@ -186,6 +186,8 @@ class SparseAdam(Optimizer):
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
+        state_dtype (Union[None, mindspore.dtype]): ``mindspore.float32`` keeps the state of float16 and bfloat16
+            parameters in float32, None in the dtype of the parameter. Default: ``None`` .
 
     Inputs:
         - **gradients** (tuple) - One for each parameter, in the order of `optimizer.parameters`. For a parameter of
@@ -240,9 +242,10 @@ class SparseAdam(Optimizer):
         *,
         fused: bool | None = None,
         loss_scale: float = 1.0,
+        state_dtype: ms.dtype.Type | None = None,
     ):
         defaults = dict(lr=lr, betas=betas, eps=eps, maximize=maximize)
-        super().__init__(params, defaults, loss_scale, fused)
+        super().__init__(params, defaults, loss_scale, fused, state_dtype)
         for param in self.parameters:
             if not param.ndim:
                 raise ValueError(f"For 'SparseAdam', 'params' must have an axis, but got '{param.name}' of shape ().")

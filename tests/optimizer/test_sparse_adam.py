@@ -373,6 +373,37 @@ def test_dtypes_are_kept(dtype, mode):
         assert_same(outcome(optimizer), expected)
 
 
+def test_state_in_float32_is_not_rounded():
+    """The moments of float16 parameters are those of float32 ones, to the bit, and float64 parameters keep theirs."""
+    set_mode("graph")
+    halves, wide = make(TWO, ms.float16, state_dtype=ms.float32), make(TWO)
+    for gradients in gradients_of(TWO):
+        halves(gradients)
+        wide(gradients)
+    for slot in ("exp_avg", "exp_avg_sq"):
+        for one, other in zip(getattr(halves, slot), getattr(wide, slot), strict=True):
+            assert one.dtype == ms.float32
+            np.testing.assert_array_equal(one.asnumpy(), other.asnumpy())
+    assert {param.dtype for param in halves.parameters} == {ms.float16}
+    assert make(ONE, ms.float64, state_dtype=ms.float32).exp_avg[0].dtype == ms.float64
+
+
+def test_what_is_frozen_stands_still():
+    """The parameter and both moments, bit for bit, until it is let go."""
+    set_mode("graph")
+    optimizer, first = make(TWO), TWO[0]
+    steps = gradients_of(TWO)
+    optimizer(steps[0])
+    before = outcome(optimizer)
+    optimizer.freeze(first)
+    optimizer(steps[1])
+    moved = {key for key, value in outcome(optimizer).items() if (value != before[key]).any()}
+    assert moved == {key for key in before if not key.endswith(first)}
+    optimizer.unfreeze(first)
+    optimizer(steps[2])
+    assert all((value != before[key]).any() for key, value in outcome(optimizer).items())
+
+
 @pytest.mark.usefixtures("own_graph")
 @both
 def test_numbers_change_without_compiling_again(mode):
@@ -677,7 +708,7 @@ def test_gradients_must_fit_in_a_graph(mode):
         step(ROWS, VALUES[:, :5])
 
 
-@pytest.mark.parametrize("argument", ["lr", "betas", "eps", "maximize", "fused", "loss_scale"])
+@pytest.mark.parametrize("argument", ["lr", "betas", "eps", "maximize", "fused", "loss_scale", "state_dtype"])
 def test_bad_values_raise_and_name_themselves(argument):
     """As an argument and as a key of a group; zero is no eps."""
     params = list(parameters(names=ONE).values())
@@ -698,7 +729,7 @@ def test_a_parameter_without_rows_raises():
 def test_the_signature_is_that_of_torch():
     """Its order and defaults; what ours adds goes by name, last."""
     expected, got = arguments(torch.optim.SparseAdam), arguments(SparseAdam)
-    own = [name for name in OWN if name not in ("state_dtype", "master_weights")]  # for dense gradients
+    own = [name for name in OWN if name != "master_weights"]  # for dense gradients
     assert list(got) == [*expected, *own]
     assert got == expected | {name: got[name] for name in own}
     assert not any(got[name][0] for name in own)
