@@ -56,10 +56,11 @@ def pytest_report_header():
 
 
 def pytest_runtest_logfinish(nodeid):
-    """Collect the garbage of the tests now and then; what is left is not looked through before that."""
+    """Collect the garbage of the tests now and then, and of what had been left by those before, more seldom."""
     _finished.append(nodeid)
     if len(_finished) % 20 == 1:
-        gc.unfreeze()
+        if len(_finished) % 400 == 1:
+            gc.unfreeze()
         gc.collect()
         gc.freeze()
 
