@@ -1,5 +1,7 @@
 """Frozen parameters stand still from the next step on, in every way of training, and nothing compiles for it."""
 
+import functools
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -52,7 +54,11 @@ def parts(optimizer, frozen):
     return found
 
 
-@pytest.mark.parametrize("averaged", [False, True])
+@pytest.mark.parametrize(
+    ("averaged", "mode"),
+    [(False, "graph"), (True, "graph"), (True, "pynative"), (False, "composed")],
+    indirect=["mode"],
+)
 @pytest.mark.parametrize("way", ["direct", "cell", "jit"])
 def test_frozen_parameters_and_their_state_stand_still(way, averaged, mode, compilations):
     """Bit for bit, while the others move; then they go on, and no step compiles but the first."""
@@ -107,8 +113,16 @@ def test_set_by_hand_it_is_taken_over(either):
     assert optimizer.trainable.asnumpy().tolist() == [False, True, True, False]
 
 
-def test_a_cell_that_has_compiled_follows_where_the_host_is_asked(graph, tmp_path):
-    """The scheduler of an epoch asks, and so does `save`."""
+@pytest.fixture
+def told(monkeypatch):
+    """What is warned of."""
+    found = []
+    monkeypatch.setattr("ms_optim._freezing.log.warning", found.append)
+    return found
+
+
+def test_a_cell_that_has_compiled_follows_where_the_host_is_asked(graph, told, tmp_path):
+    """The scheduler of an epoch asks, and so does `save`; there is nothing to warn of."""
     net, optimizer, step = training("cell", False)
     scheduler = ExponentialLR(optimizer, 0.9)
     step()
@@ -119,15 +133,11 @@ def test_a_cell_that_has_compiled_follows_where_the_host_is_asked(graph, tmp_pat
         step()
         np.testing.assert_array_equal(param.asnumpy(), before)
     assert (net[1].weight.asnumpy() != network()[1].weight.asnumpy()).all()
-
-
-def test_a_cell_that_compiles_warns_of_what_it_cannot_see(graph, monkeypatch):
-    """By name, with what to do; and not where the host has been asked."""
-    told = []
-    monkeypatch.setattr("ms_optim._freezing.log.warning", told.append)
-    net, _, step = training("cell", False)
-    step()
     assert not told
+
+
+def test_a_cell_that_compiles_warns_of_what_it_cannot_see(graph, told):
+    """By name, with what to do; and not where the host has been asked."""
     net, optimizer, step = training("cell", False)
     net[0].weight.requires_grad = False
     step()
@@ -140,28 +150,38 @@ def test_a_cell_that_compiles_warns_of_what_it_cannot_see(graph, monkeypatch):
 
 
 @pytest.mark.parametrize("averaged", [False, True])
-@pytest.mark.parametrize("how", ["state_dict", ".ckpt", ".safetensors"])
-def test_what_is_frozen_is_saved(how, averaged, graph, tmp_path):
-    """A run that is taken up goes on as it would have, and `requires_grad` is what it was."""
+def test_what_is_frozen_is_saved(averaged, graph, tmp_path):
+    """A run that is taken up goes on as it would have, and `requires_grad` is what it was.
+
+    By a state dict in a new cell, then from files in the same cell, which has compiled and gone on.
+    """
     _, optimizer, step = training("cell", averaged)
     step()
     optimizer.freeze("0.*")
     step()
-    net, resumed, again = training("cell", averaged)
-    if how == "state_dict":
-        state = optimizer.state_dict()
-        assert state["frozen"] == [0, 1]
-        for param, value in zip(resumed.parameters, optimizer.parameters):
-            ops.assign(param, value)
-        resumed.load_state_dict(state)
-    else:
-        save(optimizer, tmp_path / f"run{how}")
-        restore(resumed, tmp_path / f"run{how}")
-    assert [param.requires_grad for param in net.get_parameters()] == [False, False, True, True]
+    state, values = optimizer.state_dict(), [Tensor(param.asnumpy()) for param in optimizer.parameters]
+    assert state["frozen"] == [0, 1]
+    files = [tmp_path / f"run{suffix}" for suffix in (".ckpt", ".safetensors")]
+    for file in files:
+        save(optimizer, file)
     for _ in range(2):
         step()
+    net, resumed, again = training("cell", averaged)
+
+    def take_up_state_dict():
+        for param, value in zip(resumed.parameters, values):
+            ops.assign(param, value)
+        resumed.load_state_dict(state)
+
+    for take_up in (take_up_state_dict, *(functools.partial(restore, resumed, file) for file in files)):
+        take_up()
+        assert [param.requires_grad for param in net.get_parameters()] == [False, False, True, True]
+        for _ in range(2):
+            again()
+        assert_same(everything(resumed), everything(optimizer))
+        resumed.unfreeze("0.*")
         again()
-    assert_same(everything(resumed), everything(optimizer))
+        assert all(np.any(param.asnumpy() != value.asnumpy()) for param, value in zip(resumed.parameters, values))
 
 
 def test_frozen_from_the_start_and_given_all_the_same(mode):
