@@ -12,6 +12,7 @@ from mindspore import Parameter, Tensor
 
 from ms_optim import MomentumAGC
 from ms_optim._math import clip_adaptively, is_applied
+from parity.sides.mindspore import set_mode
 
 NAN, INF = math.nan, math.inf
 
@@ -82,8 +83,9 @@ def assert_close(got, expected, dtype, name):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_clips_as_by_hand(mode, dtype):
+def test_clips_as_by_hand(dtype):
     """The formula itself, on MindSpore tensors."""
+    set_mode("pynative")
     for name, (unit, weight, grad, clipped, *numbers) in CASES.items():
         weight, grad, clipping, eps = (Tensor(np.array(value, dtype)) for value in (weight, grad, *numbers))
         assert_close(
@@ -95,21 +97,31 @@ def test_clips_as_by_hand(mode, dtype):
 
 
 def test_a_step_clips_as_by_hand(mode):
-    """Every case is a group of one optimizer, which takes the clipped gradient from the weight."""
-    dtype = np.float32
-    groups = [
-        {
-            "params": [Parameter(Tensor(np.array(weight, dtype)), name=name)],
-            "unit": unit,
-            "clipping": clipping,
-            "clip_eps": eps,
-        }
-        for name, (unit, weight, _, _, clipping, eps) in CASES.items()
-    ]
-    optimizer = MomentumAGC(groups, lr=1.0, momentum=0.0)
-    optimizer(tuple(Tensor(np.array(grad, dtype)) for _, _, grad, *_ in CASES.values()))
-    for param, (name, (_, weight, _, clipped, *_)) in zip(optimizer.parameters, CASES.items()):
-        assert_close(param.asnumpy(), np.array(weight) - np.array(clipped), dtype, name)
+    """Every case is a step of one optimizer, which has a group for each unit and shape.
+
+    It takes the clipped gradient from the weight.
+    """
+    dtype, kinds = np.float32, {}
+    for name, (unit, weight, *_) in CASES.items():
+        kinds.setdefault((unit, np.shape(weight)), []).append(name)
+    optimizer = MomentumAGC(
+        [
+            {"params": [Parameter(Tensor(np.ones(shape, dtype)), name=f"weight{i}")], "unit": unit}
+            for i, (unit, shape) in enumerate(kinds)
+        ],
+        lr=1.0,
+        momentum=0.0,
+    )
+    for i in range(max(map(len, kinds.values()))):
+        names = [kind[min(i, len(kind) - 1)] for kind in kinds.values()]
+        for param, group, name in zip(optimizer.parameters, optimizer.param_groups, names, strict=True):
+            _, weight, _, _, clipping, eps = CASES[name]
+            ms.ops.assign(param, Tensor(np.array(weight, dtype)))
+            group["clipping"], group["clip_eps"] = clipping, eps
+        optimizer(tuple(Tensor(np.array(CASES[name][2], dtype)) for name in names))
+        for param, name in zip(optimizer.parameters, names):
+            _, weight, _, clipped, *_ = CASES[name]
+            assert_close(param.asnumpy(), np.array(weight) - np.array(clipped), dtype, name)
 
 
 NAMES = ("stem.weight", "stem.gain", "head.weight", "head.bias")
@@ -145,7 +157,7 @@ def is_bias(param):
     ],
     ids=["none", "name", "patterns", "overlapping", "predicate", "NumPy's bool", "nothing"],
 )
-def test_what_is_exempt_is_not_clipped(mode, exempt, clippings):
+def test_what_is_exempt_is_not_clipped(either, exempt, clippings):
     """And what is public of it is what happens."""
     optimizer = MomentumAGC(make_params(), lr=1.0, momentum=0.0, clipping=0.5, exempt=exempt)
     assert optimizer.group_clipping_tuple == clippings
