@@ -122,9 +122,10 @@ def test_only_the_group_that_asks_pays():
 @pytest.mark.parametrize("name", SPAN)
 def test_what_is_dropped_is_gone_at_once(name, averaged, path):
     """With all of its state, before garbage is collected: nothing in an optimizer holds the optimizer."""
-    optimizer = DENSE[name](make_params(name), **loud(DENSE[name]))
+    some = slice(2, 5)
+    optimizer = DENSE[name](make_params(name)[some], **loud(DENSE[name]))
     optimizer = EMA(optimizer) if averaged else optimizer
-    optimizer(make_grads(name, 1)[0])
+    optimizer(make_grads(name, 1)[0][some])
     gone = weakref.ref(optimizer)
     gc.disable()
     try:
