@@ -19,6 +19,7 @@ from ms_optim.convert import load
 
 FAULTS = Path(__file__).with_name("faults.c")
 KILLED = 9
+SUFFIXES = ("ckpt", "safetensors")
 
 
 class Net(nn.Cell):
@@ -40,7 +41,7 @@ def number_in(file):
 
 
 def end_at_each_operation(file):
-    """Save in children of which each ends one operation later, until one does not; say what each leaves."""
+    """Save in children of which each ends one operation later, until one does not; print what each leaves."""
     faults, left = ctypes.CDLL(None), []
     faults.operations.restype = ctypes.c_char_p
     old, new = Net(1), Net(2)
@@ -60,24 +61,26 @@ def end_at_each_operation(file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
-def test_a_save_that_ends_at_any_operation(tmp_path, suffix):
+def test_a_save_that_ends_at_any_operation(tmp_path):
     """The new file is there from when it was renamed; what is left until then goes with the next save."""
-    library, folder = tmp_path / "faults.so", tmp_path / "saved"
-    folder.mkdir()
+    library, files = tmp_path / "faults.so", [tmp_path / suffix / f"state.{suffix}" for suffix in SUFFIXES]
+    for file in files:
+        file.parent.mkdir()
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, FAULTS, "-ldl"], check=True)
     done = subprocess.run(
-        [sys.executable, __file__, folder / f"state.{suffix}"],
+        [sys.executable, __file__, *files],
         check=True,
         stdout=subprocess.PIPE,
         env={**os.environ, "LD_PRELOAD": str(library)},
     )
-    left, operations = json.loads(done.stdout)
-    # MindSpore writes and renames a file of its own; then that is synced and renamed, and the folder synced.
-    assert re.fullmatch("w+rsrs", operations)
-    assert left == [[1.0, 2]] * (len(operations) - 1) + [[2.0, 1]]
-    assert number_in(folder / f"state.{suffix}") == 2
+    for file, line in zip(files, done.stdout.splitlines(), strict=True):
+        left, operations = json.loads(line)
+        # MindSpore writes and renames a file of its own; then that is synced and renamed, and the folder synced.
+        assert re.fullmatch("w+rsrs", operations)
+        assert left == [[1.0, 2]] * (len(operations) - 1) + [[2.0, 1]]
+        assert number_in(file) == 2
 
 
 if __name__ == "__main__":
-    end_at_each_operation(Path(sys.argv[1]))
+    for given in sys.argv[1:]:
+        end_at_each_operation(Path(given))
