@@ -158,9 +158,8 @@ def test_what_is_made_before_its_parameters(cell, inside, either):
     net.init_parameters_data()
     before = [param.asnumpy().copy() for param in net.get_parameters()]
     grads = Tensor(np.full((3, 4), 0.25, np.float32)), Tensor(np.full((3, 4), 0.25, np.float16))
-    twin = AdamW(
-        [Parameter(Tensor(value), name=f"p{i}") for i, value in enumerate(before)], lr=0.5, state_dtype=ms.float32
-    )
+    values = zip(("weight", "half"), before, strict=True)
+    twin = AdamW([Parameter(Tensor(value), name=name) for name, value in values], lr=0.5, state_dtype=ms.float32)
     twin(grads)
     if cell:
         nn.TrainOneStepCell(net, optimizer).set_train()(grads[0])
