@@ -246,7 +246,7 @@ def test_trains_an_attention_layer_as_a_compiled_step_does(name, either, compile
         net = Attention()
         optimizer = DENSE[name](net.trainable_params(), lr=0.1)
         gradient = ms.value_and_grad(net, None, optimizer.parameters)
-        for _ in range(12):
+        for _ in range(6):
             run(optimizer, gradient(x)[1])
         nets.append(everything_of(net) | everything(optimizer))
     assert_same(*nets)
