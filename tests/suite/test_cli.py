@@ -11,8 +11,8 @@ import pytest
 
 from parity import jobs, report, suite
 from parity.__main__ import main
-from parity.cases import CASES, ENTRIES
-from parity.cases.problems import synthetic
+from parity.cases import CASES, ENTRIES, networks
+from parity.cases.problems import PART, synthetic
 from parity.hunt.rules import hunt
 from parity.judge.compare import Verdict
 from parity.report import files
@@ -55,10 +55,17 @@ def test_report_must_be_a_folder(tmp_path, capsys):
         assert "--report must be in a folder that can be written, but got" in capsys.readouterr().err
 
 
-def test_runs_and_reports(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def part(monkeypatch):
+    """Run on some parameters of the problem, and with a network of one block."""
+    monkeypatch.setattr(jobs, "synthetic", lambda *args, **kwargs: synthetic(*args, **kwargs).part(PART))
+    monkeypatch.setattr(networks, "BLOCKS", networks.BLOCKS[:1])
+
+
+def test_runs_and_reports(tmp_path, monkeypatch, capsys, part):
     """The table names the case, the JSON holds the scores, and each mode has a plot."""
     monkeypatch.setattr("parity.__main__.STEPS", 3)
-    monkeypatch.setattr("parity.__main__.FREE_STEPS", 40)
+    monkeypatch.setattr("parity.__main__.FREE_STEPS", 12)
     monkeypatch.setitem(CASES, "SGD", CASES["SGD"][-2:])
     folder, junit = tmp_path / "new" / "report", tmp_path / "junit.xml"
     assert (
@@ -68,7 +75,7 @@ def test_runs_and_reports(tmp_path, monkeypatch, capsys):
     count = len(CASES["SGD"]) + 3
     output = capsys.readouterr().out
     assert (
-        f"{count} of {count} comparisons are as near to the truth as PyTorch: mode graph, 3 steps, 40 where" in output
+        f"{count} of {count} comparisons are as near to the truth as PyTorch: mode graph, 3 steps, 12 where" in output
     )
     assert all(f"passed  {part} compared" in output for part in ("SGD, 3", "nfnet, trained by SGD, 2"))
     told = json.loads((folder / "parity.json").read_text())
@@ -129,7 +136,7 @@ def test_a_failure_is_drawn(tmp_path):
     assert "first leaves the reference at step" in failure.get("message")
 
 
-def test_a_first_answer(monkeypatch, capsys):
+def test_a_first_answer(monkeypatch, capsys, part):
     """Of some optimizers: a line as each is done and a row for each, and how strictly they were compared."""
     monkeypatch.setattr("parity.__main__.FIRST_FREE_STEPS", 3)
     assert main(["Lion", "LBFGS", "MomentumAGC", "--workers", "1", "--steps", "5"]) == 0
