@@ -6,6 +6,7 @@ import pytest
 
 from parity.__main__ import main
 from parity.cases.stock import STOCK
+from parity.hunt import audit
 from parity.hunt.audit import Audited, told
 from parity.report.tables import AUDITED
 
@@ -17,8 +18,10 @@ def test_all_of_them_are_in_the_table():
     assert [*ROWS] == [stock.place for stock in STOCK]
 
 
-def test_the_table_is_what_a_run_finds(tmp_path, capsys):
-    """Of three: one is right, one has mistakes, one does nothing in one mode."""
+def test_the_table_is_what_a_run_finds(tmp_path, capsys, monkeypatch):
+    """Of three: one is right, one has mistakes, one does nothing in one mode; a matrix and two vectors show it."""
+    monkeypatch.setattr(audit, "TENSORS", ("twin.weight", "flip.beta", "offset"))
+    monkeypatch.setattr(audit, "STEPS", 10)
     names = ["nn.Rprop", "nn.Momentum", "mint.optim.SGD"]
     assert main(["audit", *names, "--workers", "1", "--json", str(tmp_path / "found.json")]) == 1
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
