@@ -108,10 +108,10 @@ WAYS = {"called": called, "trained": trained}
 @pytest.mark.parametrize("options", [{"elements": 5}, {"every": 2}])
 def test_parts_of_runs_are_alike_in_both(options, graph, tmp_path):
     """The same elements and steps, in torch's shapes; a rule that is another parts by its steps too."""
-    first = recorded_in_torch(tmp_path / "torch", lambda net: torch.optim.AdamW(net.parameters(), lr=0.01), **options)
+    first = recorded_in_torch(tmp_path / "torch", lambda net: torch.optim.AdamW(net.conv.parameters(), 0.01), **options)
     for folder, (make, equal) in {"right": (ms_optim.AdamW, True), "wrong": (nn.AdamWeightDecay, False)}.items():
         net = network()
-        optimizer = make(net.trainable_params(), 0.01)
+        optimizer = make(net.conv.trainable_params(), 0.01)
         with parity.record(optimizer, tmp_path / folder, model=net, **options) as run:
             called(net, optimizer, run)
         second = read(tmp_path / folder)
@@ -152,11 +152,13 @@ def test_a_port_that_is_right_does_not_part(way, either, tmp_path):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_port_with_mindsporess_optimizer_parts_by_it(way, graph, tmp_path):
-    """At the first step, and what it does is named."""
-    first = recorded_in_torch(tmp_path / "torch", lambda net: torch.optim.Adam(net.parameters(), lr=0.02))
+    """At the first step, and what it does is named: of two parameters, and with betas that float32 has, one mistake."""
+    first = recorded_in_torch(
+        tmp_path / "torch", lambda net: torch.optim.Adam(net.norm.parameters(), lr=0.02, betas=(0.5, 0.75), eps=1e-3)
+    )
     net = network()
-    optimizer = nn.Adam(net.trainable_params(), 0.02)
-    told = {"betas": [0.9, 0.999], "eps": 1e-8} if way == "called" else {}  # as in the first run, if it is not said
+    optimizer = nn.Adam(net.norm.trainable_params(), 0.02, 0.5, 0.75, 1e-3)
+    told = {"betas": [0.5, 0.75], "eps": 1e-3} if way == "called" else {}  # as in the first run, if it is not said
     with parity.record(optimizer, tmp_path / "mindspore", model=net, arguments=told) as run:
         WAYS[way](net, optimizer, run)
     second = read(tmp_path / "mindspore")
