@@ -17,12 +17,12 @@ from parity.sides import mindspore as mindspore_side
 from parity.sides import rules
 from parity.sides import torch as torch_side
 
-# One pattern of gradients, and so one compilation.
-PROBLEM = synthetic(absent=False)
+# One pattern of gradients, and so one compilation; the first steps show every mistake.
+PROBLEM = synthetic(12, absent=False)
 # Each parameter costs as much to compile.
 SMALL = PROBLEM.part(PART)
-# Floors show where gradients are 0, and means of more axes than two.
-FEW = PROBLEM.part((*PART, "conv1d.weight", "idle.weight"))
+# Floors show where weights or gradients are 0, and means of more axes than two.
+FEW = PROBLEM.part((*PART, "conv1d.weight", "zero.weight", "idle.weight"))
 
 
 @pytest.mark.parametrize("optimizer", ENTRIES)
@@ -46,7 +46,7 @@ def test_a_mutant_is_caught_in_a_compiled_step(optimizer):
 def test_the_right_rules_pass_where_mutants_are_caught(optimizer):
     """On float32 arrays of NumPy; compiled, they pass in the test of parity."""
     for case in CASES[optimizer]:
-        problem, build = PROBLEM.fitting(case), torch_side.factory(case)
+        problem, build = FEW.fitting(case), torch_side.factory(case)
         single, double = (torch_side.run(build, problem, dtype) for dtype in ("float32", "float64"))
         ours = rules.run(mindspore_side.factory(case), problem, "float32")
         verdict = compare(ours, single, double, noise=case.noise, initial=problem.initial)
