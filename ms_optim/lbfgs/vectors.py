@@ -96,36 +96,32 @@ def changes(grad, previous, d, t):
     return y, s, ys, 1 / ys, ys / dot(y, y)
 
 
-def _backward(q, y, s, r):
-    weight = dot(s, q) * r
-    return q - weight * y, weight
-
-
-def _backward_of_arrays(q, y, s, r):
-    weight = dot(s, q) * r
-    return _add_scaled(q, -weight, y), weight
-
-
-def _forward(d, y, s, r, weight):
-    return d + (weight - dot(y, d) * r) * s
-
-
-def _forward_of_arrays(d, y, s, r, weight):
-    return _add_scaled(d, weight - dot(y, d) * r, s)
-
-
-def _add_scaled(x, factor, y):
-    """Add factor * y to x, in its place."""
+def _added_to_array(x, factor, y):
     if _is_for_library(x):
         _native.add_scaled(x, factor.item(), y)
         return x
     return np.add(x, factor * y, out=x)
 
 
-# Go one pair back in the history: q without what is along y, and how much that is. An array is written into.
-backward = Graph(_backward, _backward_of_arrays)
-# Go one pair forward, in the same way.
-forward = Graph(_forward, _forward_of_arrays)
+def _added(x, factor, y):
+    return x + factor * y
+
+
+# x + factor * y; an array is written into.
+add_scaled = Graph(_added, _added_to_array)
+
+
+@Graph
+def backward(q, y, s, r):
+    """Go one pair back in the history: q, if it is an array in its place, without what is along y; how much that is."""
+    weight = dot(s, q) * r
+    return add_scaled(q, -weight, y), weight
+
+
+@Graph
+def forward(d, y, s, r, weight):
+    """Go one pair forward, in the same way."""
+    return add_scaled(d, weight - dot(y, d) * r, s)
 
 
 _ravel = MultitypeFuncGraph("ravel")

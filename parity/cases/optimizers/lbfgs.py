@@ -34,10 +34,11 @@ ENTRY = Entry(
         ),
         (
             "the second pass takes the other product",
-            "(weight - dot(y, d) * r) * s",
-            "(weight - dot(s, d) * r) * s",
+            "weight - dot(y, d) * r",
+            "weight - dot(s, d) * r",
             "graph",
         ),
+        ("the first pass adds", "add_scaled(q, -weight, y)", "add_scaled(q, weight, y)", "graph"),
         (
             "Armijo's share is that of the slope",
             "ARMIJO, CURVATURE = 1e-4, 0.9",
