@@ -175,18 +175,18 @@ def _powers(path):
 
 def dot(a: np.ndarray, b: np.ndarray) -> float:
     """The sum of products of two contiguous vectors of one dtype, float32 or float64, added up in float64."""
-    return _of_vectors(library(), "dot", a.dtype.name)(a.ctypes.data, b.ctypes.data, a.size)
+    return _of_vectors(library(), "dot", a.itemsize)(a.ctypes.data, b.ctypes.data, a.size)
 
 
 def add_scaled(x: np.ndarray, factor: float, y: np.ndarray) -> None:
     """Add factor * y to x, of which the same holds."""
-    _of_vectors(library(), "add_scaled", x.dtype.name)(x.ctypes.data, factor, y.ctypes.data, x.size)
+    _of_vectors(library(), "add_scaled", x.itemsize)(x.ctypes.data, factor, y.ctypes.data, x.size)
 
 
 @functools.cache
-def _of_vectors(path, name, dtype):
+def _of_vectors(path, name, itemsize):
     kernels_for("LBFGS")  # a library of other sources is refused
-    function = getattr(ctypes.CDLL(str(path)), f"ms_optim_{name}_{dtype}")
+    function = getattr(ctypes.CDLL(str(path)), f"ms_optim_{name}_float{8 * itemsize}")
     numbers = [ctypes.c_double] if name == "add_scaled" else []
     function.argtypes = (ctypes.c_void_p, *numbers, ctypes.c_void_p, ctypes.c_int64)
     function.restype = None if numbers else ctypes.c_double

@@ -17,8 +17,8 @@ from ms_optim._math import sum_of_products
 
 # Of arrays of float64, which BLAS adds up in one thread.
 CHUNK = 8192
-# From so many elements on the library is faster than NumPy, in spite of the call.
-LONG = 2 * CHUNK
+# From so many elements on the library is faster than NumPy, in spite of the call: it converts none before it adds up.
+LONG = {"dot": CHUNK, "add_scaled": 8 * CHUNK}
 
 
 class Graph(nn.Cell):
@@ -44,12 +44,12 @@ class Graph(nn.Cell):
         return self.function(*tensors)
 
 
-def _is_for_library(vector):
-    return vector.size >= LONG and _native.library() is not None
+def _is_for_library(function, vector):
+    return vector.size >= LONG[function] and _native.library() is not None
 
 
 def _dot_of_arrays(a, b):
-    if _is_for_library(a):
+    if _is_for_library("dot", a):
         return np.array([_native.dot(a, b)]).astype(a.dtype)
     total = 0.0
     for i in range(0, a.size, CHUNK):
@@ -97,7 +97,7 @@ def changes(grad, previous, d, t):
 
 
 def _added_to_array(x, factor, y):
-    if _is_for_library(x):
+    if _is_for_library("add_scaled", x):
         _native.add_scaled(x, factor.item(), y)
         return x
     return np.add(x, factor * y, out=x)

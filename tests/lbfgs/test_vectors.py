@@ -11,6 +11,7 @@ from ms_optim import LBFGS, _native
 from ms_optim.lbfgs.vectors import LONG
 from parity.sides.mindspore import set_mode
 
+SIZE = max(LONG.values()) + 5
 KWARGS = {"lr": 0.3, "max_iter": 6, "history_size": 3, "tolerance_grad": 0, "tolerance_change": 0}
 
 
@@ -38,8 +39,8 @@ def test_long_vectors_go_where_torchs_do(with_library, dtype, monkeypatch):
         monkeypatch.setattr(_native, "library", lambda: None)
     calls, add_scaled = [], _native.add_scaled
     monkeypatch.setattr(_native, "add_scaled", lambda *args: (calls.append(args), add_scaled(*args)))
-    start = np.random.default_rng(0).normal(size=2 * LONG).astype(np.float32)
-    scale = np.linspace(0.5, 2, 2 * LONG, dtype=np.float32)
+    start = np.random.default_rng(0).normal(size=SIZE).astype(np.float32)
+    scale = np.linspace(0.5, 2, SIZE, dtype=np.float32)
     truth, torchs = (of_torch(start, scale, each, 3) for each in (torch.float64, dtype))
     kind = ms.float64 if dtype is torch.float64 else ms.float32
     param, diagonal = Parameter(Tensor(start, kind), name="weight"), scale.astype(ms.dtype_to_nptype(kind))
