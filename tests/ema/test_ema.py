@@ -490,7 +490,7 @@ def make_training(choice="average", **kwargs):
     ms.set_seed(1)
     net = Net()
     buffers = [param for param in net.get_parameters() if not param.requires_grad]
-    ema = EMA(SGD(net.trainable_params(), lr=0.1, momentum=0.9, **kwargs), 0.8, buffers=buffers, buffer_update=choice)
+    ema = EMA(MomentumAGC(net.trainable_params(), lr=0.1, **kwargs), 0.8, buffers=buffers, buffer_update=choice)
     return net, nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean"), ema
 
 
