@@ -183,13 +183,16 @@ def add_scaled(x: np.ndarray, factor: float, y: np.ndarray) -> None:
     _of_vectors(library(), "add_scaled", x.itemsize)(x.ctypes.data, factor, y.ctypes.data, x.size)
 
 
+# What each of them gives, and takes of numbers between the vectors.
+_OF_VECTORS: dict[str, tuple] = {"dot": (ctypes.c_double,), "add_scaled": (None, ctypes.c_double)}
+
+
 @functools.cache
 def _of_vectors(path, name, itemsize):
     kernels_for("LBFGS")  # a library of other sources is refused
     function = getattr(ctypes.CDLL(str(path)), f"ms_optim_{name}_float{8 * itemsize}")
-    numbers = [ctypes.c_double] if name == "add_scaled" else []
+    function.restype, *numbers = _OF_VECTORS[name]
     function.argtypes = (ctypes.c_void_p, *numbers, ctypes.c_void_p, ctypes.c_int64)
-    function.restype = None if numbers else ctypes.c_double
     return function
 
 

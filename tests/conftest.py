@@ -24,7 +24,8 @@ torch.set_num_threads(1)
 _finished = []
 
 
-# MindSpore would collect garbage, and so look through all that is loaded, whenever it compiles.
+# MindSpore would collect garbage, and so look through all that is loaded, whenever it compiles; and so would Python
+# often, while it does.
 api.gc = SimpleNamespace(collect=lambda: None)
 gc.set_threshold(20_000, 20, 20)
 

@@ -1,5 +1,5 @@
-// The rules, what runs them, and functions of vectors, for the instruction set and in the namespace that kernels.cpp has opened. No header
-// that is included here has a guard.
+// The rules, what runs them, and functions of vectors, for the instruction set and in the namespace that kernels.cpp has
+// opened. No header that is included here has a guard.
 
 #include "rules.h"
 

@@ -17,7 +17,7 @@ from ms_optim._math import sum_of_products
 
 # Of arrays of float64, which BLAS adds up in one thread.
 CHUNK = 8192
-# From so many elements on the library is faster than NumPy, in spite of the call: it converts none before it adds up.
+# From so many elements on the library is faster than NumPy, although it takes longer to be called.
 LONG = {"dot": CHUNK, "add_scaled": 8 * CHUNK}
 
 

@@ -120,7 +120,7 @@ class Search:
         self._norms = [norm_of(step.gradients) for step in run.steps] if norms is None else norms
         self._noise = ENTRIES[name].cases[0].noise
         self._classes: dict[tuple[Mutant, ...], type] = {}
-        self._optimizers: dict[tuple[Alter | None, type], tuple[Run, nn.Optimizer]] = {}
+        self._optimizers: dict[Alter | None, nn.Optimizer] = {}
         self._right = by_the_rule(run, begun(run, counterpart(run, OPTIMIZERS[name])), PRECISIONS)
 
     def diagnosis(self, ours: Trace, together: int | None = None) -> Diagnosis:
@@ -199,12 +199,12 @@ class Search:
 
         Making an optimizer takes longer than its first steps.
         """
-        right = OPTIMIZERS[self.name]
-        key = alter, right if differs_in_rule_alone(cls, right) else cls
-        if key not in self._optimizers:
-            run = alter(self.run) if alter else self.run
-            self._optimizers[key] = run, begun(run, counterpart(run, key[1]))
-        return self._optimizers[key]
+        run, right = alter(self.run) if alter else self.run, OPTIMIZERS[self.name]
+        if not differs_in_rule_alone(cls, right):
+            return run, begun(run, counterpart(run, cls))
+        if alter not in self._optimizers:
+            self._optimizers[alter] = begun(run, counterpart(run, right))
+        return run, self._optimizers[alter]
 
     def _ratio(self, ours, taken):
         verdict = self._verdict(ours, taken)

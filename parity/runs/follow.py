@@ -1,7 +1,6 @@
 """Takes an optimizer through a recorded run: with its groups and numbers, from its state, step by step."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 
 import mindspore as ms
 from mindspore import Parameter, nn
@@ -71,17 +70,14 @@ def followed(run: Run, optimizer: nn.Optimizer) -> Iterator[Step]:
         raise Unjudged(f"For '{OWNER}', 'run' must have each step, but got one of {every}.")
     numbers = [dict(group) for group in run.header["groups"]]
     for i, step in enumerate(run.steps):
-        _change_numbers(optimizer, numbers, step, i)
+        _change_numbers(optimizer, numbers, step.groups, i)
         yield step
 
 
 def rewind(run: Run, optimizer: nn.Optimizer) -> None:
     """Give an optimizer that was taken through a run the numbers that it began with."""
-    if run.steps:
-        first = [{key: value for key, value in group.items() if key != "params"} for group in run.header["groups"]]
-        _change_numbers(
-            optimizer, [dict(group) for group in run.steps[-1].groups], replace(run.steps[0], groups=first), 0
-        )
+    for step in run.steps[-1:]:
+        _change_numbers(optimizer, [dict(group) for group in step.groups], run.header["groups"], 0)
 
 
 def gradients_of(step: Step, names: list[str]) -> dict[str, Gradient]:
@@ -139,10 +135,10 @@ def _argument(value):
     return tuple(value) if isinstance(value, list) else value
 
 
-def _change_numbers(optimizer, numbers, step, i):
+def _change_numbers(optimizer, numbers, groups, i):
     """Change those of the groups that differ from the ones of the step before."""
-    for number, (last, given) in enumerate(zip(numbers, step.groups)):
-        for key in [key for key, value in given.items() if key not in HOW and value != last.get(key)]:
+    for number, (last, given) in enumerate(zip(numbers, groups)):
+        for key in [key for key, value in given.items() if key not in (*HOW, "params") and value != last.get(key)]:
             value, last[key] = _argument(given[key]), given[key]
             if not isinstance(optimizer, ms_optim.Optimizer):
                 raise Unjudged(

@@ -135,8 +135,11 @@ def main(*expressions):
     comm_ops.get_group_size = size_of
     with tempfile.TemporaryDirectory() as folder:
         graphs = Path(folder, "ir")
-        os.environ |= {"MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_SAVE_GRAPHS_PATH": str(graphs)}
-        os.environ["MS_DEV_DUMP_IR_PASSES"] = "validate"
+        os.environ |= {
+            "MS_DEV_SAVE_GRAPHS": "1",
+            "MS_DEV_SAVE_GRAPHS_PATH": str(graphs),
+            "MS_DEV_DUMP_IR_PASSES": "validate",
+        }
         set_device = device_setter(folder)
         for given in expressions:
             expression, late = given.removeprefix("late: "), given.startswith("late: ")

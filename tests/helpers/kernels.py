@@ -43,11 +43,10 @@ def call(library, rule, arrays, present=None):
 def call_on_vectors(library, function, arrays):
     """What a function of two vectors gives, after it has added a part of the second to the first if it does that."""
     one, other = arrays
-    called, of = getattr(ctypes.CDLL(str(library)), f"ms_optim_{function}_{one.dtype}"), ctypes.c_void_p
-    if function == "add_scaled":
-        return called(of(one.ctypes.data), ctypes.c_double(0.3), of(other.ctypes.data), ctypes.c_int64(one.size))
-    called.restype = ctypes.c_double
-    return called(of(one.ctypes.data), of(other.ctypes.data), ctypes.c_int64(one.size))
+    called = getattr(ctypes.CDLL(str(library)), f"ms_optim_{function}_{one.dtype}")
+    called.restype, factor = (None, [ctypes.c_double(0.3)]) if function == "add_scaled" else (ctypes.c_double, [])
+    places = [ctypes.c_void_p(array.ctypes.data) for array in arrays]
+    return called(places[0], *factor, places[1], ctypes.c_int64(other.size))
 
 
 def replay(library, calls):
