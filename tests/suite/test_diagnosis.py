@@ -14,9 +14,10 @@ from parity.cases import ENTRIES
 from parity.cases.problems import synthetic
 from parity.hunt import diagnosis
 from parity.hunt.diagnosis import diagnose
+from parity.hunt.mutants import breed
 from parity.hunt.naming import measured
 from parity.runs import read
-from parity.runs.follow import Unjudged, trace_of
+from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart, trace_of
 from parity.runs.replay import replay
 
 STEPS = 12
@@ -158,6 +159,23 @@ def test_schedules(tmp_path):
         wrong = type(run)(run.header, run.initial, run.initial_state, with_groups(run, shifted))
         (_, _, ours), *_ = replay(wrong)
         assert [fit for fit, _ in diagnose(run, ours).fits] == [f"lr one step {words}"]
+
+
+def test_each_mistake_is_followed_from_the_first_numbers(tmp_path):
+    """Those of a rule's functions share one optimizer, which a run with a schedule leaves with its last rate."""
+    net = network()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1, eps=1e-3)
+
+    def between(step):
+        optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
+
+    trained(optimizer, net, tmp_path / "run", STEPS, between)
+    run = read(tmp_path / "run")
+    mistake = "eps before the bias correction"
+    (mutant,) = (mutant for mutant in ENTRIES["Adam"].mutants if mutant.mistake == mistake)
+    wrong = counterpart(run, breed(tmp_path, mutant))
+    (ours,) = by_the_rule(run, begun(run, wrong), ("float32",))
+    assert [fit for fit, _ in diagnose(run, ours).fits] == [mistake]
 
 
 def with_groups(run, groups):
