@@ -49,9 +49,10 @@ def _described(tensor):
     return _DTYPES.get(tensor.data_type, str(tensor.data_type)), tuple(tensor.dims)
 
 
-def nodes(cell: nn.Cell) -> list[Node]:
-    """The operators of the one graph of a Cell that has compiled, as MindSpore hands it to a backend."""
-    (phase,) = cell.compile_cache
+def nodes(cell: nn.Cell, phase: str | None = None) -> list[Node]:
+    """The operators of a graph of a Cell that has compiled, or of its only one, as MindSpore hands it to a backend."""
+    if phase is None:
+        (phase,) = cell.compile_cache
     model = mind_ir_pb2.ModelProto()
     model.ParseFromString(api._cell_graph_executor._graph_executor.get_func_graph_proto(phase, "mind_ir"))
     known = {param.name: (_described(param),) for param in model.graph.parameter}
