@@ -19,7 +19,7 @@ from ms_optim._native import power
 from ms_optim._pieces import some
 from ms_optim.arguments import FLOATS, Number
 from ms_optim.optimizer import Optimizer, Params
-from ms_optim.slot import Slot
+from ms_optim.slot import MASTER, Slot
 
 KINDS = "RowTensors, COOTensors, pairs of indices and values"
 
@@ -65,14 +65,15 @@ def sum_duplicates(indices, values, shape):
 
 
 @functools.cache
-def lift_rows(update: Callable, scaled: bool) -> MultitypeFuncGraph:
+def lift_rows(update: Callable, scaled: bool, masters: bool = False) -> MultitypeFuncGraph:
     """The rule as a graph that reads and writes what a sparse gradient has, with the numbers and dtypes of `lift`.
 
-    What occurs more than once is written as often, with the same values.
+    What occurs more than once is written as often, with the same values. With `masters` the slot after the moments is
+    what is rounded to the parameter, or the parameter itself where it needs none.
     """
     lifted = MultitypeFuncGraph(update.__name__)
 
-    def apply(param, indices, values, numbers, moves, exp_avg, exp_avg_sq, flags, present):
+    def apply(param, indices, values, numbers, moves, exp_avg, exp_avg_sq, master, flags, present):
         axes = 1 if indices.ndim == 1 else indices.shape[1]
         if values.shape != (indices.shape[0], *param.shape[axes:]) or values.dtype not in FLOATS:
             raise ValueError("For 'SparseAdam', 'gradients' must have the shapes of the parameters and be floats.")
@@ -86,27 +87,35 @@ def lift_rows(update: Callable, scaled: bool) -> MultitypeFuncGraph:
         if scaled:
             grad = grad * numbers[-1]
             numbers = numbers[:-1]
-        old_param = read(param, indices).to(dtype)
+        rounded = read(param, indices)
+        old_param = rounded.to(dtype)
+        if masters:
+            exact = read(master, indices)
+            old_param = exact.where(exact.to(param.dtype) == rounded, old_param)
         old1, old2 = read(exp_avg, indices).to(dtype), read(exp_avg_sq, indices).to(dtype)
         new_param, (new1, new2) = update(old_param, grad, (old1, old2), *numbers, *flags)
-        moments = (
+        new_param = new_param.where(moves, old_param)
+        written = (
+            write(param, indices, new_param),
             write(exp_avg, indices, new1.where(moves, old1)),
             write(exp_avg_sq, indices, new2.where(moves, old2)),
         )
-        return ops.depend(True, (write(param, indices, new_param.where(moves, old_param)), moments))
+        if masters:
+            written = (*written, write(master, indices, new_param))
+        return ops.depend(True, written)
 
-    @lifted.register("Tensor", "Tuple", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
-    def apply_pair(param, grad, numbers, moves, exp_avg, exp_avg_sq, flags, present):
-        return apply(param, grad[0], grad[1], numbers, moves, exp_avg, exp_avg_sq, flags, present)
+    @lifted.register("Tensor", "Tuple", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
+    def apply_pair(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, present):
+        return apply(param, grad[0], grad[1], numbers, moves, exp_avg, exp_avg_sq, master, flags, present)
 
-    def apply_sparse(param, grad, numbers, moves, exp_avg, exp_avg_sq, flags, present):
-        return apply(param, grad.indices, grad.values, numbers, moves, exp_avg, exp_avg_sq, flags, present)
+    def apply_sparse(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, present):
+        return apply(param, grad.indices, grad.values, numbers, moves, exp_avg, exp_avg_sq, master, flags, present)
 
     for kind in ("RowTensor", "COOTensor"):
-        lifted.register("Tensor", kind, "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")(apply_sparse)
+        lifted.register("Tensor", kind, "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")(apply_sparse)
 
-    @lifted.register("Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
-    def refuse(param, grad, numbers, moves, exp_avg, exp_avg_sq, flags, present):
+    @lifted.register("Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
+    def refuse(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, present):
         if present:
             raise TypeError("For 'SparseAdam', 'gradients' must be sparse, but got a dense Tensor. Adam takes those.")
         return True
@@ -171,13 +180,14 @@ class SparseAdam(Optimizer):
     the sum of its values for a gradient. A gradient without any index counts as a step, and nothing moves. The work of
     a step depends on the number of indices, and not on the size of the parameters.
 
-    State: `exp_avg` and `exp_avg_sq`, twice the parameters.
+    State: `exp_avg` and `exp_avg_sq`, twice the parameters. A `master_param` is 0 where no gradient has been.
 
     Args:
         params (Union[list[Parameter], list[tuple[str, Parameter]], list[dict]]): The parameters, alone or each with a
             name, or groups of them: dicts with the key "params" and any of the arguments below but `fused`,
-            `loss_scale` and `state_dtype`. Other keys of a group are kept, unless they seem to mean an argument. A dict
-            with the one key "order_params" gives the order in which the gradients come. Each must have an axis.
+            `loss_scale`, `state_dtype` and `master_weights`. Other keys of a group are kept, unless they seem to mean
+            an argument. A dict with the one key "order_params" gives the order in which the gradients come. Each must
+            have an axis.
         lr (Union[float, list[float], Tensor, LearningRateSchedule]): The learning rate, in [0, inf); a list or 1-d
             Tensor has one for each step of the optimizer, which is one for n batches where gradients of n are
             accumulated, and holds its last. Default: ``1e-3`` .
@@ -188,6 +198,8 @@ class SparseAdam(Optimizer):
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
         state_dtype (Union[None, mindspore.dtype]): ``mindspore.float32`` keeps the state of float16 and bfloat16
             parameters in float32, None in the dtype of the parameter. Default: ``None`` .
+        master_weights (bool): Keep a float32 copy of float16 and bfloat16 parameters, `master_param` in the state, from
+            which the steps go on; the parameter is the copy, rounded. Default: ``False`` .
 
     Inputs:
         - **gradients** (tuple) - One for each parameter, in the order of `optimizer.parameters`. For a parameter of
@@ -243,21 +255,25 @@ class SparseAdam(Optimizer):
         fused: bool | None = None,
         loss_scale: float = 1.0,
         state_dtype: ms.dtype.Type | None = None,
+        master_weights: bool = False,
     ):
         defaults = dict(lr=lr, betas=betas, eps=eps, maximize=maximize)
-        super().__init__(params, defaults, loss_scale, fused, state_dtype)
+        super().__init__(params, defaults, loss_scale, fused, state_dtype, master_weights)
         for param in self.parameters:
             if not param.ndim:
                 raise ValueError(f"For 'SparseAdam', 'params' must have an axis, but got '{param.name}' of shape ().")
-        self.rule = lift_rows(type(self).update, self.need_scale)
+        copies = self.state.slots.get(MASTER.name)
+        self.exact = copies and tuple(param if kept is None else kept for param, kept in zip(self.parameters, copies))
+        self.rule = lift_rows(type(self).update, self.need_scale, copies is not None)
         self.widest = [0] * len(self.parameters)
 
     def _apply(self, gradients, given, present, part):
         """Map the rule without tuples of slots, whose elements the compiler replaces by 0 beside a RowTensor."""
         rows, _, moves = given
-        columns = (self.parameters, self.exp_avg, self.exp_avg_sq, self.flags)
-        parameters, exp_avg, exp_avg_sq, flags = some(columns, part)
-        return self.hyper_map(self.rule, parameters, gradients, rows, moves, exp_avg, exp_avg_sq, flags, present)
+        exact = self.parameters if self.exact is None else self.exact
+        columns = (self.parameters, self.exp_avg, self.exp_avg_sq, exact, self.flags)
+        parameters, exp_avg, exp_avg_sq, exact, flags = some(columns, part)
+        return self.hyper_map(self.rule, parameters, gradients, rows, moves, exp_avg, exp_avg_sq, exact, flags, present)
 
     def checked(self, owner, gradients):
         """Pairs of indices and values. A step compiles for the numbers of indices.

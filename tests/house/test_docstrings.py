@@ -37,7 +37,6 @@ OTHERWISE = {
     ("LBFGS", "Outputs"): CLOSURE,
     ("LBFGS", "ValueError"): CLOSURE,
     ("SparseAdam", "Inputs"): "gradients are sparse",
-    ("SparseAdam", "params"): "it has the dtype of the parameters for all",
 }
 each = pytest.mark.parametrize("name", CLASSES)
 

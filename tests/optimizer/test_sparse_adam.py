@@ -388,6 +388,45 @@ def test_state_in_float32_is_not_rounded():
     assert make(ONE, ms.float64, state_dtype=ms.float32).exp_avg[0].dtype == ms.float64
 
 
+def test_master_weights_take_the_steps_of_float32():
+    """Of float16 rows and elements; the parameter is its copy, rounded, and a float64 one beside them has none."""
+    set_mode("graph")
+    names = (*TWO, "huge.beta")
+    values = [np.float32(np.float16(INITIAL[name])) for name in names]
+    dtypes = ms.float16, ms.float16, ms.float64
+    given = [Parameter(Tensor(value, dtype), name=name) for value, dtype, name in zip(values, dtypes, names)]
+    halves = SparseAdam(given, **LOUD, state_dtype=ms.float32, master_weights=True)
+    wide = SparseAdam([Parameter(Tensor(value), name=name) for value, name in zip(values, TWO)], **LOUD)
+    for gradients in gradients_of(names):
+        halves(gradients)
+        wide(gradients[:2])
+    for param, copied, expected in zip(given, halves.master_param, wide.parameters):
+        param, copied, expected = param.asnumpy(), copied.asnumpy(), expected.asnumpy()
+        moved = copied != 0
+        assert moved.any() and not moved.all()
+        np.testing.assert_array_equal(copied[moved], expected[moved])
+        np.testing.assert_array_equal(param, np.float16(expected))
+    state = halves.state_dict()["state"]
+    assert ["master_param" in state[i] for i in range(len(names))] == [True, True, False]
+
+
+def test_a_copy_that_no_longer_rounds_to_its_parameter_is_left():
+    """Rows that were written since are where a step starts."""
+    set_mode("graph")
+    optimizer, fresh = (make(ONE, ms.float16, master_weights=True) for _ in range(2))
+    (gradients,) = gradients_of(ONE)[:1]
+    optimizer(gradients)
+    for each in (optimizer, fresh):
+        ops.assign(each.parameters[0], Tensor(np.full(INITIAL["table"].shape, 0.5), ms.float16))
+    moments = [(ops.zeros_like(kept), kept) for kept in (*optimizer.exp_avg, *optimizer.exp_avg_sq)]
+    for zeros, kept in moments:
+        ops.assign(kept, zeros)
+    ops.assign(optimizer.step_counts, ops.zeros_like(optimizer.step_counts))
+    for each in (optimizer, fresh):
+        each(gradients)
+    assert_same(outcome(optimizer), outcome(fresh))
+
+
 def test_what_is_frozen_stands_still():
     """The parameter and both moments, bit for bit, until it is let go."""
     set_mode("graph")
@@ -708,7 +747,10 @@ def test_gradients_must_fit_in_a_graph(mode):
         step(ROWS, VALUES[:, :5])
 
 
-@pytest.mark.parametrize("argument", ["lr", "betas", "eps", "maximize", "fused", "loss_scale", "state_dtype"])
+PRECISION = "state_dtype", "master_weights"
+
+
+@pytest.mark.parametrize("argument", ["lr", "betas", "eps", "maximize", "fused", "loss_scale", *PRECISION])
 def test_bad_values_raise_and_name_themselves(argument):
     """As an argument and as a key of a group; zero is no eps."""
     params = list(parameters(names=ONE).values())
@@ -729,10 +771,9 @@ def test_a_parameter_without_rows_raises():
 def test_the_signature_is_that_of_torch():
     """Its order and defaults; what ours adds goes by name, last."""
     expected, got = arguments(torch.optim.SparseAdam), arguments(SparseAdam)
-    own = [name for name in OWN if name != "master_weights"]  # for dense gradients
-    assert list(got) == [*expected, *own]
-    assert got == expected | {name: got[name] for name in own}
-    assert not any(got[name][0] for name in own)
+    assert list(got) == [*expected, *OWN]
+    assert got == expected | {name: got[name] for name in OWN}
+    assert not any(got[name][0] for name in OWN)
     for name in ABSENT:
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
             SparseAdam([], **{name: None})
