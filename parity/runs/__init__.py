@@ -6,6 +6,7 @@ A run is a folder. `run.json` says of what it is:
 - "optimizer": the name of the class, as "AdamW";
 - "groups": for each group "params", the names of its parameters, and its arguments as they were at first;
 - "dtypes": of each parameter;
+- "average", if there is an EMA around the optimizer: its arguments. The averages are state, "ema";
 - "names", of a run of MindSpore: what it calls the parameters that the run calls as torch does;
 - "every", if not 1: from how many steps one is there, as 000000, 000010 and so on;
 - "sample", of one that has not all elements of large tensors: "elements", how many are there of each in a vector,

@@ -15,24 +15,25 @@ from parity.sides.trace import PARAMETER, Trace
 def record_cases(names: Iterable[str], problem: Problem, folder: Path) -> Iterator[Path]:
     """Write a run for each case of some optimizers into a folder, "NAME-0" and so on, and give its place.
 
-    Left out are those that take a closure, and averages, which hold an optimizer.
+    Left out are those that take a closure.
 
     Raises:
         FileExistsError: If there is one already.
     """
     for name in names:
         for i, case in enumerate(CASES.get(name, ())):
-            if case.inner is None:
-                place = folder / f"{name}-{i}"
-                _write(case, problem, place)
-                yield place
+            place = folder / f"{name}-{i}"
+            _write(case, problem, place)
+            yield place
 
 
 def _write(case: Case, problem: Problem, folder: Path) -> None:
-    run, problem = run_of_case(case, problem), problem.fitting(case)
+    stepped = case.inner or case
+    run, problem = run_of_case(stepped, problem), problem.fitting(case)
     build = torch_side.factory(case)
     single, double = (torch_side.run(build, problem, dtype) for dtype in ("float32", "float64"))
-    writer = Writer(folder, case.optimizer, run.header["groups"], run.initial, notes={"case": str(case)})
+    notes = {"case": str(case), **({"average": case.kwargs} if case.inner else {})}
+    writer = Writer(folder, stepped.optimizer, run.header["groups"], run.initial, notes=notes)
     for i, step in enumerate(run.steps):
         (params, state), (exact, exact_state) = (_at(trace, i) for trace in (single, double))
         writer.add(replace(step, parameters=params, state=state, double_parameters=exact, double_state=exact_state))

@@ -25,7 +25,10 @@ class Unjudged(ValueError):
 
 
 def counterpart(run: Run, cls: type[nn.Optimizer], fused: bool | None = None) -> Build:
-    """A function that makes an optimizer of a class of ours, with the groups of a run and their numbers at first."""
+    """A function that makes an optimizer of a class of ours, with the groups of a run and their numbers at first.
+
+    It is inside an average if that of the run is.
+    """
     known = arguments_of(cls)
 
     def build(params):
@@ -39,7 +42,9 @@ def counterpart(run: Run, cls: type[nn.Optimizer], fused: bool | None = None) ->
         ]
         # what decides how AdamW differs from Adam is no argument of AdamW
         groups = [{key: value for key, value in group.items() if key in known} for group in groups]
-        return cls([*groups, {"order_params": params}], fused=fused)
+        optimizer = cls([*groups, {"order_params": params}], fused=fused)
+        average = run.header.get("average")
+        return optimizer if average is None else ms_optim.EMA(optimizer, **average)
 
     return build
 
@@ -140,7 +145,7 @@ def _change_numbers(optimizer, numbers, groups, i):
     for number, (last, given) in enumerate(zip(numbers, groups)):
         for key in [key for key, value in given.items() if key not in (*HOW, "params") and value != last.get(key)]:
             value, last[key] = _argument(given[key]), given[key]
-            if not isinstance(optimizer, ms_optim.Optimizer):
+            if not isinstance(optimizer, (ms_optim.Optimizer, ms_optim.EMA)):
                 raise Unjudged(
                     f"For '{OWNER}', '{key}' of group {number} must not change, because {type(optimizer).__name__} is "
                     f"none of this library, but it is {value!r} in step {i}."

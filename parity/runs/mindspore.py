@@ -13,6 +13,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.train import Callback
 
+from ms_optim import EMA
 from ms_optim.convert.names import in_torch_words
 from parity.runs.files import Step, Writer
 from parity.sides.mindspore import array_of, state, values
@@ -77,7 +78,7 @@ class Recording:
         order = self._names if model is None else [row.torch for row in rows.values() if row.torch in now]
         self._writer = Writer(
             folder,
-            type(optimizer).__name__,
+            type(optimizer.optimizer if isinstance(optimizer, EMA) else optimizer).__name__,
             [{"params": members, **numbers} for members, numbers in zip(self._members(), self._numbers())],
             {name: now[name] for name in order},
             self._state() if self._has_stepped() else None,
@@ -90,6 +91,7 @@ class Recording:
                 "seed": ms.get_seed(),
                 "device": ms.get_context("device_target"),
                 "mode": "graph" if ms.get_context("mode") == ms.GRAPH_MODE else "pynative",
+                **_average(optimizer),
             },
             elements,
             seed,
@@ -241,6 +243,14 @@ class Recording:
             self.steps += 1
         self._last, self._next, self._loss, self._ready = now, self._numbers(), None, None
         self._left_out = not is_due
+
+
+def _average(optimizer):
+    """What the header says of an average around the optimizer."""
+    if not isinstance(optimizer, EMA):
+        return {}
+    made_with = {key: value for key, value in optimizer.made_with.items() if key not in ("buffers", "buffer_update")}
+    return {"average": {**made_with, "decay": float(optimizer.decay.asnumpy())}}
 
 
 class _Around(nn.Optimizer):

@@ -28,9 +28,9 @@ def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, dtyp
 def rule_of(optimizer: nn.Optimizer, dtype: str, cls: type[nn.Optimizer] | None = None) -> "Rule":
     """What takes the steps of an optimizer of this library, from its parameters, state and numbers as they are now.
 
-    `cls` is a class whose functions it has instead of its own.
+    `cls` is a class whose functions it has, or the one inside of an average, instead of its own.
     """
-    return _Average(optimizer, dtype) if hasattr(optimizer, "averages") else Rule(optimizer, dtype, cls)
+    return _Average(optimizer, dtype, cls) if hasattr(optimizer, "averages") else Rule(optimizer, dtype, cls)
 
 
 class Rule:
@@ -129,8 +129,8 @@ def _put(whole, rows, values):
 class _Average:
     """The weight of an average and its interpolation, after the rule of the optimizer inside."""
 
-    def __init__(self, ema, dtype):
-        self._ema, self._inner = ema, Rule(ema.optimizer, dtype)
+    def __init__(self, ema, dtype, cls):
+        self._ema, self._inner = ema, Rule(ema.optimizer, dtype, cls)
         self._averages, self._steps = dict(self.params), array(0.0)
         self.read_numbers()
 

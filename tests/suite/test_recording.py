@@ -230,14 +230,27 @@ def test_a_step_that_a_loss_scale_skips_is_none(graph, tmp_path):
 
 
 def test_an_average_is_recorded_with_its_optimizer(graph, tmp_path):
-    """Its state beside that of the optimizer inside."""
-    net = nn.Dense(3, 1)
-    ema = ms_optim.EMA(ms_optim.AdamW(net.trainable_params(), lr=0.01), decay=0.9)
-    with parity.record(ema, tmp_path / "run", model=net) as run:
-        for _ in range(2):
-            ema((Tensor(np.ones((1, 3), np.float32)), Tensor(np.ones(1, np.float32))))
-    assert run.steps == 2
-    assert "ema" in read(tmp_path / "run").steps[1].state["weight"]
+    """Its state beside that of the optimizer inside, whose run it is; both are followed, and mistakes of it named."""
+    rng = np.random.default_rng(0)
+    steps = [(Tensor(np.float32(rng.standard_normal((1, 3)))), Tensor(np.ones(1, np.float32))) for _ in range(6)]
+    told = {"betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0}
+    for name in ("AdamW", "AdamWeightDecay"):
+        net = nn.Dense(3, 1)
+        params = net.trainable_params()
+        inner = nn.AdamWeightDecay(params, 0.01) if name != "AdamW" else ms_optim.AdamW(params, 0.01, **told)
+        ema = ms_optim.EMA(inner, decay=0.5, schedule="timm", update_after_step=1)
+        ema.decay = 0.9
+        with parity.record(ema, tmp_path / name, model=net, arguments={"lr": 0.01, **told}) as run:
+            for gradients in steps:
+                ema(gradients)
+        run = read(tmp_path / name)
+        assert run.header["optimizer"] == name and len(run.steps) == len(steps)
+        assert "ema" in run.steps[1].state["weight"]
+        kept = {"decay": 0.9, "schedule": "timm", "update_after_step": 1}
+        assert kept.items() <= run.header["average"].items()
+        found = diagnose(run, optimizer="AdamW")
+        assert found.is_right == (name == "AdamW"), str(found)
+    assert "no bias correction of the first moment" in str(found)
 
 
 def test_what_cannot_be_recorded(graph, tmp_path):

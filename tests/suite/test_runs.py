@@ -501,12 +501,13 @@ def test_cases_are_recorded_to_be_replayed_elsewhere(tmp_path, capsys, monkeypat
     monkeypatch.setattr("parity.__main__.synthetic", lambda steps: synthetic(steps).part(part))
     assert main(["SGD", "MomentumAGC", "SparseAdam", "EMA", "--steps", "3", "--record", str(tmp_path / "cases")]) == 0
     folders = sorted(path.name for path in (tmp_path / "cases").iterdir())
-    wanted = [f"{name}-{i}" for name in ("MomentumAGC", "SGD", "SparseAdam") for i in range(len(CASES[name]))]
+    wanted = [f"{name}-{i}" for name in ("EMA", "MomentumAGC", "SGD", "SparseAdam") for i in range(len(CASES[name]))]
     assert folders == wanted and f"recorded {len(wanted)} cases into" in capsys.readouterr().out
-    chosen = [str(tmp_path / "cases" / name) for name in ("SGD-6", "SparseAdam-1")]
+    chosen = [str(tmp_path / "cases" / name) for name in ("SGD-6", "SparseAdam-1", "EMA-3")]
     assert main(["replay", *chosen]) == 0
     said = capsys.readouterr().out
-    assert "2 of 2 runs are followed on every path" in said and "exempt" not in said
+    assert "3 of 3 runs are followed on every path" in said and "exempt" not in said
+    assert str(CASES["EMA"][3]) in said and said.count("ema ") == 3
     assert str(CASES["SGD"][6]) in said and "graph native: passed" in said
     assert main(["replay", chosen[0], str(tmp_path)]) == 2
     assert main(["SGD", "--record", str(tmp_path / "cases")]) == 2
