@@ -23,13 +23,16 @@ def slicing_mode() -> str | None:
     return mode if mode in SLICING else None
 
 
+def listed(names: list[str]) -> str:
+    """Names as a message has them: three, and how many more."""
+    return f"{names[:3]} and {len(names) - 3} more" if len(names) > 3 else f"{names}"
+
+
 def unsliced(reason: str, params: Iterable[Parameter]) -> str:
     """What must be, because of a reason why a step of these parameters cannot be taken on slices."""
-    names = [param.name for param in params]
-    listed = f"{names[:3]} and {len(names) - 3} more" if len(names) > 3 else f"{names}"
     return (
-        f"the parallel mode must be 'data_parallel', or another that does not slice tensors, for {listed}, because "
-        f"{reason}"
+        "the parallel mode must be 'data_parallel', or another that does not slice tensors, for "
+        f"{listed([param.name for param in params])}, because {reason}"
     )
 
 

@@ -79,7 +79,7 @@ def write(param: Parameter, value: Tensor) -> None:
     initialized any more. No operator writes 4-bit integers on CPU: they get a new buffer too.
     """
     if param.has_init or param.dtype == ms.qint4x2:
-        param.set_data(value.copy())  # it would share the buffer of the value
+        param.set_data(value.copy(), param.sliced)  # it would share the buffer of the value
         param.init_mode = None  # from which `clone` would draw anew
     elif _host.copy(param, value):
         pass  # an operator for each takes ten times as long

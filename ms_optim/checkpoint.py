@@ -6,6 +6,7 @@ import os
 import re
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors import safe_open
 
 from ms_optim._beside import as_json, encoded, from_json, is_beside
 from ms_optim._files import kind_of, replacing
-from ms_optim._slices import SLICES, about, fitting, own_file
+from ms_optim._slices import SLICES, about, files_beside, fitting, merged, own_file, taken_early, why_unfit
 from ms_optim._values import repeated, write
 
 FORMATS = (".ckpt", ".safetensors")
@@ -35,8 +36,8 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
     The file is the whole new checkpoint or, whenever the process or the machine stops, the one that was there before.
     What is written until then is in a hidden folder beside it; the next `save` removes what a killed process has left.
     Where tensors are sliced over devices, in semi_auto_parallel and auto_parallel, each device writes its slices into a
-    file of its own, with its rank in the name ("step-100.rank_3.ckpt" for "step-100.ckpt"). `mindspore.save_checkpoint`
-    of a Cell, with `integrated_save`, merges them into one.
+    file of its own, with its rank in the name ("step-100.rank_3.ckpt" for "step-100.ckpt"), which also has the place of
+    each slice, if `cell` is the one that was compiled or holds it: `restore` merges them then.
     A file has two entries more: "ms_optim.writers" says which class wrote the state of an optimizer, and
     "ms_optim.checksums" has a checksum of each tensor, which `restore` compares. ".safetensors" is the faster format.
 
@@ -80,8 +81,8 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
     _refuse_swapped("save", cell)
     for part, follow in _methods(cell, "follow_requires_grad"):
         follow(part)
-    path, entries = own_file(path), dict(params)
-    entries |= about(entries)
+    path, entries = own_file(path, cell), dict(params)
+    entries |= about(cell, entries)
     entries |= encoded("save", also) if also is not None else {}
     writers = _writers(cell)
     if writers:
@@ -139,8 +140,9 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
         cell (Cell): Every one of its Parameters gets a value.
         parameters (Union[Mapping[str, Tensor], str, PathLike]): Values by name, as `mindspore.load_checkpoint` returns
             them, of the shapes and dtypes of the Parameters; or the file that holds them. Where tensors are sliced over
-            devices a file of this device's slices, with its rank in the name, goes before the one that is named; whole
-            tensors are cut to what this device has.
+            devices a file of this device's slices, with its rank in the name, goes before the one that is named; before
+            the first compilation too, once the optimizer is made. Whole tensors are cut to what this device has. Slices
+            of another layout, or of another number of devices, are merged from the files of all, if these are there.
 
     Returns:
         list[str], the names that the cell does not have.
@@ -148,7 +150,8 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
     Raises:
         TypeError: If `cell` is not a Cell, `parameters` not a mapping or a value not a Tensor.
         ValueError: If a Parameter has no value, or one of another shape or dtype, or the state was written by another
-            class of optimizer, or the file is damaged. Nothing is written then.
+            class of optimizer, or the file is damaged, or slices do not fit and not all are there. Nothing is written
+            then.
         RuntimeError: If `cell` holds an EMA that is inside `average_parameters`, whose end would undo it.
         OSError: If the file cannot be read.
 
@@ -165,8 +168,7 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
     if not isinstance(cell, nn.Cell):
         raise TypeError(f"For 'restore', 'cell' must be a Cell, but got {type(cell).__name__}.")
     if isinstance(parameters, (str, os.PathLike)):
-        own = own_file(Path(parameters))
-        parameters = read_checkpoint("restore", own if own.exists() else parameters)
+        parameters = read_for("restore", cell, parameters)
     if not isinstance(parameters, Mapping):
         raise TypeError(
             f"For 'restore', 'parameters' must map names to Tensors or be a file, but got {type(parameters).__name__}."
@@ -179,21 +181,36 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
         if name not in saved and param.name in saved and param.name not in wanted:
             saved[name] = saved.pop(param.name)  # of a file that another name was written into
     saved |= fitting(cell, wanted, saved, parameters.get(SLICES))
+    early = taken_early(cell, wanted, saved, parameters.get(SLICES))
     values = _completed(cell, saved, wanted)
     for name, param in wanted.items():
         value = values[name]
         if not isinstance(value, Tensor):
             raise TypeError(f"For 'restore', '{name}' must be a Tensor, but got {type(value).__name__}.")
-        if (value.shape, value.dtype) != (param.shape, param.dtype):
+        fits = early[name].fits(value) if name in early else (value.shape, value.dtype) == (param.shape, param.dtype)
+        if not fits:
             raise ValueError(
                 f"For 'restore', '{name}' must be {param.dtype} of shape {param.shape}, but got "
                 f"{value.dtype} of shape {value.shape}."
             )
     for name, param in wanted.items():
-        write(param, values[name])
+        if name in early:
+            early[name].take(values[name])
+        else:
+            write(param, values[name])
     for part, restored in _methods(cell, "restored"):
         restored(part)
     return [name for name in saved if name not in wanted]
+
+
+def read_for(owner: str, cell: nn.Cell, file: str | os.PathLike) -> dict:
+    """What a checkpoint holds for a cell, by name: its own slices if these fit it, or else wholes."""
+    path = Path(file)
+    own, beside = own_file(path, cell), files_beside(path)
+    found = own if own.exists() else path if path.exists() else next(iter(beside.values()), path)
+    entries = read_checkpoint(owner, found)
+    unfit = SLICES in entries and why_unfit(cell, dict(_named(cell)), from_json(entries[SLICES]))
+    return merged(found, entries, partial(read_checkpoint, owner), unfit) if unfit else entries
 
 
 def _is_own(name):

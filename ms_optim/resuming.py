@@ -10,7 +10,7 @@ import numpy as np
 from mindspore import nn
 
 from ms_optim._beside import Saved, decoded
-from ms_optim.checkpoint import read_checkpoint, restore
+from ms_optim.checkpoint import read_for, restore
 
 
 class RandomState:
@@ -79,7 +79,9 @@ def resume(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | Non
     odd = {name: type(part).__name__ for name, part in also.items() if not hasattr(part, "load_state_dict")}
     if odd:
         raise TypeError(f"For 'resume', what is in 'also' must have 'load_state_dict', but got {odd}.")
-    entries = read_checkpoint("resume", file)
+    if not isinstance(cell, nn.Cell):
+        raise TypeError(f"For 'resume', 'cell' must be a Cell, but got {type(cell).__name__}.")
+    entries = read_for("resume", cell, file)
     found = decoded(entries)
     missing = [name for name in also if not isinstance(found.get(name), Saved)]
     if missing:
