@@ -29,7 +29,7 @@ class Place(NamedTuple):
         own: The shape of the whole.
         shape: That in which it is cut.
         parts: Into how many parts each axis is cut.
-        index: Which of them it is.
+        at: Which of them it is, along each axis.
         pieces: Into how many pieces, one after the other in memory, that part is cut (ZeRO).
         piece: Which of them it is.
     """
@@ -37,7 +37,7 @@ class Place(NamedTuple):
     own: tuple[int, ...]
     shape: tuple[int, ...]
     parts: tuple[int, ...]
-    index: tuple[int, ...]
+    at: tuple[int, ...]
     pieces: int
     piece: int
 
@@ -45,7 +45,7 @@ class Place(NamedTuple):
     def part(self) -> tuple[slice, ...]:
         """What of the whole the part is."""
         sizes = [size // count for size, count in zip(self.shape, self.parts)]
-        return tuple(slice(i * size, (i + 1) * size) for i, size in zip(self.index, sizes))
+        return tuple(slice(i * size, (i + 1) * size) for i, size in zip(self.at, sizes))
 
     def of(self, whole: np.ndarray) -> np.ndarray:
         """The elements that are here, in order."""
@@ -255,9 +255,11 @@ def merged(file: Path, entries: Mapping[str, Any], read: Callable[[Path], dict],
     Raises:
         ValueError: If a whole has a part that no file has, or the files are of different steps.
     """
-    told, files, wholes = from_json(entries[SLICES]), files_beside(file), {}
+    told, files = from_json(entries[SLICES]), files_beside(file)
+    wholes: dict[str, _Whole] = {}
     result = {name: value for name, value in entries.items() if name != SLICES}
-    unknown, lost = set(), [rank for rank in range(told["devices"]) if rank not in files]
+    unknown: set[str] = set()
+    lost = [rank for rank in range(told["devices"]) if rank not in files]
     for rank, path in files.items():
         other = entries if path == file else read(path)
         about_it = from_json(other[SLICES]) if SLICES in other else {}
@@ -292,7 +294,7 @@ class _Whole:
 
     def put(self, place, array):
         """Keep a slice; of those that several devices have the first."""
-        self.slices.setdefault((place.index, place.piece), (place, array))
+        self.slices.setdefault((place.at, place.piece), (place, array))
 
     @property
     def is_full(self):
@@ -305,7 +307,7 @@ class _Whole:
         whole = np.empty(self.place.shape, first.dtype)
         for place, _ in self.slices.values():
             if place.piece == 0:
-                pieces = [self.slices[place.index, i][1].reshape(-1) for i in range(place.pieces)]
+                pieces = [self.slices[place.at, i][1].reshape(-1) for i in range(place.pieces)]
                 whole[place.part] = np.concatenate(pieces).reshape(whole[place.part].shape)
         return _tensor(whole.reshape(self.place.own), self.dtype)
 
