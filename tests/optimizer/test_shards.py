@@ -8,7 +8,7 @@ import weakref
 import mindspore as ms
 import numpy as np
 import pytest
-from helpers import DENSE, eight_devices, loud, make_grads, make_params
+from helpers import DENSE, eight_devices, loud, make_grads, make_params, ways_of_training
 from helpers.processes import ENVIRONMENT, resident
 from mindspore import Parameter, Tensor, context, nn, ops
 from mindspore.common.initializer import initializer
@@ -126,6 +126,48 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
             assert found["sums"] == expected, expression
             kept = {name: shape for name, shape in found["shapes"].items() if name.split(".")[-1] in own}
             assert {name: own[name.split(".")[-1]] for name in kept} == kept and len(kept) >= 6, expression
+
+
+@pytest.mark.slow
+def test_ways_of_training_compile_as_with_mindspores_own(tmp_path):
+    """Pipeline stages, recomputation, accumulation, parts of ZeRO: the same is sent; state is cut as its parameter is.
+
+    Before that, slices: wholes are cut where `restore` says, and slices that are there before a compilation stay.
+    """
+    own = ["AdamW(params, fused=False)", 'EMA(MomentumAGC(params, unit_group="whole", fused=False), 0.9)']
+    done = subprocess.run(
+        [sys.executable, ways_of_training.__file__, "nn.Momentum(params, 0.1, 0.9)", *own],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "GLOG_v": "4"},
+    )
+    assert done.returncode == 0, done.stderr
+    restored, *ways = map(json.loads, done.stdout.splitlines())
+    # The device is the third of four that have the second rows of one, and the second columns of the other.
+    first, second = [48, 0, 8, 32], [8, 32, 4, 32]
+    assert restored.pop("refused").startswith("For 'restore', the slice of 'first.weight' must be the one that is comp")
+    assert restored == {
+        "unknown": [],
+        "differ": [],
+        "places": {
+            "first.weight": first,
+            "second.weight": second,
+            "momentum_buffer.first.weight": first,
+            "momentum_buffer.second.weight": second,
+        },
+    }
+    assert len(ways) == len(ways_of_training.WAYS)
+    slots = ("exp_avg", "exp_avg_sq"), ("momentum_buffer", "ema")
+    for (stock, *found), sizes in zip(ways, ({"second": [8, 32]}, {"first": [8, 32], "second": [4, 32]})):
+        shared = {name: shape for name, shape in stock["shapes"].items() if not name.startswith("moment")}
+        for name, size in sizes.items():
+            assert stock["shapes"][f"moments.{name}.weight"] == shared[f"{name}.weight"] == size
+        for each, names in zip(found, slots, strict=True):
+            state = {f"{slot}.{name}.weight": size for slot in names for name, size in sizes.items()}
+            expected = shared | state
+            assert each["sent"] == stock["sent"]
+            assert {name: shape for name, shape in each["shapes"].items() if "optimizer." not in name} == expected
 
 
 class Net(nn.Cell):
