@@ -103,6 +103,14 @@ def sum_in_parts(x, axes):
     return summed.reshape(()) if axes is None else summed.reshape(*before, *(1,) * len(axes), *after)
 
 
+def sum_by_axes(x, axes):
+    """The same, of one axis after another, without a size of it: where a shape is not what it is when a step runs."""
+    axes = tuple(range(len(x.shape))) if axes is None else axes
+    for i in range(len(axes)):
+        x = x.sum(axes[len(axes) - 1 - i], keepdims=True)
+    return x.reshape(()) if len(axes) == len(x.shape) else x
+
+
 def total(x):
     """The sum of all elements."""
     return x.double().sum() if sums_in_float64 else sum_in_parts(x, None)
@@ -116,8 +124,8 @@ def sum_of_products(x, y, axes):
     return sum_in_parts(x * y, axes)
 
 
-def norm(x, axes):
-    """The L2 norm along adjacent axes, which stay, or of all.
+def norm(x, axes, add=sum_in_parts):
+    """The L2 norm along adjacent axes, which stay, or of all; float32 is summed by `add`.
 
     In float32 the square of 1e20 is infinite and that of 1e-23 is 0: elements are taken relative to the largest there.
     """
@@ -125,7 +133,7 @@ def norm(x, axes):
         return sum_of_products(x, x, axes).sqrt()
     scale = (x.abs().max() if axes is None else x.abs().amax(axes, True)).clamp(TINY, HUGE)
     x = x / scale
-    return sum_of_products(x, x, axes).sqrt() * scale
+    return add(x * x, axes).sqrt() * scale
 
 
 def mean(x, axis):

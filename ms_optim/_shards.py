@@ -7,6 +7,7 @@ slices of them. Where it looks at more than one element at a time, it would take
 from collections.abc import Iterable
 
 from mindspore import Parameter, ops
+from mindspore.ops.primitive import constexpr
 from mindspore.parallel._auto_parallel_context import auto_parallel_context
 
 from ms_optim import _math
@@ -57,23 +58,30 @@ def root_of_total(part, group):
     return ops.AllReduce(ops.ReduceOp.SUM, group)(part.float()).sqrt().to(part.dtype)
 
 
-def norm_over(x, axes, group):
+@constexpr
+def in_slices():
+    """Whether tensors are sliced where this is compiled: what a graph then reads as a shape is that of the whole."""
+    return slicing_mode() is not None
+
+
+def norm_over(x, axes, group, add):
     """The L2 norm along adjacent axes, which stay, or of all, of what the devices of a group hold parts of.
 
-    The largest element is known to no device: elements are taken relative to the sum of all.
+    The largest element is known to no device: elements are taken relative to the sum of all. `add` takes sums.
     """
-    root = root_of_total(_math.sum_in_parts(x.abs(), axes), group)
+    root = root_of_total(add(x.abs(), axes), group)
     scale = (root * root).clamp(_math.TINY, _math.HUGE)
     x = x / scale
-    return root_of_total(_math.sum_in_parts(x * x, axes), group) * scale
+    return root_of_total(add(x * x, axes), group) * scale
 
 
 def norm_of_units(group):
     """What computes the L2 norm, as `_math.norm` does, of units that the devices of a group hold parts of."""
 
     def norm_of_unit(x, axes):
+        add = _math.sum_by_axes if in_slices() else _math.sum_in_parts
         if group is None or group == WHOLE:
-            return _math.norm(x, axes)
-        return norm_over(x, axes, group)
+            return _math.norm(x, axes, add)
+        return norm_over(x, axes, group, add)
 
     return norm_of_unit

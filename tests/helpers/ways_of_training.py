@@ -27,6 +27,8 @@ import ms_optim
 from helpers.eight_devices import DEVICES, device_setter, size_of
 
 RANK = 5
+# The inputs of the first layer: more than a part of a sum has.
+WIDTH = 4160
 # The options of the slices of the optimizer in each way.
 WAYS = {
     "recomputed in two stages, slices over two": {"optimizer_weight_shard_size": 2},
@@ -52,7 +54,7 @@ class Net(nn.Cell):
 
     def __init__(self, copies):
         super().__init__()
-        self.first = Layer((64, 32), ((copies, 1), (2, 1)))
+        self.first = Layer((64, WIDTH), ((copies, 1), (2, 1)))
         self.second = Layer((16, 64), ((copies, 2), (1, 2)))
         self.loss = nn.MSELoss()
 
@@ -99,7 +101,7 @@ def compiled(step, set_device):
     """Compile a step."""
     set_device("Ascend")
     try:
-        _cell_graph_executor.compile(step, *(Tensor(np.ones((64, size), np.float32)) for size in (32, 16)))
+        _cell_graph_executor.compile(step, *(Tensor(np.ones((64, size), np.float32)) for size in (WIDTH, 16)))
     finally:
         set_device("CPU")
     return step
@@ -166,6 +168,7 @@ def main(*expressions):
             "MS_DEV_SAVE_GRAPHS": "1",
             "MS_DEV_SAVE_GRAPHS_PATH": str(graphs),
             "MS_DEV_DUMP_IR_PASSES": "validate",
+            "MS_OPTIM_SUMS": "float32",
         }
         set_device = device_setter(folder)
         print(json.dumps(restored(Path(folder, "step.ckpt"), set_device)), flush=True)

@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, context, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.nn.utils import no_init_parameters
 
-from ms_optim import EMA, OPTIMIZERS, SGD, AdamW, MomentumAGC, Slot
+from ms_optim import EMA, OPTIMIZERS, SGD, AdamW, MomentumAGC, Slot, _math
 from parity.sides.rules import rule_of
 
 
@@ -128,13 +128,27 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
             assert {name: own[name.split(".")[-1]] for name in kept} == kept and len(kept) >= 6, expression
 
 
+@pytest.mark.parametrize("shape", [(), (5000,), (3, 5000), (4, 64, 3, 41), (2, 1, 4097)])
+def test_sums_without_sizes(shape, monkeypatch):
+    """Axis by axis, as where a slice is compiled as a whole: norms are those that parts give, in float32."""
+    monkeypatch.setattr(_math, "sums_in_float64", False)
+    array = (np.random.default_rng(0).standard_normal(shape) * 1e15).astype(np.float32)
+    for axes in (None, tuple(range(1, len(shape)))) if len(shape) > 1 else (None,):
+        found = _math.norm(Tensor(array), axes, _math.sum_by_axes).asnumpy()
+        double = np.float64(array)
+        exact = np.sqrt((double * double).sum(axes, keepdims=axes is not None))
+        assert found.shape == exact.shape and (abs(found - exact) <= 1e-6 * exact).all()
+
+
 @pytest.mark.slow
 def test_ways_of_training_compile_as_with_mindspores_own(tmp_path):
     """Pipeline stages, recomputation, accumulation, parts of ZeRO: the same is sent; state is cut as its parameter is.
 
-    Before that, slices: wholes are cut where `restore` says, and slices that are there before a compilation stay.
+    But for the norms of long units, over the devices that are said to have them. Before that, slices: wholes are cut
+    where `restore` says, and slices that are there before a compilation stay.
     """
-    own = ["AdamW(params, fused=False)", 'EMA(MomentumAGC(params, unit_group="whole", fused=False), 0.9)']
+    units = "dict(params=params[:1], unit_group='8-units'), dict(params=params[1:], unit_group='whole')"
+    own = ["AdamW(params, fused=False)", f"EMA(MomentumAGC([{units}], fused=False), 0.9)"]
     done = subprocess.run(
         [sys.executable, ways_of_training.__file__, "nn.Momentum(params, 0.1, 0.9)", *own],
         capture_output=True,
@@ -145,7 +159,7 @@ def test_ways_of_training_compile_as_with_mindspores_own(tmp_path):
     assert done.returncode == 0, done.stderr
     restored, *ways = map(json.loads, done.stdout.splitlines())
     # The device is the third of four that have the second rows of one, and the second columns of the other.
-    first, second = [48, 0, 8, 32], [8, 32, 4, 32]
+    first, second = [48, 0, 8, 4160], [8, 32, 4, 32]
     assert restored.pop("refused").startswith("For 'restore', the slice of 'first.weight' must be the one that is comp")
     assert restored == {
         "unknown": [],
@@ -159,14 +173,15 @@ def test_ways_of_training_compile_as_with_mindspores_own(tmp_path):
     }
     assert len(ways) == len(ways_of_training.WAYS)
     slots = ("exp_avg", "exp_avg_sq"), ("momentum_buffer", "ema")
-    for (stock, *found), sizes in zip(ways, ({"second": [8, 32]}, {"first": [8, 32], "second": [4, 32]})):
+    for (stock, *found), sizes in zip(ways, ({"second": [8, 32]}, {"first": [8, 4160], "second": [4, 32]})):
         shared = {name: shape for name, shape in stock["shapes"].items() if not name.startswith("moment")}
         for name, size in sizes.items():
             assert stock["shapes"][f"moments.{name}.weight"] == shared[f"{name}.weight"] == size
         for each, names in zip(found, slots, strict=True):
             state = {f"{slot}.{name}.weight": size for slot in names for name, size in sizes.items()}
             expected = shared | state
-            assert each["sent"] == stock["sent"]
+            norms = 4 if "ema" in names and "first" in sizes else 0
+            assert each["sent"] == stock["sent"] | {"AllReduce": stock["sent"]["AllReduce"] + norms}
             assert {name: shape for name, shape in each["shapes"].items() if "optimizer." not in name} == expected
 
 
