@@ -111,9 +111,9 @@ def sum_by_axes(x, axes):
     return x.reshape(()) if len(axes) == len(x.shape) else x
 
 
-def total(x):
-    """The sum of all elements."""
-    return x.double().sum() if sums_in_float64 else sum_in_parts(x, None)
+def total(x, add=sum_in_parts):
+    """The sum of all elements; float32 is summed by `add`."""
+    return x.double().sum() if sums_in_float64 else add(x, None)
 
 
 def sum_of_products(x, y, axes):

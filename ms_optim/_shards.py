@@ -4,9 +4,11 @@ In the modes "semi_auto_parallel" and "auto_parallel" a step is written for whol
 slices of them. Where it looks at more than one element at a time, it would take a slice for the whole.
 """
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 
 from mindspore import Parameter, ops
+from mindspore.communication import management
 from mindspore.ops.primitive import constexpr
 from mindspore.parallel._auto_parallel_context import auto_parallel_context
 
@@ -16,6 +18,11 @@ from ms_optim._compiled import Check, checked
 SLICING = ("semi_auto_parallel", "auto_parallel")
 # What says of a parameter that no unit of it is on several devices.
 WHOLE = "whole"
+
+
+def is_group(value):
+    """Whether it is the name of a group of devices that hold parts of something."""
+    return value is not None and value != WHOLE
 
 
 def slicing_mode() -> str | None:
@@ -48,9 +55,20 @@ def refuse(owner: str, wanted: str | None) -> None:
         raise ValueError(f"For '{owner}', {wanted}, but the parallel mode is {mode!r}.")
 
 
-def refused_when_compiled(owner: str, wanted: str | None) -> Check:
-    """Refuse now, and return what refuses again where it is compiled: `AutoParallel` sets the mode only then."""
-    return checked(refuse, owner, wanted)
+def refused_when_compiled(owner: str, wanted: str | Callable[[], str | None] | None) -> Check:
+    """Refuse now, and return what refuses again where it is compiled: `AutoParallel` sets the mode only then.
+
+    What must be is a text, or the method that says it, whose object is not kept.
+    """
+    if not callable(wanted):
+        return checked(refuse, owner, wanted)
+    method = weakref.WeakMethod(wanted)
+
+    def check():
+        says = method()
+        refuse(owner, says() if says else None)
+
+    return checked(check)
 
 
 def root_of_total(part, group):
@@ -62,6 +80,11 @@ def root_of_total(part, group):
 def in_slices():
     """Whether tensors are sliced where this is compiled: what a graph then reads as a shape is that of the whole."""
     return slicing_mode() is not None
+
+
+def adder():
+    """How float32 is summed here."""
+    return _math.sum_by_axes if in_slices() else _math.sum_in_parts
 
 
 def norm_over(x, axes, group, add):
@@ -79,9 +102,35 @@ def norm_of_units(group):
     """What computes the L2 norm, as `_math.norm` does, of units that the devices of a group hold parts of."""
 
     def norm_of_unit(x, axes):
-        add = _math.sum_by_axes if in_slices() else _math.sum_in_parts
-        if group is None or group == WHOLE:
-            return _math.norm(x, axes, add)
-        return norm_over(x, axes, group, add)
+        if is_group(group):
+            return norm_over(x, axes, group, adder())
+        return _math.norm(x, axes, adder())
 
     return norm_of_unit
+
+
+@constexpr
+def _rank_and_size(group):
+    """Which of the devices of a group this is, and how many there are."""
+    return management.get_rank(group), management.get_group_size(group)
+
+
+def shape_of_whole(x, group):
+    """The shape of a matrix whose rows the devices of a group have: where MindSpore slices, that of x as it is read."""
+    rows, columns = x.shape
+    if is_group(group) and not in_slices():
+        rows = rows * _rank_and_size(group)[1]
+    return rows, columns
+
+
+def rows_of_all(x, group):
+    """The rows of all devices of a group, in the order of their ranks."""
+    return ops.AllGather(group)(x) if is_group(group) else x
+
+
+def own_rows(x, group):
+    """Those rows of what all devices of a group have that are of this device."""
+    if not is_group(group):
+        return x
+    rank, size = _rank_and_size(group)
+    return ops.Split(0, size)(x)[rank]

@@ -1,10 +1,12 @@
 """Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks")."""
 
 import mindspore as ms
+from mindspore.parallel._utils import _get_enable_parallel_optimizer
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import exact, is_near, lerp, total
-from ms_optim.arguments import Choice, Number, Numbers, Whole
+from ms_optim._shards import WHOLE, adder, listed, own_rows, rows_of_all, shape_of_whole
+from ms_optim.arguments import Choice, Devices, Number, Numbers, Whole
 from ms_optim.optimizer import Optimizer, Params
 from ms_optim.slot import Slot
 
@@ -14,15 +16,14 @@ def rounded(x):
     return x.bfloat16().to(x.dtype)
 
 
-def orthogonalized(x, a, b, c, eps, steps):
+def orthogonalized(x, a, b, c, eps, steps, tall):
     """A matrix with the singular vectors of x and singular values near 1, by a quintic Newton-Schulz iteration.
 
-    It is rounded to bfloat16 wherever torch's is.
+    It is rounded to bfloat16 wherever torch's is. `tall` is whether it has more rows than columns.
     """
-    tall = x.shape[0] > x.shape[1]
     x = rounded(x.mT if tall else x)
     squares = x.float() * x.float()  # as torch's, infinite beyond 1.8e19: the update is then zero
-    norm = rounded(total(squares).float().sqrt().to(x.dtype))
+    norm = rounded(total(squares, adder()).float().sqrt().to(x.dtype))
     x = rounded(x / rounded(eps).where(norm < eps, norm))
     for _ in range(steps):
         gram = rounded(x @ x.mT)
@@ -52,13 +53,15 @@ def muon(
     nesterov,
     ns_steps,
     adjust_lr_fn,
+    matrix_group,
 ):
     """Compute buf <- lerp(buf, grad, 1-momentum); param <- (1 - lr*weight_decay)*param - lr*ratio*orthogonalized."""
     (momentum_buffer,) = slots
     momentum_buffer = lerp(momentum_buffer, grad, take, near)
     update = lerp(grad, momentum_buffer, momentum, near_momentum) if nesterov else momentum_buffer
-    update = orthogonalized(update, ns_a, ns_b, ns_c, eps, ns_steps)
-    rows, columns = param.shape
+    rows, columns = shape_of_whole(param, matrix_group)
+    update = rows_of_all(update, matrix_group)
+    update = own_rows(orthogonalized(update, ns_a, ns_b, ns_c, eps, ns_steps, rows > columns), matrix_group)
     if adjust_lr_fn == "match_rms_adamw":
         ratio = exact(max(rows, columns), 25, lr).sqrt()
     else:
@@ -93,6 +96,11 @@ class Muon(Optimizer):
         adjust_lr_fn (Union[None, str]): "original" scales the learning rate by sqrt(max(1, rows/columns));
             "match_rms_adamw" by 0.2*sqrt(max(rows, columns)), so that rates tuned for AdamW fit. None is "original".
             Default: ``None`` .
+        matrix_group (Union[None, str]): Where tensors are sliced over devices: "whole" if all of a matrix is on each
+            device that holds some of it, or the name of the communication group of the devices that hold its rows, in
+            the order of their ranks: each gathers them all and computes the whole update. In semi_auto_parallel and
+            auto_parallel None, which does not say, is refused, and so is "whole" where the optimizer is sliced, but for
+            a Parameter whose `parallel_optimizer` is False. Default: ``None`` .
         fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
         state_dtype (Union[None, mindspore.dtype]): ``mindspore.float32`` keeps the state of float16 and bfloat16
@@ -128,6 +136,7 @@ class Muon(Optimizer):
     conditions = {"near": ("take", is_near), "near_momentum": ("momentum", is_near)}
     arguments = {
         "adjust_lr_fn": Choice(None, "original", "match_rms_adamw"),
+        "matrix_group": Devices(WHOLE),
         "ns_coefficients": Numbers({name: Number("(-inf, inf)") for name in ("ns_a", "ns_b", "ns_c")}),
         "ns_steps": Whole(0, below=100),
     }
@@ -144,6 +153,7 @@ class Muon(Optimizer):
         ns_steps: int = 5,
         adjust_lr_fn: str | None = None,
         *,
+        matrix_group: str | None = None,
         fused: bool | None = None,
         loss_scale: float = 1.0,
         state_dtype: ms.dtype.Type | None = None,
@@ -158,6 +168,7 @@ class Muon(Optimizer):
             eps=eps,
             ns_steps=ns_steps,
             adjust_lr_fn=adjust_lr_fn,
+            matrix_group=matrix_group,
         )
         super().__init__(params, defaults, loss_scale, fused, state_dtype, master_weights)
         for param in self.parameters:
@@ -165,3 +176,18 @@ class Muon(Optimizer):
                 raise ValueError(
                     f"For 'Muon', 'params' must be matrices, but got '{param.name}' of shape {param.shape}."
                 )
+
+    def wanted_for_slices(self) -> str | None:
+        """That it is said of all parameters which devices hold the rows of a matrix, and can be so."""
+        column, zero = self.flag_names.index("matrix_group"), _get_enable_parallel_optimizer()
+        said = [(param, flags[column]) for param, flags in zip(self.parameters, self.flags)]
+        unsaid = [param.name for param, group in said if group is None]
+        if unsaid:
+            return (
+                f"'matrix_group' must be {self.kinds['matrix_group']} for {listed(unsaid)} where MindSpore slices "
+                "tensors, which may cut matrices"
+            )
+        cut = [param.name for param, group in said if group == WHOLE and zero and param.parallel_optimizer]
+        if not cut:
+            return None
+        return f"'matrix_group' must be the name of a communication group for {listed(cut)}, which the optimizer slices"

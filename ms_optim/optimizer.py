@@ -145,7 +145,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self.precisions = tuple({*self.computed_in})
         self._set_slots()
         self._set_path(whole["fused"])
-        self.refuse_slices = _shards.refused_when_compiled(owner, self.wanted_for_slices())
+        self.refuse_slices = _shards.refused_when_compiled(owner, self.wanted_for_slices)
         self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
         self._refuse_parameters(self.parameters, lambda param: id(param) not in kept or param is self.global_step)

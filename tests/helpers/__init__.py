@@ -60,6 +60,7 @@ LOUD = {
     "lr": (0.05, 0.3),
     "lr_decay": (0.2, 0.7),
     "master_weights": (False, False),
+    "matrix_group": (None, "whole"),
     "maximize": (False, True),
     "momentum": (0.9, 0.5),
     "momentum_decay": (0.3, 0.05),

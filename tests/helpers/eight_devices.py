@@ -1,8 +1,8 @@
 """What MindSpore makes of a training step for eight devices, on a machine that has none: run as a program.
 
 It is given expressions that make an optimizer of `params`, and prints for each, as JSON, the shape that every Parameter
-has on one device and over how many devices sums are taken, or the error. MindSpore refuses to compile for devices on
-CPU, so that it is told another one while it compiles; nothing runs.
+has on one device and over how many devices sums are taken and rows gathered, or the error. MindSpore refuses to compile
+for devices on CPU, so that it is told another one while it compiles; nothing runs.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from mindspore import Parameter, Tensor, context, nn, ops
 from mindspore._c_expression import ms_ctx_param
 from mindspore.common.api import _cell_graph_executor
 from mindspore.common.initializer import initializer
-from mindspore.communication import _comm_helper
+from mindspore.communication import _comm_helper, management
 from mindspore.ops.operations import comm_ops
 
 import ms_optim
@@ -96,7 +96,7 @@ def parallel(zero):
 
 
 def compiled(expression, zero, late, set_device, folder):
-    """The shapes on one device and the sums over devices; `late` sets the mode after construction."""
+    """The shapes on one device and the sums and gathers over devices; `late` sets the mode after construction."""
     context.reset_auto_parallel_context()
     if not late:
         parallel(zero)
@@ -121,7 +121,7 @@ def compiled(expression, zero, late, set_device, folder):
         return {"refused": said}
     text = graphs[-1].read_text()
     shapes = re.findall(r"^%para\d+_(\S+?): <Ref\[Tensor\[\w+\]\], \(([\d, ]*)\)", text, re.M)
-    sums = re.findall(r'= (?:PrimFunc_)?AllReduce\([^\n]*group: "(\d+)-units"', text)
+    sums = re.findall(r'= (?:PrimFunc_)?(?:AllReduce|AllGather)\([^\n]*group: "(\d+)-units"', text)
     return {
         "shapes": {name: [int(size) for size in shape.split(", ") if size] for name, shape in shapes},
         "sums": [int(count) for count in sums],
@@ -131,8 +131,8 @@ def compiled(expression, zero, late, set_device, folder):
 def main(*expressions):
     """Print what there is to say of each, a line for each; "late: " before one sets the mode after construction."""
     _comm_helper._HCCL_TEST_AVAILABLE = True
-    comm_ops.get_rank = lambda group=None: 0
-    comm_ops.get_group_size = size_of
+    for module in (comm_ops, management):
+        module.get_rank, module.get_group_size = lambda group=None: 0, size_of
     with tempfile.TemporaryDirectory() as folder:
         graphs = Path(folder, "ir")
         os.environ |= {

@@ -7,7 +7,7 @@ import mindspore as ms
 from mindspore import context
 from mindspore.communication import get_group_size, get_rank, init
 
-from helpers import columns, data_parallel, zero
+from helpers import columns, data_parallel, rows, zero
 from parity.cases import networks
 
 if __name__ == "__main__":
@@ -15,6 +15,7 @@ if __name__ == "__main__":
     init()
     rank, count = get_rank(), get_group_size()
     columns.main(rank, count)
+    rows.main(rank, count)
     context.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True, device_num=count)
     zero.main(rank, count)
     networks.BLOCKS = networks.BLOCKS[:1]

@@ -62,6 +62,14 @@ def test_norms_are_summed_over_processes(two):
         assert max(each["far"]["hccl_world_group"]) < 3e-7 and min(each["far"]["whole"]) > 1e-4, told
 
 
+def test_rows_are_gathered_from_processes(two):
+    """Matrices in two processes are trained as the whole is, to the bit; not so where each takes its rows for all."""
+    told = found(two[1], "ROWS ")
+    assert sorted(each["rank"] for each in told) == [0, 1]
+    for each in told:
+        assert max(each["far"]["hccl_world_group"]) == 0 and min(each["far"]["whole"]) > 1e-2, told
+
+
 def test_state_that_trainers_shard_by_hand(two):
     """Clones of which each process has its rows take the place of the parameters, of those in an average too."""
     told = found(two[1], "ZERO ")
