@@ -103,6 +103,22 @@ def graph(monkeypatch):
     return _enter("graph", monkeypatch)
 
 
+def _name_groups(items):
+    """Write the group of each test behind its name, where pytest-xdist looks for it.
+
+    pytest-xdist 3.8 does so too, but before all groups are given, and in an attribute that pytest 9.2 no longer reads.
+    """
+    for item in items:
+        groups = sorted({mark.args[0] for mark in item.iter_markers("xdist_group")})
+        if groups and "@" not in item.nodeid.rpartition("]")[2]:
+            name = f"{item.nodeid}@{'_'.join(groups)}"
+            if hasattr(item, "_id"):
+                item._id = type(item._id).parse(name)
+            else:
+                item._nodeid = name
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     """Give the tests of one optimizer to one process, which compiles each of its graphs once.
 
@@ -138,6 +154,8 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(pytest.mark.xdist_group(name))
     # What takes longest comes first, so that at the end no process waits for another.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    if getattr(config.option, "loadgroup", False):
+        _name_groups(items)
 
 
 @pytest.fixture
