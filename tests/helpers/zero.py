@@ -83,8 +83,9 @@ def main(rank, count):
         one, many = Net(), Net()
         alone = OPTIMIZERS[name](one.trainable_params())
         step = Sharded(many, OPTIMIZERS[name](many.trainable_params()), rank, count)
+        differentiate = ms.grad(one, None, one.trainable_params())
         for x in batches:
-            alone(ms.grad(one, None, one.trainable_params())(x))
+            alone(differentiate(x))
             step(x[rank * size :][:size])
         pairs = list(zip(many.get_parameters(), one.get_parameters(), strict=True))
         pairs += zip(state_of(step.optimizer), state_of(alone), strict=True)
