@@ -74,3 +74,15 @@ MESSAGES = {
     "does not support complex parameters": "the dtype of 'p0' must be in .*, but got Complex64",
     "only support 2D parameters": r"'params' must be matrices, but got 'p0' of shape \(\d+, \d+, \d+\)",
 }
+
+# Brock et al. 2021, table 6, in millions of parameters.
+NFNETS = {
+    "nfnet_f0": 71.5,
+    "nfnet_f1": 132.6,
+    "nfnet_f2": 193.8,
+    "nfnet_f3": 254.9,
+    "nfnet_f4": 316.1,
+    "nfnet_f5": 377.2,
+    "nfnet_f6": 438.4,
+    "nfnet_f7": 499.5,
+}

@@ -7,24 +7,13 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from helpers.published import NFNETS as PUBLISHED
 from helpers.timm import twin
 from mindspore import nn, ops
 from src.nfnet import ARCHITECTURES, DropPath, NFNet, ScaledGELU
 
 from ms_optim.convert import to_mindspore
 from parity.sides.mindspore import set_mode
-
-# Brock et al. 2021, table 6, in millions of parameters.
-PUBLISHED = {
-    "nfnet_f0": 71.5,
-    "nfnet_f1": 132.6,
-    "nfnet_f2": 193.8,
-    "nfnet_f3": 254.9,
-    "nfnet_f4": 316.1,
-    "nfnet_f5": 377.2,
-    "nfnet_f6": 438.4,
-    "nfnet_f7": 499.5,
-}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
