@@ -1,9 +1,10 @@
 """The normalizer-free network of the suite, of one block, trained by as many processes as there are.
 
-Each takes its part of every batch and writes the weights and their averages. Run as a program, `FILE RANK COUNT PLACE`,
-it trains in torch, where COUNT processes meet at the file PLACE.
+Each takes its part of every batch and writes the weights and their averages. Run as a program, `FILE COUNT PLACE`, it
+imports torch, then trains in COUNT processes that it forks, which meet at the file PLACE.
 """
 
+import multiprocessing
 import sys
 
 import numpy as np
@@ -71,7 +72,6 @@ def in_torch(file, rank, count, place):
 
     from parity.references import EMA, SGDAGC
 
-    rank, count = int(rank), int(count)
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=count)
 
@@ -105,5 +105,14 @@ def write(file, weights, averages, array):
 
 
 if __name__ == "__main__":
+    import torch.nn.parallel  # noqa: F401
+
     networks.BLOCKS = networks.BLOCKS[:1]
-    in_torch(*sys.argv[1:])
+    networks.digits()
+    forked, count = multiprocessing.get_context("fork"), int(sys.argv[2])
+    children = [forked.Process(target=in_torch, args=(sys.argv[1], rank, count, sys.argv[3])) for rank in range(count)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    sys.exit(any(child.exitcode for child in children))

@@ -39,15 +39,10 @@ def launched(folder, program, *arguments, count=2):
     return said
 
 
-def side_by_side(folder, *commands):
-    """Run programs at the same time; each is a list of arguments of Python."""
-    running = [
-        subprocess.Popen([sys.executable, *map(str, command)], cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE)
-        for command in commands
-    ]
-    for process in running:
-        _, error = process.communicate()
-        assert process.returncode == 0, error.decode()
+def program(folder, *command):
+    """Run a program, of which there are the arguments of Python."""
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def resident():

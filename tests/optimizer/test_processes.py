@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers import data_parallel, workers, zero
-from helpers.processes import launched, side_by_side
+from helpers.processes import launched, program
 
 from parity.cases import networks
 from parity.sides.mindspore import set_mode
@@ -32,8 +32,7 @@ def test_parts_of_batches_train_as_whole_ones_do(two, tmp_path, monkeypatch):
     monkeypatch.setattr(networks, "BLOCKS", networks.BLOCKS[:1])
     set_mode("graph")
     data_parallel.in_mindspore(tmp_path / "one", 0, 1, "model")
-    place = tmp_path / "place"
-    side_by_side(tmp_path, *([data_parallel.__file__, tmp_path / "torch", rank, 2, place] for rank in range(2)))
+    program(tmp_path, data_parallel.__file__, tmp_path / "torch", 2, tmp_path / "place")
     files = {path.name: np.load(path) for folder in (two[0], tmp_path) for path in folder.glob("*.npz")}
     assert files.keys() == {
         "one.model.0.npz",
