@@ -94,8 +94,9 @@ def test_what_a_group_may_have(name):
 
 # The loudest parameters, for a compilation takes as long as there are parameters. CASES have every rank, and absence.
 NAMES = ("twin.weight", "huge.gamma", "zero.weight", "breaking.weight")
-# Beyond the sixth, from which RAdam rectifies; there are a hundred configurations.
-STEPS = 12
+# Beyond the sixth, from which RAdam rectifies; there are a hundred configurations. Rprop halves its step sizes down to
+# the least one in the last of 30.
+STEPS, LONGER = 12, {"Rprop": 30}
 # None is the machine epsilon of the dtype, and the truth is of another.
 EXPLICIT = {"Adafactor": {"eps": (torch.finfo(torch.float32).eps, 1e-3)}}
 
@@ -120,7 +121,7 @@ def expected(name):
     found = {}
     for kwargs in configurations(name):
         case = replace(CASES[name][0], kwargs=EXPLICIT.get(name, {}) | kwargs)
-        steps = STEPS + int(kwargs.get("t0", 0))  # ASGD averages from there on
+        steps = LONGER.get(name, STEPS) + int(kwargs.get("t0", 0))  # ASGD averages from there on
         given, reference = problem(case.rank, steps), torch_side.factory(case)
         runs = [torch_side.run(reference, given, dtype) for dtype in ("float32", "float64")]
         found[str(kwargs)] = replace(case, kwargs=translated_arguments(kwargs)), given, runs
