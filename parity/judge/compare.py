@@ -18,8 +18,10 @@ FREE_RATIO = 10.0
 RELATIVE = 1e-12
 
 Initial = Mapping[str, np.ndarray]
-# (kind, parameter name) -> the distance of each element from the truth, in ulps, one array for each step.
-Errors = dict[tuple[str, str], list[np.ndarray]]
+# One array for each step, or one array of them all.
+Steps = list[np.ndarray] | np.ndarray
+# (kind, parameter name) -> the distance of each element from the truth, in ulps; the first axis is that of the steps.
+Errors = dict[tuple[str, str], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,22 @@ class Verdict:
         return "passed: " + ", ".join(f"{kind} {score.ratio:.2f}" for kind, score in self.scores.items())
 
 
-def errors(run: list[np.ndarray], truth: list[np.ndarray], dtype: str, first: float = 0.0) -> list[np.ndarray]:
+def errors(run: Steps, truth: Steps, dtype: str, first: float = 0.0) -> np.ndarray:
     """For each step and element the distance from the truth, in ulps of the largest magnitude the tensor has had.
 
     `first` is the largest that it had before the steps.
     """
-    run, truth = np.stack(run), np.stack(truth)
+    run, truth = stacked(run), stacked(truth)
     sizes = np.abs(truth, where=np.isfinite(truth), out=np.zeros(truth.shape)).reshape(len(truth), -1)
     largest = np.maximum.accumulate(sizes.max(1, initial=first)).reshape(-1, *[1] * (truth.ndim - 1))
     with np.errstate(all="ignore"):
         distance = np.abs(run.astype(np.float64) - truth.astype(np.float64)) / ulp(largest, dtype)
-        return list(np.where(_same(run, truth), 0.0, np.where(np.isnan(distance), np.inf, distance)))
+        return np.where(_same(run, truth), 0.0, np.where(np.isnan(distance), np.inf, distance))
+
+
+def stacked(steps: Steps) -> np.ndarray:
+    """What a tensor was at each step, in one array: what is done to it takes as long as for one step of a small one."""
+    return steps if isinstance(steps, np.ndarray) else np.stack(steps)
 
 
 def _same(one, other):
@@ -199,7 +206,10 @@ def compare_bits(ours: Trace, reference: Trace) -> Verdict:
     problems = structure(ours, reference)
     if problems:
         return Verdict(problems=tuple(problems))
-    off = {key: [_unless_equal(a, b) for a, b in zip(steps, reference[key])] for key, steps in ours.items()}
+    off = {
+        key: np.array([_unless_equal(a, b) for a, b in zip(steps, reference[key], strict=True)])
+        for key, steps in ours.items()
+    }
     return _judge(ours, reference, off, {}, dict.fromkeys(ours, 1.0), 1.0)
 
 
@@ -216,12 +226,15 @@ def _judge(ours, reference, off, reference_off, budget, ratio):
     scores, divergences = {}, []
     for kind, keys in _by_kind(reference).items():
         worst = {key: _worst(off[key]) for key in keys}
-        equal = [_same(a, b) for key in keys for a, b in zip(ours[key], reference[key])]
+        equal = [_same(np.array(ours[key]), np.array(reference[key])) for key in keys]
         share = sum(map(np.sum, equal)) / max(1, sum(map(np.size, equal)))
         scores[kind] = Score(max(worst[key] / budget[key] for key in keys), max(worst.values()), float(share))
-        divergences += [first(key, off[key], ours[key], reference[key], ratio * budget[key]) for key in keys]
-    found = [divergence for divergence in divergences if divergence is not None]
-    earliest = min(found, key=lambda divergence: divergence.step, default=None)
+        divergences += [
+            first(key, off[key], ours[key], reference[key], ratio * budget[key])
+            for key in keys
+            if worst[key] > ratio * budget[key]
+        ]
+    earliest = min(divergences, key=lambda divergence: divergence.step, default=None)
     return Verdict(scores, earliest, (), "", off, reference_off, {key: ratio * budget[key] for key in off})
 
 
@@ -237,21 +250,20 @@ def _by_kind(trace):
 
 
 def _worst(steps):
-    return max((float(step.max(initial=0.0)) for step in steps), default=0.0)
+    return float(np.max(steps, initial=0.0))
 
 
-def truth_of(single: Trace, double: Trace) -> Trace:
+def truth_of(single: Trace, double: Trace) -> dict[tuple[str, str], np.ndarray]:
     """The float64 run, but the float32 one where that overflowed or is NaN: there a run must do the same."""
-    return {
-        key: [
-            np.where(np.isfinite(one), two, one.astype(np.float64)) for one, two in zip(steps, double[key], strict=True)
-        ]
-        for key, steps in single.items()
-    }
+    found = {}
+    for key, steps in single.items():
+        one, two = np.stack([stacked(steps), stacked(double[key])])  # which float64 holds, and which are as many
+        found[key] = np.where(np.isfinite(one), two, one)
+    return found
 
 
 def first(
-    key: tuple[str, str], off: list[np.ndarray], ours: list[np.ndarray], reference: list[np.ndarray], limit: float
+    key: tuple[str, str], off: Steps, ours: Steps, reference: Steps, limit: float
 ) -> Divergence | None:
     """The first step at which a tensor is more than `limit` ulps off, and its worst element there."""
     for step, distance in enumerate(off):

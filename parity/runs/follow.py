@@ -119,14 +119,16 @@ def by_the_rule(
     gives the gradients that the rule takes. `cls` is a class whose functions are taken instead of the optimizer's own.
     """
     rules = [rule_of(optimizer, dtype, cls) for dtype in dtypes]
-    recorders = [Recorder() for _ in rules]
+    recorders, read = [Recorder() for _ in rules], None
     for i, step in enumerate(followed(run, optimizer)):
         for rule, recorder in zip(rules, recorders):
-            rule.read_numbers()
+            if step.groups != read:
+                rule.read_numbers()
             rule.params.update({name: array(value, rule.dtype) for name, value in step.before.items()})
             drawn = gradients_of(step, rule.names)
             rule.step(prepare(rule, i, drawn) if prepare else drawn)
             recorder.add(rule.params, rule.state)
+        read = step.groups
     return [of_what_moves(run, recorder.trace()) for recorder in recorders]
 
 
