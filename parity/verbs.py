@@ -216,12 +216,13 @@ VERBS: dict[str, Callable[[list[str]], int]] = {
 
 def _explain(run, leg, ours, parts):
     """Say what a leg follows, and if it is the right rule, what the recorded run does."""
-    from parity.hunt.diagnosis import diagnose, is_known
+    from parity.hunt.diagnosis import Suspects, is_known
 
     if run.halves or not is_known(run.header["optimizer"]):
         return
-    found = diagnose(run, ours, parts=parts)
-    said = [f"{leg}: {found}"] + ([f"the recorded run: {diagnose(run, parts=parts)}"] if found.is_right else [])
+    suspects = Suspects(run, parts=parts)
+    found = suspects.diagnosis(ours)
+    said = [f"{leg}: {found}"] + ([f"the recorded run: {suspects.diagnosis()}"] if found.is_right else [])
     Console().print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from parity.cases.problems import Problem, synthetic
 from parity.cases.stock import Stock
-from parity.hunt.diagnosis import Diagnosis, diagnose
+from parity.hunt.diagnosis import Diagnosis, Suspects
 from parity.runs.problems import run_of
 from parity.sides import mindspore as mindspore_side
 from parity.sides.trace import PARAMETER, Trace
@@ -86,7 +86,7 @@ def audit(stock: Stock, numbers: dict, own: dict, modes: tuple[str, ...]) -> Aud
     """Run an optimizer with some numbers in each mode, say what it follows, and whether it can be stopped."""
     problem = synthetic(STEPS, absent=False).part(TENSORS)
     run = run_of(stock.counterpart, [{"params": [*problem.initial], **numbers}], problem)
-    says, traces, survives = {}, {}, None
+    says, traces, survives, suspects = {}, {}, None, Suspects(run)
 
     def make(params):
         return reduce(getattr, stock.place.split("."), ms)(params, **own)
@@ -102,7 +102,7 @@ def audit(stock: Stock, numbers: dict, own: dict, modes: tuple[str, ...]) -> Aud
         if _stands_still(traces[mode], problem):
             says[mode] = "nothing moves"
         elif same is None:
-            says[mode] = _said(diagnose(run, traces[mode]))
+            says[mode] = _said(suspects.diagnosis(traces[mode]))
         else:
             says[mode] = says[same]
         survives = _survives(make, problem, mode) and survives is not False

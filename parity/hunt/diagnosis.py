@@ -5,6 +5,7 @@ as by torch: what it fits is named, if torch's rule does not fit.
 """
 
 import itertools
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ from ms_optim import OPTIMIZERS
 from parity.cases import ENTRIES, Mutant
 from parity.hunt.mistakes import Alter, Mistake, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
 from parity.hunt.mutants import breed, differs_in_rule_alone
-from parity.judge.compare import RATIO, Divergence, compare, errors, of_what_is_told
+from parity.judge.compare import RATIO, Divergence, Standard, errors
 from parity.runs.files import Run, Step
 from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart, rewind
 from parity.sides.trace import PARAMETER, Recorder, Trace
@@ -93,16 +94,40 @@ def diagnose(run: Run, ours: Trace | None = None, optimizer: str | None = None, 
     Raises:
         Unjudged: If there is no such rule, or the run has no steps or parameters of 16 bits.
     """
-    name = optimizer or run.header["optimizer"]
-    if run.halves:
-        raise Unjudged(f"For 'diagnose', the parameters of 'run' must be float32 or float64, but not so {run.halves}.")
-    if not is_known(name):
-        raise Unjudged(f"For 'diagnose', 'optimizer' must be one of {[*filter(is_known, ENTRIES)]}, but got {name!r}.")
-    if not run.steps:
-        raise Unjudged("For 'diagnose', 'run' must have steps, but got none.")
-    ours, run, norms = _part(run, ours, parts)
-    with TemporaryDirectory() as folder:
-        return Search(run, name, Path(folder), norms).diagnosis(ours)
+    return Suspects(run, optimizer, parts).diagnosis(ours)
+
+
+class Suspects:
+    """What a trajectory may follow that was taken by the gradients of a run: made once, to diagnose several by.
+
+    The arguments and what is raised are those of `diagnose`.
+    """
+
+    def __init__(self, run: Run, optimizer: str | None = None, parts: str | None = None):
+        name = optimizer or run.header["optimizer"]
+        if run.halves:
+            raise Unjudged(
+                f"For 'diagnose', the parameters of 'run' must be float32 or float64, but not so {run.halves}."
+            )
+        if not is_known(name):
+            raise Unjudged(
+                f"For 'diagnose', 'optimizer' must be one of {[*filter(is_known, ENTRIES)]}, but got {name!r}."
+            )
+        if not run.steps:
+            raise Unjudged("For 'diagnose', 'run' must have steps, but got none.")
+        self._own, part, norms = _part(run, parts)
+        self._names, self._count = {*part.initial}, len(part.steps)
+        folder = TemporaryDirectory()
+        weakref.finalize(self, folder.cleanup)
+        self._search = Search(part, name, Path(folder.name), norms)
+
+    def diagnosis(self, ours: Trace | None = None) -> Diagnosis:
+        """What a trajectory follows, or that of the run itself."""
+        if ours is None:
+            return self._search.diagnosis(self._own)
+        return self._search.diagnosis(
+            {key: steps[: self._count] for key, steps in ours.items() if key[1] in self._names}
+        )
 
 
 class Search:
@@ -121,7 +146,7 @@ class Search:
         self._noise = ENTRIES[name].cases[0].noise
         self._classes: dict[tuple[Mutant, ...], type] = {}
         self._optimizers: dict[Alter | None, nn.Optimizer] = {}
-        self._right = by_the_rule(run, begun(run, counterpart(run, OPTIMIZERS[name])), PRECISIONS)
+        self._right = self._standard(by_the_rule(run, begun(run, counterpart(run, OPTIMIZERS[name])), PRECISIONS))
 
     def diagnosis(self, ours: Trace, together: int | None = None) -> Diagnosis:
         """What a trajectory follows, of so many mistakes together at most: TOGETHER, if not fewer."""
@@ -129,7 +154,7 @@ class Search:
         if of_right <= RATIO:
             return Diagnosis(self.name, of_right)
         led = [*self.shown, *self._lead(self._of_constants(ours))]
-        fits = [(mistake, self._ratio(ours, taken)) for mistake, taken in led]
+        fits = [(mistake, self._ratio(ours, standard)) for mistake, standard in led]
         # A constant that is not whole is a guess, which misleads beside others.
         shown = best = [mistake for mistake, _ in led if not mistake.guessed]
         tried, everything, now = len(led), [*fits], np.inf
@@ -144,20 +169,22 @@ class Search:
             before, now = now, min(far.values(), default=np.inf)
             if not now < before:  # what is no nearer than before leads nowhere
                 break
-            fits = [(mistake, self._ratio(ours, taken)) for mistake, taken in self._lead(best)]
+            fits = [(mistake, self._ratio(ours, standard)) for mistake, standard in self._lead(best)]
             everything += fits
         everything.sort(key=lambda fit: fit[1])
         fits = [(str(mistake), ratio) for mistake, ratio in everything if ratio <= RATIO]
         nearest = next(((str(mistake), ratio) for mistake, ratio in everything if ratio < 0.5 * of_right), None)
         hidden = tuple(str(mistake) for mistake in self._known if mistake.known and mistake not in self._shows)
-        divergence = self._verdict(ours, self._right).divergence
+        divergence = self._right.judge(ours, told=True).divergence
         return Diagnosis(self.name, of_right, divergence, tuple(fits), tried, None if fits else nearest, hidden)
 
     @cached_property
-    def shown(self) -> list[tuple[Mistake, list[Trace]]]:
+    def shown(self) -> list[tuple[Mistake, Standard]]:
         """What is known and can be told from the right rule on these gradients, and where it leads."""
-        led = self._lead(self._known)
-        return [(mistake, taken) for mistake, taken in led if self._ratio(taken[0], self._right) > RATIO]
+        led = ((mistake, taken, self._standard(taken)) for mistake, taken in self._taken(self._known))
+        return [
+            (mistake, standard) for mistake, (single, _), standard in led if self._ratio(single, self._right) > RATIO
+        ]
 
     @cached_property
     def _known(self):
@@ -168,6 +195,10 @@ class Search:
         return [mistake for mistake, _ in self.shown]
 
     def _lead(self, some):
+        """Each mistake that can be made, and what follows it is judged by."""
+        return ((mistake, self._standard(taken)) for mistake, taken in self._taken(some))
+
+    def _taken(self, some):
         """Each mistake that can be made, and where it leads in each precision."""
         for mistake in some:
             taken = self._trajectory(mistake)
@@ -206,13 +237,14 @@ class Search:
             self._optimizers[alter] = begun(run, counterpart(run, right))
         return run, self._optimizers[alter]
 
-    def _ratio(self, ours, taken):
-        verdict = self._verdict(ours, taken)
-        return np.inf if verdict.problems else max(score.ratio for score in verdict.scores.values())
+    def _standard(self, taken):
+        """What is judged by a rule that leads somewhere."""
+        return Standard(*taken, noise=self._noise, initial=self.run.initial)
 
-    def _verdict(self, ours, taken):
-        """That on what the trajectory tells: all of its state, or some, or none."""
-        return compare(ours, *of_what_is_told(ours, *taken), noise=self._noise, initial=self.run.initial)
+    def _ratio(self, ours, standard):
+        """How far a trajectory is, by what it tells: all of its state, or some, or none."""
+        verdict = standard.judge(ours, told=True)
+        return np.inf if verdict.problems else max(score.ratio for score in verdict.scores.values())
 
     def _glance(self, ours, mistake):
         """How far a trajectory is from where a mistake leads after a few steps: the mean of binary digits of ulps.
@@ -263,8 +295,12 @@ class Search:
         return factors
 
 
-def _part(run, ours, parts):
-    """The steps and parameters that are looked at: the one that parts, and the smallest of each group and rank."""
+def _part(run, parts):
+    """What is looked at: the parameter that parts, and the smallest of each group and rank; and some of the steps.
+
+    Returns:
+        Where the run went there, the part of it, and the norms of all gradients of each step.
+    """
     sizes = {name: value.size for name, value in run.initial.items()}
     kinds: dict[Any, list[str]] = {}
     for number, group in enumerate(run.header["groups"]):
@@ -288,7 +324,6 @@ def _part(run, ours, parts):
         recorder.add(of(step.parameters), of(step.state))
         numbers = [step.groups[i] for i in left]
         steps.append(Step(numbers, of(step.gradients), {}, {}, before=of(step.before)))
-    ours = recorder.trace() if ours is None else {key: each for key, each in ours.items() if key[1] in kept}
     header = {**run.header, "groups": [groups[i] for i in left]}
     part = Run(header, {name: run.initial[name] for name in sizes if name in kept}, of(run.initial_state), steps)
-    return {key: each[: len(steps)] for key, each in ours.items()}, part, norms
+    return recorder.trace(), part, norms

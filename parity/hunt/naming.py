@@ -44,6 +44,8 @@ def measured(optimizer: str, problem: Problem) -> Named:
     left = [mutant for mutant in ENTRIES[optimizer].mutants if mutant.leg == "rule"]
     alone, among, wrongly = 0, 0, []
     for case in ENTRIES[optimizer].cases[::-1]:
+        if not left:
+            break
         run = run_of_case(case, problem.part(TENSORS))
         with TemporaryDirectory() as folder:
             search = Search(run, optimizer, Path(folder))

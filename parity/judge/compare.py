@@ -163,23 +163,54 @@ def compare(
         initial: The parameters before the first step, by name; they count among their magnitudes.
         dtype: That of both, whose ulps are meant.
     """
-    problems = [*structure(ours, single), *structure(double, single, dtypes=False)]
-    if problems:
-        return Verdict(problems=tuple(problems))
-    truth = truth_of(single, double)
-    start = _sizes(initial)
-    reference = {key: errors(single[key], truth[key], dtype, start.get(key, 0.0)) for key in single}
-    least = {PARAMETER: max(1.0, noise / FORMATS[dtype].eps)}
-    budget = {key: max(least.get(key[0], 1.0), _worst(steps)) for key, steps in reference.items()}
-    problems = [
-        f"{kind} of {name!r}: the reference is finite in {dtype} and not in float64"
-        for (kind, name), allowed in budget.items()
-        if not np.isfinite(allowed)
-    ]
-    if problems:
-        return Verdict(problems=tuple(problems))
-    off = {key: errors(ours[key], truth[key], dtype, start.get(key, 0.0)) for key in single}
-    return _judge(ours, single, off, reference, budget, ratio)
+    return Standard(single, double, noise, initial, dtype).judge(ours, ratio)
+
+
+class Standard:
+    """What any number of runs are judged by: the reference, and its own error, which is measured once.
+
+    The arguments are those of `compare`.
+    """
+
+    def __init__(
+        self,
+        single: Trace,
+        double: Trace,
+        noise: float = 0.0,
+        initial: Initial = MappingProxyType({}),
+        dtype: str = "float32",
+    ):
+        self._single, self._double, self._dtype, self._start = single, double, dtype, _sizes(initial)
+        self._least = {PARAMETER: max(1.0, noise / FORMATS[dtype].eps)}
+        self._known: dict[tuple[str, str], tuple[np.ndarray, np.ndarray, float]] = {}
+
+    def judge(self, ours: Trace, ratio: float = RATIO, told: bool = False) -> Verdict:
+        """The verdict on a run; if `told`, on what it tells of its state, which may be some of it or none."""
+        single, double = of_what_is_told(ours, self._single, self._double) if told else (self._single, self._double)
+        problems = [*structure(ours, single), *structure(double, single, dtypes=False)]
+        if problems:
+            return Verdict(problems=tuple(problems))
+        truth, reference, budget = ({key: self._measured(key)[i] for key in single} for i in range(3))
+        problems = [
+            f"{kind} of {name!r}: the reference is finite in {self._dtype} and not in float64"
+            for (kind, name), allowed in budget.items()
+            if not np.isfinite(allowed)
+        ]
+        if problems:
+            return Verdict(problems=tuple(problems))
+        off = {key: self._errors(ours[key], key, truth[key]) for key in single}
+        return _judge(ours, single, off, reference, budget, ratio)
+
+    def _measured(self, key):
+        """The truth of a tensor, how far the reference is from it, and what a run may be off for each of `ratio`."""
+        if key not in self._known:
+            truth = truth_of({key: self._single[key]}, self._double)[key]
+            off = self._errors(self._single[key], key, truth)
+            self._known[key] = truth, off, max(self._least.get(key[0], 1.0), _worst(off))
+        return self._known[key]
+
+    def _errors(self, steps, key, truth):
+        return errors(steps, truth, self._dtype, self._start.get(key, 0.0))
 
 
 def compare_exactly(
@@ -262,9 +293,7 @@ def truth_of(single: Trace, double: Trace) -> dict[tuple[str, str], np.ndarray]:
     return found
 
 
-def first(
-    key: tuple[str, str], off: Steps, ours: Steps, reference: Steps, limit: float
-) -> Divergence | None:
+def first(key: tuple[str, str], off: Steps, ours: Steps, reference: Steps, limit: float) -> Divergence | None:
     """The first step at which a tensor is more than `limit` ulps off, and its worst element there."""
     for step, distance in enumerate(off):
         if distance.max(initial=0.0) > limit:

@@ -13,7 +13,7 @@ from parity.__main__ import main
 from parity.cases import ENTRIES
 from parity.cases.problems import synthetic
 from parity.hunt import diagnosis
-from parity.hunt.diagnosis import diagnose
+from parity.hunt.diagnosis import Suspects, diagnose
 from parity.hunt.mutants import breed
 from parity.hunt.naming import measured
 from parity.runs import read
@@ -78,6 +78,12 @@ def recorded(tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def suspects(recorded):
+    """What a trajectory may follow that was taken by the gradients of such a run."""
+    return functools.cache(lambda name: Suspects(recorded(name)))
+
+
 def taken(run, build):
     """The verdict and the trajectory of an optimizer on the gradients of a run, called as a user does."""
     ((_, verdict, ours),) = replay(run, build)
@@ -85,11 +91,11 @@ def taken(run, build):
 
 
 @pytest.mark.parametrize("cause", WRONG)
-def test_the_cause_is_named(cause, recorded):
+def test_the_cause_is_named(cause, recorded, suspects):
     """It fits, torch's rule does not, and it is the nearest of all that fit."""
     name, build, words = WRONG[cause]
     verdict, ours = taken(recorded(name), build)
-    found = diagnose(recorded(name), ours)
+    found = suspects(name).diagnosis(ours)
     assert not verdict.passed and not found.is_right
     assert words in {fit for fit, _ in found.fits}, str(found)
     assert found.fits[0][1] < 3 < 10 < found.right
@@ -106,37 +112,37 @@ MINDSPORE = {
 
 
 @pytest.mark.parametrize("name", MINDSPORE)
-def test_several_mistakes_at_once_are_named(name, recorded):
+def test_several_mistakes_at_once_are_named(name, recorded, suspects):
     """Those of MindSpore's own, which also compute numbers in float32."""
     build, mistakes = MINDSPORE[name]
     _, ours = taken(recorded("Adam"), build)
-    found = diagnose(recorded("Adam"), ours)
+    found = suspects("Adam").diagnosis(ours)
     (words, ratio), *_ = found.fits
     assert all(mistake in words for mistake in mistakes) and "float32" in words
     assert ratio < 3 and found.tried > 100
 
 
-def test_what_is_right_has_no_mistake(recorded):
+def test_what_is_right_has_no_mistake(recorded, suspects):
     """Whether it has a state or not."""
     for build in (lambda p: ms_optim.SGD(p, **MOMENTUM), lambda p: nn.Momentum(p, 0.02, 0.9, weight_decay=0.1)):
         _, ours = taken(recorded("SGD"), build)
-        assert str(diagnose(recorded("SGD"), ours)).startswith("it follows the rule of SGD: ratio ")
-    assert diagnose(recorded("AdamW")).is_right
+        assert str(suspects("SGD").diagnosis(ours)).startswith("it follows the rule of SGD: ratio ")
+    assert suspects("AdamW").diagnosis().is_right
 
 
-def test_what_does_not_show_is_said(recorded):
+def test_what_does_not_show_is_said(recorded, suspects):
     """Mistakes about flags and decays that a run does not have."""
     _, ours = taken(recorded("Adam"), lambda p: ms_optim.Adam(p, 0.02, betas=(0.9, 0.99)))
-    found = diagnose(recorded("Adam"), ours)
+    found = suspects("Adam").diagnosis(ours)
     assert {"maximize ignored", "amsgrad forgets the maximum"} <= {*found.hidden}
     assert "cannot be told on these gradients: " in str(found)
 
 
-def test_what_is_unknown_is_not_named(recorded):
+def test_what_is_unknown_is_not_named(recorded, suspects):
     """A run that follows nothing that is known."""
     run = recorded("SGD")
     ours = {key: [step + 0.01 * i**2 for i, step in enumerate(steps)] for key, steps in trace_of(run).items()}
-    found = diagnose(run, ours)
+    found = suspects("SGD").diagnosis(ours)
     assert not found.fits and not found.is_right
     assert f"it follows none of {found.tried} known mistakes of SGD; without any ratio " in str(found)
     with pytest.raises(Unjudged, match=r"'optimizer' must be one of \['ASGD', .*\], but got 'EMA'"):
