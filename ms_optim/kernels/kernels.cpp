@@ -17,13 +17,14 @@
 #include "pool.h"
 #include "tensor.h"
 
-// The rules for each instruction set, in a namespace of its own; MS_OPTIM_PLAIN leaves out all but the first.
+// The rules for each instruction set, in a namespace of its own; MS_OPTIM_PLAIN leaves out all but the first, which is
+// that of the compiler's options.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(MS_OPTIM_PLAIN)
 #define MORE_SETS 1
 #else
 #define MORE_SETS 0
 #endif
-#if defined(__aarch64__)
+#if defined(__aarch64__) || defined(__FMA__)
 #define HAS_FMA 1
 #else
 #define HAS_FMA 0
