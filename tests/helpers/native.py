@@ -1,5 +1,6 @@
 """A kernel's optimizer beside torch's: without MindSpore, on arrays, step by step and bit for bit."""
 
+import functools
 import inspect
 import shutil
 from pathlib import Path
@@ -52,14 +53,19 @@ UNITS = [
 ]
 
 
+@functools.cache
+def _declared(cls, shapes, kwargs):
+    """An optimizer with these arguments, which takes no step: what kernels are told of it is read."""
+    params = [Parameter(Tensor(np.zeros(shape, np.float32)), name=f"p{i}") for i, shape in enumerate(shapes)]
+    return cls(params, **{**dict(kwargs), "fused": True})
+
+
 class Native:
     """An optimizer's kernel, called without MindSpore, on parameters that are numpy arrays."""
 
     def __init__(self, cls, params, library=None, **kwargs):
-        self.optimizer = cls(
-            [Parameter(Tensor(param.astype(np.float32)), name=f"p{i}") for i, param in enumerate(params)],
-            **{**kwargs, "fused": True},
-        )
+        shapes = tuple(param.shape for param in params)
+        self.optimizer = _declared(cls, shapes, tuple(kwargs.items()))
         self.library, self.params = library or _native.library(), [param.copy() for param in params]
         self.slots = [
             [None if kept is None else kept.asnumpy().astype(param.dtype) for kept in row]
