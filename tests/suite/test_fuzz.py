@@ -36,7 +36,7 @@ DRAW = Draw(
 @functools.cache
 def part(name):
     """Two structures of an optimizer: one that has a kernel if there is one, and one composed, in the other mode."""
-    pool = fuzz.structures(name, random.Random(name), 80)[3:]
+    pool = fuzz.structures(name, random.Random(name), 300)[3:]
     native = next(one for one in pool if one.path == "native" and (one.groups or one.absent) and len(one.shapes) < 4)
     composed = [one for one in pool if one.path == "composed" and one.mode != native.mode and not one.absent]
     return [native, min(composed, key=lambda one: len(one.shapes))]  # each parameter costs as much to compile
