@@ -19,8 +19,8 @@ from parity.sides import mindspore as mindspore_side
 from parity.sides import torch as torch_side
 
 SOURCES = Path(ms_optim.__file__).parent / "kernels"
-# Without optimization, which changes no bit here and takes most of the time; and for the instruction set of this machine
-# alone, which rounds as each that the library would choose here.
+# Without optimization, which changes no bit here and takes most of the time; and for the instruction set of this
+# machine alone, which rounds as each that the library would choose here.
 COMPILER = ("g++", "-std=c++17", "-O0", "-ffp-contract=off", "-fno-math-errno", "-shared", "-fPIC", "-pthread")
 COMPILER += ("-DMS_OPTIM_PLAIN", "-march=native")
 

@@ -20,9 +20,16 @@ from parity.judge.compare import compare_exactly
 from parity.sides import mindspore as mindspore_side
 from parity.sides import torch as torch_side
 
+
+def sooner(problem):
+    """The problem with gradients that break after 8 and 11 steps, for 20 and 24: two more show what comes of it."""
+    broken = "breaking.weight"
+    problem.gradients[8][broken][1, 2], problem.gradients[11][broken][0, 1] = np.inf, np.nan
+    return problem
+
+
 # A rule takes as much time for each parameter to compile, and for each pattern of absent gradients.
-# A NaN comes in step 24, and two steps after it show what comes of it.
-PROBLEM, PRESENT = synthetic(27), synthetic(27, absent=False)
+PROBLEM, PRESENT = sooner(synthetic(14)), sooner(synthetic(14, absent=False))
 SMALL = PROBLEM.part(PART)
 # One matrix is enough where each parameter is computed by itself.
 APART = PRESENT.part(PART[1:])
