@@ -15,6 +15,7 @@ from ms_optim import _clones, _compiled
 from ms_optim._declaration import arguments_of
 from ms_optim._groups import HOW, MEMBERS, own_key
 from ms_optim._values import LIST, as_array, as_number, plain, write
+from ms_optim.arguments import Devices
 from ms_optim.slot import MASTER
 
 # What other Adams call whether they correct the bias: apex and DeepSpeed, and transformers.
@@ -273,7 +274,8 @@ def told(optimizer: Stateful) -> dict:
     """Copies of the state of an `Optimizer` by the place of each parameter, and its groups.
 
     Besides, the place in schedules as "global_step" and, if there are any, the places of what is frozen, as "frozen".
-    As in torch a parameter that has not been stepped has no state, unless its state starts as something.
+    As in torch a parameter that has not been stepped has no state, unless its state starts as something. On which
+    devices a training is, is not said.
     """
     places = _places(optimizer)
     eager = any(slot.init for slot in optimizer.slots)
@@ -283,8 +285,9 @@ def told(optimizer: Stateful) -> dict:
         if slots and (eager or steps[i] > 0):
             state[places[name]] = {slot: Tensor(kept.asnumpy().copy(), kept.dtype) for slot, kept in slots.items()}
     groups = []
+    names = [name for name in optimizer.defaults if not isinstance(optimizer.kinds[name], Devices)]
     for group in optimizer.param_groups:
-        arguments = {name: group.current(name) for name in optimizer.defaults}
+        arguments = {name: group.current(name) for name in names}
         kept = {name: copy.deepcopy(group[name]) for name in (*group.extra, "param_names") if name in group}
         groups.append(arguments | kept | {"params": [places[param.name] for param in group["params"]]})
     frozen = [

@@ -1,9 +1,11 @@
 """Tensors that MindSpore slices over devices: state is sliced with its parameter, and what looks at more is refused."""
 
+import copy
 import json
 import subprocess
 import sys
 import weakref
+from functools import partial
 
 import mindspore as ms
 import numpy as np
@@ -103,6 +105,16 @@ def test_a_group_needs_the_rule_itself():
     assert not optimizer.fused and "no kernel sums over the devices of 'unit_group'" in optimizer.describe()
     with pytest.raises(ValueError, match="'fused' must be None or False here, because no kernel sums over"):
         MomentumAGC(make_params("MomentumAGC"), unit_group="devices", fused=True)
+
+
+@pytest.mark.parametrize("make", [partial(MomentumAGC, unit_group="a"), partial(Muon, matrix_group="a")])
+def test_state_goes_on_on_other_devices(make):
+    """Where parts are is no state: it is in copies, not in state dicts."""
+    (param,) = params = [Parameter(Tensor(np.ones((4, 6), np.float32)), name="weight")]
+    (name,), optimizer = make.keywords, make(params)
+    other = make([Parameter(param.copy(), name="weight")], **{name: "b"})
+    other.load_state_dict(optimizer.state_dict())
+    assert [each.param_groups[0][name] for each in (other, copy.deepcopy(optimizer))] == ["b", "a"]
 
 
 def test_state_is_sliced_with_its_parameter(tmp_path):
