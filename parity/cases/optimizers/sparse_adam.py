@@ -43,8 +43,8 @@ ENTRY = Entry(
         ),
         (
             "the moments of all rows decay",
-            "        old_param = read(",
-            "        ops.assign(exp_avg, exp_avg * (1 - numbers[0]))\n        old_param = read(",
+            "        rounded = read(",
+            "        ops.assign(exp_avg, exp_avg * (1 - numbers[0]))\n        rounded = read(",
             "graph",
         ),
         ("the second moment is not kept", "write(exp_avg_sq, indices, new2.where(moves, old2))", "old2", "graph"),
