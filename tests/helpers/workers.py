@@ -7,15 +7,14 @@ import mindspore as ms
 from mindspore import context
 from mindspore.communication import get_group_size, get_rank, init
 
-from helpers import columns, data_parallel, rows, zero
+from helpers import data_parallel, shares, zero
 from parity.cases import networks
 
 if __name__ == "__main__":
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     init()
     rank, count = get_rank(), get_group_size()
-    columns.main(rank, count)
-    rows.main(rank, count)
+    shares.main(rank, count)
     context.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True, device_num=count)
     zero.main(rank, count)
     networks.BLOCKS = networks.BLOCKS[:1]
