@@ -88,6 +88,11 @@ def _store_nothing(moves, slot, new, old):
     return True
 
 
+def latest(copy, param, widened):
+    """What a step starts from: the copy, or, where it does not round to it, the parameter, which was written since."""
+    return copy.where(copy.to(param.dtype) == param, widened)
+
+
 @functools.cache
 def lift(update: Callable, scaled: bool, masters: bool = False) -> MultitypeFuncGraph:
     """The rule of one tensor as a graph of fixed arity that `HyperMap` applies to every parameter.
@@ -114,7 +119,7 @@ def lift(update: Callable, scaled: bool, masters: bool = False) -> MultitypeFunc
         if masters:
             master, slots, state = slots[-1], slots[:-1], state[:-1]
         if master is not None:
-            old_param = master.where(master.to(param.dtype) == param, old_param)
+            old_param = latest(master, param, old_param)
         if param.ndim == 0:
             moves, conditions = without_axis(moves), without_axis(conditions)
         new_param, new_state = update(old_param, grad, state, *numbers, *conditions, *flags)

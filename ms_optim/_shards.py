@@ -21,7 +21,7 @@ WHOLE = "whole"
 
 
 def is_group(value):
-    """Whether it is the name of a group of devices that hold parts of something."""
+    """Whether a checked argument is the name of a group of devices, that hold parts of something."""
     return value is not None and value != WHOLE
 
 

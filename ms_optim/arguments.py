@@ -289,10 +289,6 @@ class Devices(Kind):
             raise kind(f"For '{owner}', '{name}' must be None, {self}, but got {value!r}.")
         return value
 
-    def is_group(self, value: str | None) -> bool:
-        """Whether a checked value is the name of a group."""
-        return value not in (None, self.whole)
-
 
 class Function(Kind):
     """Anything that can be called."""

@@ -253,7 +253,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         """Choose the native kernel or MindSpore's operators."""
         owner, update = type(self).__name__, type(self).update
         devices = [name for name in self.flag_names if isinstance(self.kinds[name], Devices)]
-        named = [name for name in devices if any(self.kinds[name].is_group(group[name]) for group in self.groups)]
+        named = [name for name in devices if any(_shards.is_group(group[name]) for group in self.groups)]
         if fused is False:
             obstacle = ""
         elif self.widened:

@@ -13,6 +13,7 @@ from mindspore import COOTensor, Parameter, Tensor, ops
 from mindspore.common.sparse_tensor import RowTensorInner
 from mindspore.ops import MultitypeFuncGraph
 
+from ms_optim._composed import latest
 from ms_optim._gradients import check_gradients
 from ms_optim._learning_rate import LearningRate
 from ms_optim._native import power
@@ -90,8 +91,7 @@ def lift_rows(update: Callable, scaled: bool, masters: bool = False) -> Multityp
         rounded = read(param, indices)
         old_param = rounded.to(dtype)
         if masters:
-            exact = read(master, indices)
-            old_param = exact.where(exact.to(param.dtype) == rounded, old_param)
+            old_param = latest(read(master, indices), rounded, old_param)
         old1, old2 = read(exp_avg, indices).to(dtype), read(exp_avg_sq, indices).to(dtype)
         new_param, (new1, new2) = update(old_param, grad, (old1, old2), *numbers, *flags)
         new_param = new_param.where(moves, old_param)

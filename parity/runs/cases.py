@@ -28,12 +28,11 @@ def record_cases(names: Iterable[str], problem: Problem, folder: Path) -> Iterat
 
 
 def _write(case: Case, problem: Problem, folder: Path) -> None:
-    stepped = case.inner or case
-    run, problem = run_of_case(stepped, problem), problem.fitting(case)
+    run, problem = run_of_case(case, problem), problem.fitting(case)
     build = torch_side.factory(case)
     single, double = (torch_side.run(build, problem, dtype) for dtype in ("float32", "float64"))
-    notes = {"case": str(case), **({"average": case.kwargs} if case.inner else {})}
-    writer = Writer(folder, stepped.optimizer, run.header["groups"], run.initial, notes=notes)
+    notes = {"case": str(case), **{key: run.header[key] for key in ("average",) if key in run.header}}
+    writer = Writer(folder, run.header["optimizer"], run.header["groups"], run.initial, notes=notes)
     for i, step in enumerate(run.steps):
         (params, state), (exact, exact_state) = (_at(trace, i) for trace in (single, double))
         writer.add(replace(step, parameters=params, state=state, double_parameters=exact, double_state=exact_state))

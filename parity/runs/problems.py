@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ms_optim import OPTIMIZERS
@@ -41,7 +42,8 @@ def run_of(optimizer: str, groups: Sequence[Mapping[str, Any]], problem: Problem
 
 
 def run_of_case(case: Case, problem: Problem) -> Run:
-    """The same of a case, on what it takes of the problem."""
-    problem = problem.fitting(case)
-    groups = [{"params": names, **case.kwargs, **overrides} for names, overrides in case.split(problem.initial)]
-    return run_of(case.optimizer, groups, problem)
+    """The same of a case, on what it takes of the problem; of an average, of the optimizer inside."""
+    problem, stepped = problem.fitting(case), case.inner or case
+    groups = [{"params": names, **stepped.kwargs, **overrides} for names, overrides in stepped.split(problem.initial)]
+    run = run_of(stepped.optimizer, groups, problem)
+    return replace(run, header={**run.header, "average": case.kwargs}) if case.inner else run
