@@ -145,7 +145,7 @@ def test_numbers_keep_to_their_range(allowed, ends):
     seen, (interval, _, optional) = [], allowed.partition(" or ")
     kind = Number(interval, none=machine_epsilon if optional else None)
 
-    @settings(max_examples=300, derandomize=True, database=None)
+    @settings(max_examples=120, derandomize=True, database=None)
     @given(strategies.interval(kind, (-3, 2)))
     def run(number):
         seen.append(kind.check("anything", "number", number))
