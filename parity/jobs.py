@@ -1,10 +1,8 @@
 """What `python -m parity` has to do, cut into pieces that processes share."""
 
 import contextlib
-import gc
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -14,6 +12,7 @@ from parity import suite
 from parity.cases import CASES, ENTRIES, MINIMIZERS, RECIPES
 from parity.cases.losses import losses
 from parity.cases.problems import synthetic
+from parity.workers import start, start_worker
 
 Outcomes = list[suite.Outcome | suite.FreeRun]
 # How a pool runs jobs: their places come with their outcomes, in the order in which they are done.
@@ -79,16 +78,6 @@ def comparisons(names: Iterable[str], modes: Iterable[str], steps: int, free_ste
     return trained + found
 
 
-def start():
-    """Take what is loaded out of the collector, which MindSpore calls whenever it compiles."""
-    gc.freeze()
-
-
-def _start_worker():
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is to be said of it, the first process says
-    start()
-
-
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[Runner]:
     """A function that runs jobs in processes that share the cores, or in this one if one is enough."""
@@ -99,7 +88,7 @@ def pool(workers: int) -> Iterator[Runner]:
     threads, given = "OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS")
     os.environ[threads] = given or str(max(1, (os.cpu_count() or 1) // workers))
     # Neither framework survives a fork.
-    processes = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    processes = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
 
     def run_all(jobs, keep):
         places = {processes.submit(job.run, keep): i for i, job in enumerate(jobs)}

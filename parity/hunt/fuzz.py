@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import gc
 import math
 import multiprocessing
 import random
@@ -27,6 +26,7 @@ from parity.hunt.strategies import PATTERN, arguments_of, values
 from parity.names import parse_names
 from parity.report import failures
 from parity.suite import paths
+from parity.workers import start_worker
 
 NAMES = tuple(name for name, entry in ENTRIES.items() if not entry.closure)
 DENSE = tuple(name for name, entry in ENTRIES.items() if entry.dense)
@@ -328,7 +328,7 @@ def main(argv: list[str] | None = None) -> int:
     with Progress(console=console) as progress:
         task = progress.add_task(f"seed {options.seed}", total=len(tallies) * turns)
         for turn in range(turns):
-            with ProcessPoolExecutor(options.workers, context, _start) as pool:
+            with ProcessPoolExecutor(options.workers, context, start_worker) as pool:
                 jobs = [
                     pool.submit(fuzz, name, share / turns, options.seed + turn)
                     for name, tally in tallies.items()
@@ -355,10 +355,6 @@ def main(argv: list[str] | None = None) -> int:
         highlight=False,
     )
     return 1 if failed else 0
-
-
-def _start():
-    gc.freeze()  # MindSpore collects garbage whenever it compiles; what is loaded by now need not be looked through
 
 
 def tally_table(tallies: list[Tally]) -> Table:
