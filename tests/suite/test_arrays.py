@@ -1,0 +1,41 @@
+"""Arrays of NumPy that rules take for tensors."""
+
+import operator
+
+import numpy as np
+import pytest
+
+from parity.sides.arrays import Array, array
+
+OPERATORS = [operator.add, operator.sub, operator.mul, operator.truediv, operator.pow]
+
+
+@pytest.mark.parametrize("apply", OPERATORS, ids=lambda apply: apply.__name__)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("values", [1 / 3, [1 / 3, 0.7]], ids=["no axes", "one axis"])
+def test_a_number_of_python_has_the_dtype_of_the_array(apply, dtype, values):
+    """On either side of an operator, and what has no axes stays an array."""
+    x, number = array(values, dtype), dtype(0.1)
+    for found, expected in (
+        (apply(x, 0.1), apply(np.array(values, dtype), number)),
+        (apply(0.1, x), apply(number, np.array(values, dtype))),
+    ):
+        assert isinstance(found, Array) and found.shape == x.shape
+        assert found.dtype == dtype and np.array_equal(found, expected)
+
+
+def test_parts_are_arrays_without_axes():
+    """By index, by `unbind` along any axis, and where one goes through them."""
+    x = array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    parts = [x[0, 1], *x[0], *x.unbind(1)[0]]
+    assert all(isinstance(part, Array) and part.shape == () for part in parts)
+    assert [float(part) for part in parts] == [2.0, 1.0, 2.0, 1.0, 3.0]
+
+
+def test_what_numpy_has_otherwise_than_tensors():
+    """The sign of NaN is 0, and what is taken by a condition keeps its dtype beside a number of Python."""
+    x = array([np.nan, -2.0, 0.0, 3.0], np.float32)
+    assert x.sign().tolist() == [0.0, -1.0, 0.0, 1.0]
+    chosen = x.where(array([False, True, True, False]), 0.1)
+    assert chosen.dtype == np.float32
+    assert chosen.tolist() == [np.float32(0.1), -2.0, 0.0, np.float32(0.1)]
