@@ -170,16 +170,23 @@ class Launch:
         self._run(self._inputs)
 
 
-def average(launch: Launch, values: Sequence[Tensor], weight: Callable[[], tuple[Vector, Vector]]) -> bool:
+def average(
+    launch: Launch,
+    values: Sequence[Tensor],
+    weight: Callable[[], tuple[Vector, Vector]],
+    read: Sequence[Tensor] | None = None,
+) -> bool:
     """Take a step of averages, which the launch writes, and say whether it was.
 
     Args:
         launch: Of the kernel of an average.
         values: What each average is of.
         weight: What gives the weight of the values, and whether they are averaged at all.
+        read: What the launch has read of the values before: if it needed no copies, they lie where they lay.
     """
     with launch.lock:
-        read = launch.read(values) if launch.find() else None
+        if read is not values:
+            read = launch.read(values) if launch.find() else None
         if read is not None:
             with np.errstate(all="ignore"):
                 launch.arrays[0][:], launch.arrays[1][:] = weight()

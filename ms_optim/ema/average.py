@@ -362,11 +362,10 @@ class EMA(Averaged, Stateful):
     def _step_at_once(self, gradients):
         """Take a step without a graph, and say whether it was taken: all of it or nothing."""
         with self.launch.lock:
-            if not self.launch.find() or self.launch.read(self.tracked) is None:
+            read = self.launch.read(self.tracked) if self.launch.find() else None
+            if read is None or not self.optimizer.stepper(self.optimizer, "EMA", gradients):
                 return False
-            if not self.optimizer.stepper(self.optimizer, "EMA", gradients):
-                return False
-            _direct.average(self.launch, self.tracked, self._weight)
+            _direct.average(self.launch, self.tracked, self._weight, read)
             memory(self._step)[...] += 1
         return True
 
