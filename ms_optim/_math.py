@@ -116,12 +116,15 @@ def total(x, add=sum_in_parts):
     return x.double().sum() if sums_in_float64 else add(x, None)
 
 
-def sum_of_products(x, y, axes):
-    """The sum of products of elements along adjacent axes, which stay, or of all: float64 where that is the way."""
+def sum_of_products(x, y, axes, add=sum_in_parts):
+    """The sum of products of elements along adjacent axes, which stay, or of all: float64 where that is the way.
+
+    float32 is summed by `add`.
+    """
     if sums_in_float64:
         products = x.double() * y.double()
         return products.sum() if axes is None else products.sum(axes, keepdims=True)
-    return sum_in_parts(x * y, axes)
+    return add(x * y, axes)
 
 
 def norm(x, axes, add=sum_in_parts):
@@ -136,18 +139,18 @@ def norm(x, axes, add=sum_in_parts):
     return add(x * x, axes).sqrt() * scale
 
 
-def mean(x, axis):
-    """The mean along an axis, which stays."""
+def mean(x, axis, add=sum_in_parts):
+    """The mean along an axis, which stays; float32 is summed by `add`."""
     if sums_in_float64:
         return x.double().mean(axis, True).to(x.dtype)
-    return sum_in_parts(x * (1 / x.shape[axis]), (len(x.shape) + axis,))
+    return add(x * (1 / x.shape[axis]), (len(x.shape) + axis,))
 
 
-def mean_square(x, axis):
-    """The mean of squares along an axis, which stays."""
+def mean_square(x, axis, add=sum_in_parts):
+    """The mean of squares along an axis, which stays; float32 is summed by `add`."""
     if sums_in_float64:
         return (x.double() * x.double()).mean(axis, True).to(x.dtype)
-    return sum_of_products(x, x * (1 / x.shape[axis]), (len(x.shape) + axis,))
+    return sum_of_products(x, x * (1 / x.shape[axis]), (len(x.shape) + axis,), add)
 
 
 def root_mean_square(x):

@@ -11,6 +11,7 @@ from mindspore import Parameter, ops
 from mindspore.communication import management
 from mindspore.ops.primitive import constexpr
 from mindspore.parallel._auto_parallel_context import auto_parallel_context
+from mindspore.parallel._utils import _get_enable_parallel_optimizer
 
 from ms_optim import _math
 from ms_optim._compiled import Check, checked
@@ -44,6 +45,21 @@ def unsliced(reason: str, params: Iterable[Parameter]) -> str:
     )
 
 
+def wanted_of_rows(params: Iterable[Parameter], groups: Iterable[str | None], kind: object) -> str | None:
+    """What `matrix_group` of these parameters must say where MindSpore slices tensors; None if it does."""
+    said = [(param, group) for param, group in zip(params, groups) if param.ndim]
+    unsaid = [param.name for param, group in said if group is None]
+    if unsaid:
+        return (
+            f"'matrix_group' must be {kind} for {listed(unsaid)} where MindSpore slices tensors, which may cut matrices"
+        )
+    zero = _get_enable_parallel_optimizer()
+    cut = [param.name for param, group in said if group == WHOLE and zero and param.parallel_optimizer]
+    if not cut:
+        return None
+    return f"'matrix_group' must be the name of a communication group for {listed(cut)}, which the optimizer slices"
+
+
 def refuse(owner: str, wanted: str | None) -> None:
     """Raise if tensors are sliced now, and something must be then that is not.
 
@@ -71,9 +87,14 @@ def refused_when_compiled(owner: str, wanted: str | Callable[[], str | None] | N
     return checked(check)
 
 
+def total_of_devices(part, group):
+    """The sum over the devices of a communication group, in float32: none of them sums float64."""
+    return ops.AllReduce(ops.ReduceOp.SUM, group)(part.float())
+
+
 def root_of_total(part, group):
-    """The root of the sum over the devices of a communication group, none of which sums float64."""
-    return ops.AllReduce(ops.ReduceOp.SUM, group)(part.float()).sqrt().to(part.dtype)
+    """The root of the sum over the devices of a communication group."""
+    return total_of_devices(part, group).sqrt().to(part.dtype)
 
 
 @constexpr
@@ -107,6 +128,69 @@ def norm_of_units(group):
         return _math.norm(x, axes, adder())
 
     return norm_of_unit
+
+
+def ones_along(x):
+    """A one for each slice along the first axis that is here when a step runs.
+
+    Where MindSpore slices, a shape that is read is that of the whole, and `ones_like` of it a constant.
+    """
+    x = x.sum(tuple(range(1, len(x.shape)))) if len(x.shape) > 1 else x
+    return (x == x).logical_or(x != x).to(x.dtype)
+
+
+def length_of_whole(x, group):
+    """How many slices along the first axis the devices of a group have; None if there are no parts.
+
+    Those of each device count, also where it has all of them: sums over the devices are then as many times too large.
+    """
+    if not is_group(group) or len(x.shape) == 0:
+        return None
+    return total_of_devices(ones_along(x).sum(), group).to(x.dtype)
+
+
+def mean_of_slices(x, axis, group, length):
+    """The mean along an axis, which stays, of slices along the first axis of a whole of that length."""
+    if length is None:
+        return _math.mean(x, axis)
+    if len(x.shape) + axis > 0:
+        return _math.mean(x, axis, adder())
+    return total_of_devices(_math.sum_of_products(x, 1 / length, (0,), adder()), group).to(x.dtype)
+
+
+def mean_square_of_slices(x, axis, group, length):
+    """The same of squares."""
+    if length is None:
+        return _math.mean_square(x, axis)
+    if len(x.shape) + axis > 0:
+        return _math.mean_square(x, axis, adder())
+    return total_of_devices(_math.sum_of_products(x, x * (1 / length), (0,), adder()), group).to(x.dtype)
+
+
+def root_mean_square_of_slices(x, group, length):
+    """The root of the mean of all squares, of a whole of that length of which the devices have slices."""
+    if length is None:
+        return _math.root_mean_square(x)
+    return norm_over(x, None, group, adder()) / (length * _math.product(x.shape[1:])).sqrt()
+
+
+def stays_whole(kept, group):
+    """Whether state is whole where its parameter is in slices, as MindSpore leaves it if the shapes differ."""
+    return is_group(group) and in_slices() and kept.shape[0] > 1
+
+
+def slices_of_all(x, kept, group):
+    """The slices along the first axis of all devices, for state that stays whole; else those that are here."""
+    return ops.AllGather(group)(x)[: kept.shape[0]] if stays_whole(kept, group) else x
+
+
+def own_slices(kept, x, group):
+    """Those slices along the first axis of state that are of the same places as x."""
+    if not stays_whole(kept, group):
+        return kept
+    ones = ones_along(x).int()
+    places = ones.cumsum(0) - 1 + _rank_and_size(group)[0] * ones.sum()
+    return ops.gather(kept, places % kept.shape[0], 0)
 
 
 @constexpr

@@ -3,11 +3,21 @@
 import mindspore as ms
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import is_near, larger, lerp, mean, mean_square, root_mean_square
+from ms_optim._math import is_near, larger, lerp
 from ms_optim._native import power
-from ms_optim.arguments import Number, Numbers, machine_epsilon
+from ms_optim._shards import (
+    WHOLE,
+    length_of_whole,
+    mean_of_slices,
+    mean_square_of_slices,
+    own_slices,
+    root_mean_square_of_slices,
+    slices_of_all,
+    wanted_of_rows,
+)
+from ms_optim.arguments import Devices, Number, Numbers, machine_epsilon
 from ms_optim.optimizer import Optimizer, Params
-from ms_optim.slot import Slot
+from ms_optim.slot import Slot, vector_shape
 
 
 def row_shape(shape):
@@ -20,18 +30,13 @@ def column_shape(shape):
     return (*shape[:-2], 1, shape[-1]) if len(shape) > 1 else None
 
 
-def vector_shape(shape):
-    """The shape of a vector or scalar; of a matrix None."""
-    return shape if len(shape) < 2 else None
-
-
 def adafactor_scalars(step, lr, beta2_decay, eps1, eps2, d, weight_decay):
     """The step's numbers."""
     limit = 1 / step.sqrt()
     return 1 - lr * weight_decay, power(step, beta2_decay), lr.where(lr < limit, limit), eps1, eps1 * eps1, eps2, d
 
 
-def adafactor(param, grad, slots, keep, take, rho, eps1, eps1_square, eps2, d, near, maximize):
+def adafactor(param, grad, slots, keep, take, rho, eps1, eps1_square, eps2, d, near, maximize, matrix_group):
     """Compute u <- grad/sqrt(v); param <- (1 - lr*weight_decay)*param - max(eps2, rms(param))*rho*u / max(1, rms(u)/d).
 
     v is the mean square of the gradient: of a matrix, the product of those of its rows and of its columns over their
@@ -39,16 +44,20 @@ def adafactor(param, grad, slots, keep, take, rho, eps1, eps1_square, eps2, d, n
     """
     row_var, col_var, variance = slots
     grad = -grad if maximize else grad
-    alpha = larger(root_mean_square(param), eps2) * rho
+    length = length_of_whole(grad, matrix_group)
+    alpha = larger(root_mean_square_of_slices(param, matrix_group, length), eps2) * rho
     if variance is None:
-        row_var = lerp(row_var, mean_square(grad, -1), take, near)
-        col_var = lerp(col_var, mean_square(grad, -2), take, near)
-        overall = mean(row_var, -2)
-        estimate = row_var * col_var / eps1.where(overall < eps1, overall)
+        rows = mean_square_of_slices(grad, -1, matrix_group, length)
+        columns = mean_square_of_slices(grad, -2, matrix_group, length)
+        row_var = lerp(row_var, slices_of_all(rows, row_var, matrix_group), take, near)
+        col_var = lerp(col_var, slices_of_all(columns, col_var, matrix_group), take, near)
+        rows, columns = own_slices(row_var, rows, matrix_group), own_slices(col_var, columns, matrix_group)
+        overall = mean_of_slices(rows, -2, matrix_group, length)
+        estimate = rows * columns / eps1.where(overall < eps1, overall)
     else:
         estimate = variance = lerp(variance, grad * grad, take, near)
     update = grad / eps1_square.where(estimate < eps1_square, estimate).sqrt()
-    rms = root_mean_square(update)
+    rms = root_mean_square_of_slices(update, matrix_group, length)
     param = param * keep - alpha / larger(rms / d, 1 + 0 * d) * update
     return param, (row_var, col_var, variance)
 
@@ -58,7 +67,8 @@ class Adafactor(Optimizer):
 
     State: of a matrix `row_var` and `col_var`, together 0.002 of a parameter of 1000 x 1000; of a vector or scalar
     `variance`, once the parameter. The last two axes are the matrix and any others a stack of matrices: a convolution
-    of 3 x 3 costs two thirds of itself, and one of 1 x 1 twice.
+    of 3 x 3 costs two thirds of itself, and one of 1 x 1 twice. Where MindSpore slices tensors, `row_var` and `col_var`
+    are whole on each device.
 
     Args:
         params (Union[list[Parameter], list[tuple[str, Parameter]], list[dict]]): The parameters, alone or each with a
@@ -77,6 +87,12 @@ class Adafactor(Optimizer):
         weight_decay (Union[float, list[float]]): Each step scales the parameters by 1 - lr * weight_decay, in [0, inf),
             or one for each step. Default: ``0.0`` .
         maximize (bool): Ascend instead of descend. Default: ``False`` .
+        matrix_group (Union[None, str]): Where tensors are sliced over devices: "whole" if all of one is on each device
+            that holds some of it, or the name of the communication group of the devices that hold its slices along the
+            first axis, the rows of a matrix, in the order of their ranks: means are taken over all of these. A tensor
+            that each of them has all of may be among those of a group. In semi_auto_parallel and auto_parallel None,
+            which does not say, is refused but for a scalar, and so is "whole" where the optimizer is sliced, but for a
+            Parameter whose `parallel_optimizer` is False. Default: ``None`` .
         fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
         state_dtype (Union[None, mindspore.dtype]): ``mindspore.float32`` keeps the state of float16 and bfloat16
@@ -119,6 +135,7 @@ class Adafactor(Optimizer):
         "beta2_decay": Number("(-inf, 0]"),
         "d": Number("[1, inf)"),
         "eps": Numbers({"eps1": Number("[0, inf)", none=machine_epsilon), "eps2": Number("[0, inf)")}),
+        "matrix_group": Devices(WHOLE),
     }
 
     def __init__(
@@ -131,10 +148,24 @@ class Adafactor(Optimizer):
         weight_decay: float | list[float] = 0.0,
         *,
         maximize: bool = False,
+        matrix_group: str | None = None,
         fused: bool | None = None,
         loss_scale: float = 1.0,
         state_dtype: ms.dtype.Type | None = None,
         master_weights: bool = False,
     ):
-        defaults = dict(lr=lr, beta2_decay=beta2_decay, eps=eps, d=d, weight_decay=weight_decay, maximize=maximize)
+        defaults = dict(
+            lr=lr,
+            beta2_decay=beta2_decay,
+            eps=eps,
+            d=d,
+            weight_decay=weight_decay,
+            maximize=maximize,
+            matrix_group=matrix_group,
+        )
         super().__init__(params, defaults, loss_scale, fused, state_dtype, master_weights)
+
+    def wanted_for_slices(self) -> str | None:
+        """That it is said of all parameters which devices hold their slices, and can be so."""
+        column = self.flag_names.index("matrix_group")
+        return wanted_of_rows(self.parameters, [flags[column] for flags in self.flags], self.kinds["matrix_group"])

@@ -1,11 +1,10 @@
 """Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks")."""
 
 import mindspore as ms
-from mindspore.parallel._utils import _get_enable_parallel_optimizer
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import exact, is_near, lerp, total
-from ms_optim._shards import WHOLE, adder, listed, own_rows, rows_of_all, shape_of_whole
+from ms_optim._shards import WHOLE, adder, own_rows, rows_of_all, shape_of_whole, wanted_of_rows
 from ms_optim.arguments import Choice, Devices, Number, Numbers, Whole
 from ms_optim.optimizer import Optimizer, Params
 from ms_optim.slot import Slot
@@ -179,15 +178,5 @@ class Muon(Optimizer):
 
     def wanted_for_slices(self) -> str | None:
         """That it is said of all parameters which devices hold the rows of a matrix, and can be so."""
-        column, zero = self.flag_names.index("matrix_group"), _get_enable_parallel_optimizer()
-        said = [(param, flags[column]) for param, flags in zip(self.parameters, self.flags)]
-        unsaid = [param.name for param, group in said if group is None]
-        if unsaid:
-            return (
-                f"'matrix_group' must be {self.kinds['matrix_group']} for {listed(unsaid)} where MindSpore slices "
-                "tensors, which may cut matrices"
-            )
-        cut = [param.name for param, group in said if group == WHOLE and zero and param.parallel_optimizer]
-        if not cut:
-            return None
-        return f"'matrix_group' must be the name of a communication group for {listed(cut)}, which the optimizer slices"
+        column = self.flag_names.index("matrix_group")
+        return wanted_of_rows(self.parameters, [flags[column] for flags in self.flags], self.kinds["matrix_group"])

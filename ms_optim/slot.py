@@ -25,6 +25,15 @@ TAKEN = (
 )
 
 
+def vector_shape(shape):
+    """The shape of a vector or scalar; of a matrix None."""
+    return shape if len(shape) < 2 else None
+
+
+# What gives a tensor the shape of its parameter, if it gives one.
+FOLLOWING = (tuple, vector_shape)
+
+
 @dataclass(frozen=True)
 class Slot:
     """One kind of state: a tensor for each parameter, or one float64 number for each.
@@ -36,7 +45,7 @@ class Slot:
         scalar: Whether it is a number: an entry of a vector over parameters, which `scalars` reads and writes.
         init: The argument that the tensor is filled with at first; None is zero.
         shape: A function from the shape of a parameter to that of its tensor, or to None if it has none; what MindSpore
-            slices with the parameter is that of the default alone.
+            slices with the parameter is that of the default, and of `vector_shape`, alone.
 
     Raises:
         ValueError: When a class is defined or made, if `name` is that of something else.
@@ -51,7 +60,7 @@ class Slot:
     @property
     def follows(self) -> bool:
         """Whether the tensor is of the parameter's shape by declaration, and so sliced with it."""
-        return self.shape is tuple
+        return self.shape in FOLLOWING
 
     def first(self, group: Mapping, kinds: Mapping[str, Kind]) -> float:
         """What the tensor is filled with at first, in a group with these arguments, which are of these kinds."""

@@ -15,7 +15,7 @@ PUBLISHED = {info.optim_cls.__name__: info for info in optim_db}
 ABSENT = ("foreach", "capturable", "differentiable")
 OWN = UNGROUPED
 # And to some, which say where they compute.
-PLACED = {"MomentumAGC": ("unit_group",), "Muon": ("matrix_group",)}
+PLACED = {"Adafactor": ("matrix_group",), "MomentumAGC": ("unit_group",), "Muon": ("matrix_group",)}
 
 
 def arguments(function):

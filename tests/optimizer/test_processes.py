@@ -69,6 +69,22 @@ def test_rows_are_gathered_from_processes(two):
         assert max(each["far"]["hccl_world_group"]) == 0 and min(each["far"]["whole"]) > 1e-2, told
 
 
+def test_means_are_summed_over_processes(two):
+    """Slices in two processes are trained as the whole is, also where one has more, or both have all of a tensor."""
+    told = found(two[1], "SLICES ")
+    assert sorted(each["rank"] for each in told) == [0, 1]
+    for each in told:
+        far = each["far"]
+        assert max(far["hccl_world_group"]) <= 3 * max(far["float32"]) < 3e-6 < 1e-3 < min(far["whole"]), told
+
+
+def test_state_of_slices_that_stays_whole(two):
+    """Where MindSpore slices tensors and not what has another shape, rows are gathered, and each takes its own."""
+    told = found(two[1], "SLICED ")
+    assert sorted(each["rank"] for each in told) == [0, 1]
+    assert all(len(each["far"]) == 9 and max(each["far"]) < 3e-7 for each in told), told
+
+
 def test_state_that_trainers_shard_by_hand(two):
     """Clones of which each process has its rows take the place of the parameters, of those in an average too."""
     told = found(two[1], "ZERO ")

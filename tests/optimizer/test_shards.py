@@ -16,8 +16,10 @@ from mindspore import Parameter, Tensor, context, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.nn.utils import no_init_parameters
 
-from ms_optim import EMA, OPTIMIZERS, SGD, AdamW, MomentumAGC, Muon, Slot, _math
+from ms_optim import EMA, OPTIMIZERS, SGD, Adafactor, AdamW, MomentumAGC, Muon, Slot, _math
 from parity.sides.rules import rule_of
+
+PLACED = [partial(Adafactor, matrix_group="a"), partial(MomentumAGC, unit_group="a"), partial(Muon, matrix_group="a")]
 
 
 @pytest.fixture
@@ -64,18 +66,34 @@ def test_what_is_not_elementwise_is_refused(sliced):
             OPTIMIZERS[name](params)
     with pytest.raises(ValueError, match=r"'unit_group' must be 'whole' or the name of .* for \['weight'\]"):
         MomentumAGC(params)
-    with pytest.raises(ValueError, match=r"'matrix_group' must be 'whole' or the name of .* for \['weight'\] where"):
-        Muon(params)
     MomentumAGC(params, unit_group="whole")
-    Muon(params, matrix_group="whole")
+    MomentumAGC(params, exempt="*")
+
+
+@pytest.mark.parametrize("cls", [Adafactor, Muon])
+def test_where_rows_are_must_be_said(cls, sliced):
+    """And that they are on several devices, if the optimizer is sliced, but for those that are not."""
+    params = [Parameter(Tensor(np.ones((4, 6), np.float32)), name="weight")]
+    with pytest.raises(ValueError, match=r"'matrix_group' must be 'whole' or the name of .* for \['weight'\] where"):
+        cls(params)
+    cls(params, matrix_group="whole")
     context.set_auto_parallel_context(enable_parallel_optimizer=True)
     with pytest.raises(
         ValueError, match=r"'matrix_group' must be the name of a communication group for \['weight'\], wh"
     ):
-        Muon(params, matrix_group="whole")
+        cls(params, matrix_group="whole")
+    cls(params, matrix_group="devices")
     params[0].parallel_optimizer = False
-    Muon(params, matrix_group="whole")
-    MomentumAGC(params, exempt="*")
+    cls(params, matrix_group="whole")
+
+
+def test_a_scalar_has_no_slices(sliced):
+    """Of it there is nothing to say."""
+    context.set_auto_parallel_context(enable_parallel_optimizer=True)
+    scalar = Parameter(Tensor(1.0, ms.float32), name="scale")
+    Adafactor([scalar])
+    with pytest.raises(ValueError, match=r"for \['bias'\] where"):
+        Adafactor([scalar, Parameter(Tensor(np.ones(4, np.float32)), name="bias")])
 
 
 def test_a_rule_of_ones_own_does_not_inherit_that_it_is_elementwise(sliced):
@@ -107,7 +125,7 @@ def test_a_group_needs_the_rule_itself():
         MomentumAGC(make_params("MomentumAGC"), unit_group="devices", fused=True)
 
 
-@pytest.mark.parametrize("make", [partial(MomentumAGC, unit_group="a"), partial(Muon, matrix_group="a")])
+@pytest.mark.parametrize("make", PLACED)
 def test_state_goes_on_on_other_devices(make):
     """Where parts are is no state: it is in copies, not in state dicts."""
     (param,) = params = [Parameter(Tensor(np.ones((4, 6), np.float32)), name="weight")]
@@ -118,14 +136,19 @@ def test_state_goes_on_on_other_devices(make):
 
 
 def test_state_is_sliced_with_its_parameter(tmp_path):
-    """For eight devices: a weight by rows or columns, ZeRO or both; summed and gathered as that is said."""
+    """For eight devices: a weight by rows or columns, ZeRO or both; summed and gathered as that is said.
+
+    What has another shape stays whole, and is of all slices.
+    """
     parts = {"[:1]": "whole", "[1:2]": "8-units", "[2:]": "2-units"}
     groups = ", ".join(f"dict(params=params{part}, unit_group={group!r})" for part, group in parts.items())
     expressions = {
         "EMA(AdamW(params, amsgrad=True, fused=False), 0.9)": [],
         f"MomentumAGC([{groups}])": [8] * 4 + [2] * 4,
         "Muon([params[0], params[2]], matrix_group='8-units')": [8, 8],
-        "late: Adafactor(params)": "For 'Adafactor', ",
+        # Of each tensor the length, and two norms of two sums; of a matrix its columns, their mean and a gather too.
+        "Adafactor(params[:2], matrix_group='8-units')": [8] * (5 + 8),
+        "late: Adafactor(params)": "For 'Adafactor', 'matrix_group' must be",
         "late: MomentumAGC(params, fused=False)": "For 'MomentumAGC', 'unit_group' must be",
         "late: Muon([params[0]], matrix_group='whole')": ([], "For 'Muon', 'matrix_group' must be the name"),
     }
@@ -149,6 +172,8 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
                 else {"first": [32, 32], "bias": [32], "second": [16, 32]}
             )
             assert found["sums"] == expected, expression
+            whole = {"row_var.first": [64, 1], "col_var.first": [1, 32]} if "Adafactor" in expression else {}
+            assert {name: found["shapes"].pop(name) for name in whole} == whole
             kept = {name: shape for name, shape in found["shapes"].items() if name.split(".")[-1] in own}
             assert {name: own[name.split(".")[-1]] for name in kept} == kept, expression
             assert len(kept) > len(own), expression

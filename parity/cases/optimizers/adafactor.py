@@ -3,7 +3,8 @@
 from parity.cases.case import Entry, grid, mutants
 from parity.cases.shared import NO_MAXIMIZE
 
-_SCALE = "larger(root_mean_square(param), eps2)"
+_SCALE = "larger(root_mean_square_of_slices(param, matrix_group, length), eps2)"
+_MEAN = "mean_of_slices(rows, -2, matrix_group, length)"
 _STEP = "param = param * keep - alpha / larger(rms / d, 1 + 0 * d) * update"
 
 
@@ -30,8 +31,8 @@ ENTRY = Entry(
         ("eps1 not squared", "eps1 * eps1", "eps1"),
         ("no floor under the mean of the rows", "eps1.where(overall < eps1, overall)", "overall"),
         ("eps1 added and no floor", "eps1_square.where(estimate < eps1_square, estimate)", "(estimate + eps1_square)"),
-        ("sum for mean", "mean(row_var, -2)", "row_var.sum(-2, True)"),
-        ("the mean of the whole stack", "mean(row_var, -2)", "row_var.mean()"),
+        ("sum for mean", _MEAN, "rows.sum(-2, True)"),
+        ("the mean of the whole stack", _MEAN, "rows.mean()"),
         (
             "the new gradient's share taken for the old one's",
             "power(step, beta2_decay)",
@@ -40,8 +41,8 @@ ENTRY = Entry(
         ("d ignored", "rms / d", "rms"),
         ("updates not clipped", "larger(rms / d, 1 + 0 * d)", "(1 + 0 * d)"),
         ("no scale of the parameter", _SCALE, "(1 + 0 * eps2)"),
-        ("eps2 added and no floor", _SCALE, "(root_mean_square(param) + eps2)"),
-        ("the scale of the decayed parameter", "root_mean_square(param)", "root_mean_square(param * keep)"),
+        ("eps2 added and no floor", _SCALE, _SCALE.replace("larger(", "(").replace(", eps2", " + eps2")),
+        ("the scale of the decayed parameter", _SCALE, _SCALE.replace("param,", "param * keep,")),
         ("lr without the limit", "lr.where(lr < limit, limit)", "lr"),
         ("the limit is a floor", "lr.where(lr < limit, limit)", "lr.where(lr > limit, limit)"),
         (
