@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import torch
-from helpers.timm import twin
+from helpers.timm import Training, distance, is_decayed, twin
 from mindspore import nn
 from src.nfnet import ARCHITECTURES, NFNet
 
@@ -22,44 +22,18 @@ def enlarged(images):
     return images.repeat(2, 2).repeat(2, 3)
 
 
-def is_decayed(name):
-    """Weights alone, no gains and no biases."""
-    return name.endswith("weight")
-
-
 def of_timm(timm, dtype, seed=None):
     """The parameters after each step, the averages after the last, and the logits of the held-out images.
 
     With a seed the images of a batch come in another order: the same sums, rounded elsewhere.
     """
-    from timm.utils import ModelEmaV3
-    from timm.utils.agc import adaptive_clip_grad
-
-    network = twin(timm, SMALL, 1, 10).to(dtype).train()
-    named = dict(network.named_parameters())
-    groups = [
-        {"params": [param for name, param in named.items() if is_decayed(name) == decayed], "weight_decay": decay}
-        for decayed, decay in ((True, DECAY), (False, 0.0))
-    ]
-    optimizer = torch.optim.SGD(groups, lr=LR, momentum=0.9, nesterov=True)
-    average = ModelEmaV3(network, AVERAGING, use_warmup=True)
-    clipped = [param for name, param in named.items() if not name.startswith("head.fc")]
-    rng, steps = np.random.default_rng(seed), []
-    for i, (x, y) in enumerate(batches(STEPS)):
-        order = np.arange(len(x)) if seed is None else rng.permutation(len(x))
-        x, y = x[order], y[order]
-        optimizer.zero_grad()
-        logits = network(torch.tensor(enlarged(x), dtype=dtype))
-        torch.nn.functional.cross_entropy(logits, torch.tensor(y).long()).backward()
-        adaptive_clip_grad(clipped, CLIPPING)
-        optimizer.step()
-        average.update(network, i + 1)
-        steps.append({name: param.detach().double().numpy().copy() for name, param in named.items()})
-    averages = {name: param.detach().double().numpy() for name, param in average.module.named_parameters()}
+    training = Training(twin(timm, SMALL, 1, 10), dtype, DECAY, CLIPPING, AVERAGING, seed=seed)
+    steps = []
+    for x, y in batches(STEPS):
+        training.step(enlarged(x), y, LR)
+        steps.append(training.parameters())
     _, (x, _) = digits()
-    with torch.no_grad():
-        logits = network.eval()(torch.tensor(enlarged(x), dtype=dtype))
-    return steps, averages, logits.double().numpy()
+    return steps, training.parameters(average=True), training.logits(enlarged(x))
 
 
 def of_ours(timm):
@@ -94,12 +68,6 @@ def of_ours(timm):
         averages = now()
     _, (x, _) = digits()
     return steps, averages, network.set_train(False)(ms.Tensor(enlarged(x))).asnumpy().astype(np.float64)
-
-
-def distance(values, truth):
-    """How far all parameters are off, relative to all of them."""
-    off = sum(np.square(values[name] - truth[name]).sum() for name in truth)
-    return (off / sum(np.square(value).sum() for value in truth.values())) ** 0.5
 
 
 def test_trains_as_timm_does(timm):

@@ -34,6 +34,12 @@ def prepare(recipe):
     return rank, workers
 
 
+def rates(recipe, steps_per_epoch):
+    """The learning rate of each step."""
+    steps, warmup = recipe.epochs * steps_per_epoch, recipe.warmup_epochs * steps_per_epoch
+    return table(lambda optimizer: get_cosine_schedule_with_warmup(optimizer, warmup, steps), recipe.lr, steps)
+
+
 def build(recipe, steps_per_epoch):
     """The network and its optimizer, an EMA around MomentumAGC.
 
@@ -51,13 +57,12 @@ def build(recipe, steps_per_epoch):
     )
     if recipe.amp_level != "O0":
         amp.auto_mixed_precision(network, recipe.amp_level)
-    steps, warmup = recipe.epochs * steps_per_epoch, recipe.warmup_epochs * steps_per_epoch
     optimizer = MomentumAGC(
         # gains of a convolution have four axes, and would decay by their rank
         param_groups_weight_decay(
             network.trainable_params(), recipe.weight_decay, no_decay=sorted(network.no_weight_decay())
         ),
-        table(lambda optimizer: get_cosine_schedule_with_warmup(optimizer, warmup, steps), recipe.lr, steps),
+        rates(recipe, steps_per_epoch),
         recipe.momentum,
         nesterov=recipe.nesterov,
         clipping=recipe.clipping,
