@@ -1,20 +1,27 @@
 """The networks of timm that have the architectures of scripts/nfnet, and their training in PyTorch."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
 
 def twin(timm, architecture, channels, classes):
     """The network of timm for an architecture, with gains, skip gains and biases that tell: made, most are 0 or 1."""
-    config = replace(
-        timm.model_cfgs["dm_nfnet_f0"],
-        depths=architecture.depths,
-        channels=architecture.widths,
+    attention, deepmind = architecture.attention, architecture.deepmind
+    config = timm.NfCfg(
+        architecture.depths,
+        architecture.widths,
+        stem_type={"deep": "deep_quad", "pooled": "7x7_pool"}[architecture.stem],
         stem_chs=architecture.stem_width,
         group_size=architecture.group_size,
-        num_features=2 * architecture.widths[-1],
+        attn_layer=None if attention is None else "se",
+        attn_kwargs=None if attention is None else {"rd_ratio": attention},
+        bottle_ratio=architecture.ratio,
+        num_features=int(architecture.widths[-1] * architecture.features),
+        extra_conv=architecture.convolutions == 2,
+        gamma_in_act=deepmind,
+        same_padding=deepmind,
+        skipinit=deepmind,
+        act_layer=architecture.activation,
     )
     torch.manual_seed(0)
     network, rng = timm.NormFreeNet(config, num_classes=classes, in_chans=channels).eval(), np.random.default_rng(0)
