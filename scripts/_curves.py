@@ -281,8 +281,8 @@ def main(arguments=None):
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)
     file = given.folder / "curves.svg"
-    # a hundredth of a point is not to be seen, and a third of the file
-    file.write_text(re.sub(r"(\.\d\d)\d+", r"\1", text.getvalue()), encoding="utf-8")
+    # a tenth of a point is not to be seen, and what follows it is a third of the file
+    file.write_text(re.sub(r"(\.\d)\d+", r"\1", text.getvalue()), encoding="utf-8")
     print(file)
 
 

@@ -17,7 +17,7 @@ SCRIPTS = Path(__file__).parent
 NFNET, MINDCV = SCRIPTS / "nfnet", SCRIPTS / "mindcv"
 MODEL = Path("mindcv", "models", "nfnet.py")
 # Of the sources; what Python, tests and trainings leave beside them is not taken.
-SUFFIXES = (".md", ".py", ".sh", ".txt", ".yaml")
+SUFFIXES = (".md", ".py", ".sh", ".svg", ".txt", ".yaml")
 LICENSE = """\
 # Copyright 2026 The ms_optim authors
 #

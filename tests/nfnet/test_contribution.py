@@ -139,7 +139,7 @@ def test_sources(written):
         assert max(map(len, text.splitlines())) <= 120, path
         assert (path.suffix == ".sh") == os.access(path, os.X_OK), path
     suffixes = {path.suffix for path in written.rglob("*") if path.is_file()}
-    assert suffixes == {".md", ".py", ".sh", ".txt", ".yaml"}
+    assert suffixes == {".md", ".py", ".sh", ".svg", ".txt", ".yaml"}
 
 
 def test_both_readmes_tell_the_same_numbers(written):
