@@ -34,7 +34,7 @@ def test_arguments_of_the_trainer_are_the_networks():
     assert network.stem.conv1.weight.shape[1] == 1 and network.head.fc.weight.shape[0] == 7
 
 
-def test_gains_and_biases_do_not_decay():
+def test_gains_and_biases_do_not_decay_and_gradients_are_scaled_back():
     network = nfnet.NFNet(SMALL, num_classes=10, in_channels=1)
     optimizer = create_optimizer(
         network,
@@ -42,8 +42,10 @@ def test_gains_and_biases_do_not_decay():
         lr=0.1,
         weight_decay=2e-5,
         weight_decay_filter="norm_and_bias",
+        loss_scale=512.0,
         agc_exempt=["head.fc.*"],
     )
+    assert optimizer.loss_scale == 512.0
     decays = {param.name: group["weight_decay"] for group in optimizer.param_groups for param in group["params"]}
     for name, decay in decays.items():
         assert decay == (0.0 if name.endswith(("gain", "bias")) else 2e-5), name
