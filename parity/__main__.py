@@ -122,12 +122,16 @@ def _case(draw, console):
 
 
 def _record(options, console):
-    from parity.runs.cases import record_cases  # here, because it imports torch
+    from parity.runs.cases import left_out, record_cases  # here, because it imports torch
 
+    for name, why in left_out(options.names).items():
+        console.print(f"{name} cannot be recorded: {why}", highlight=False, markup=False, soft_wrap=True)
     try:
         made = list(record_cases(options.names, synthetic(options.steps), options.record))
     except OSError as error:
         console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        return 2
+    if not made:
         return 2
     console.print(
         f"recorded {len(made)} cases into {options.record}\npython -m parity replay {options.record}/*",

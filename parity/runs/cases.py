@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from parity.cases import CASES, Case
+from parity.cases import CASES, ENTRIES, Case
 from parity.cases.problems import Problem
 from parity.runs.files import Writer
 from parity.runs.problems import run_of_case
@@ -15,7 +15,7 @@ from parity.sides.trace import PARAMETER, Trace
 def record_cases(names: Iterable[str], problem: Problem, folder: Path) -> Iterator[Path]:
     """Write a run for each case of some optimizers into a folder, "NAME-0" and so on, and give its place.
 
-    Left out are those that take a closure.
+    Left out are those that `left_out` names.
 
     Raises:
         FileExistsError: If there is one already.
@@ -25,6 +25,12 @@ def record_cases(names: Iterable[str], problem: Problem, folder: Path) -> Iterat
             place = folder / f"{name}-{i}"
             _write(case, problem, place)
             yield place
+
+
+def left_out(names: Iterable[str]) -> dict[str, str]:
+    """Why some optimizers cannot be recorded, by name: those whose steps no gradients tell."""
+    why = "its step evaluates a closure as often as it needs, and a recorded step has the gradients of one evaluation"
+    return {name: why for name in names if ENTRIES[name].closure}
 
 
 def _write(case: Case, problem: Problem, folder: Path) -> None:

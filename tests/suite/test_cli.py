@@ -55,6 +55,13 @@ def test_report_must_be_a_folder(tmp_path, capsys):
         assert "--report must be in a folder that can be written, but got" in capsys.readouterr().err
 
 
+def test_what_has_no_gradients_is_not_recorded(tmp_path, capsys):
+    """It is named with why; and if there is nothing else, nothing is made."""
+    assert main(["LBFGS", "--record", str(tmp_path / "cases")]) == 2
+    assert capsys.readouterr().out.startswith("LBFGS cannot be recorded: its step evaluates a closure as often")
+    assert not (tmp_path / "cases").exists()
+
+
 @pytest.fixture
 def part(monkeypatch):
     """Run on some parameters of the problem, and with a network of one block."""

@@ -499,10 +499,13 @@ def test_cases_are_recorded_to_be_replayed_elsewhere(tmp_path, capsys, monkeypat
     """Those of the suite, with groups, sparse gradients and what torch lacks; several are replayed at once."""
     part = "twin.weight", "ema.gain", "flip.beta", "late.bias"
     monkeypatch.setattr("parity.__main__.synthetic", lambda steps: synthetic(steps).part(part))
-    assert main(["SGD", "MomentumAGC", "SparseAdam", "EMA", "--steps", "3", "--record", str(tmp_path / "cases")]) == 0
+    names = ["SGD", "MomentumAGC", "LBFGS", "SparseAdam", "EMA"]
+    assert main([*names, "--steps", "3", "--record", str(tmp_path / "cases")]) == 0
     folders = sorted(path.name for path in (tmp_path / "cases").iterdir())
     wanted = [f"{name}-{i}" for name in ("EMA", "MomentumAGC", "SGD", "SparseAdam") for i in range(len(CASES[name]))]
-    assert folders == wanted and f"recorded {len(wanted)} cases into" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert folders == wanted and f"recorded {len(wanted)} cases into" in said
+    assert [line.partition(":")[0] for line in said.splitlines()[:-2]] == ["LBFGS cannot be recorded"]
     chosen = [str(tmp_path / "cases" / name) for name in ("SGD-6", "SparseAdam-1", "EMA-3")]
     assert main(["replay", *chosen]) == 0
     said = capsys.readouterr().out
