@@ -7,45 +7,23 @@ causes say: numbers of the groups, the loss, the gradients, and what the optimiz
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from ms_optim._groups import HOW, NOTES
+from parity.hunt.causes import (
+    AMPLIFIED,
+    ROUNDED,
+    SAME,
+    SAME_STEP,
+    Finding,
+    gradients_apart,
+    in_words,
+    loss_apart,
+    numbers_apart,
+    steps_apart,
+)
 from parity.hunt.diagnosis import diagnose, is_known
 from parity.judge.compare import FREE_RATIO, Verdict, compare
-from parity.judge.norms import Difference, differences, distance
+from parity.judge.norms import differences
 from parity.runs.files import Run
 from parity.sides.trace import PARAMETER
-
-# How far apart a loss or a gradient may be, relative to its size, where the weights are the same; and how many times
-# further apart than the weights are, where they are not.
-SAME, AMPLIFIED = 1e-4, 100.0
-# The same of what an optimizer whose rule is not known makes of gradients.
-SAME_STEP = 1e-2
-# Weights before the first step, and numbers of groups, which may have been rounded to float32.
-ROUNDED = 1e-6
-# A gradient this small beside all others is noise, as that of a bias before a normalization.
-NOISE = 1e-6
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Where two runs part.
-
-    Attributes:
-        step (int): At which step, from 0; -1 is before the first.
-        whose (str): "names", "weights", "numbers", "loss", "gradient", "optimizer" or "steps".
-        text (str): What was found.
-        tensors (tuple[Difference, ...]): What differs, in the order of the network.
-    """
-
-    step: int
-    whose: str
-    text: str
-    tensors: tuple[Difference, ...] = ()
-
-    def __str__(self) -> str:
-        when = "before the first step" if self.step < 0 else f"at step {self.step}"
-        return f"{when}, {self.whose}: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -153,16 +131,16 @@ def _found(first, second, pairs, steps):
         drift.append(max(tensor.relative for tensor in differences(mine, others)))
         allowed = max(SAME, AMPLIFIED * drift[-1])
         finding = (
-            _numbers(first, second, pairs, i)
-            or _loss(one, other, i, allowed)
-            or _gradients(one, other, pairs, i, allowed)
+            numbers_apart(first, second, pairs, i)
+            or loss_apart(one, other, i, allowed)
+            or gradients_apart(one, other, pairs, i, allowed)
             or (wrong if wrong and wrong.step <= i else None)
         )
         before = mine, others
         mine = {name: one.parameters[name] for name in pairs}
         others = {name: other.parameters[called] for name, called in pairs.items()}
         if finding is None and not by_rule:
-            finding = _steps_taken(before, (mine, others), i, max(SAME_STEP, AMPLIFIED * allowed))
+            finding = steps_apart(before, (mine, others), i, max(SAME_STEP, AMPLIFIED * allowed))
         if finding:
             return finding, drift
     drift.append(max(tensor.relative for tensor in differences(mine, others)))
@@ -182,7 +160,7 @@ def _begun(first, second, pairs, mine, others):
     if shapes:
         return Finding(-1, "names", f"shapes differ: {', '.join(shapes)}")
     apart = tuple(tensor for tensor in differences(mine, others) if not tensor.relative <= ROUNDED)
-    return Finding(-1, "weights", _said(apart, pairs), apart) if apart else None
+    return Finding(-1, "weights", in_words(apart, pairs), apart) if apart else None
 
 
 def _fit(name, mine, others):
@@ -237,144 +215,6 @@ def _follows(diagnosis):
     if diagnosis.is_right:
         return diagnosis.optimizer
     return (diagnosis.optimizer, *(words for words, _ in diagnosis.fits)) if diagnosis.fits else None
-
-
-def _numbers(first, second, pairs, i):
-    """The numbers of groups that differ, parameter by parameter."""
-    one, other = (_by_parameter(run, i) for run in (first, second))
-    differing: dict[tuple[str, str], list[str]] = {}
-    for name, called in pairs.items():
-        for key in one[name].keys() & other[called].keys() - {*HOW, *NOTES, "params"}:
-            mine, its = one[name][key], other[called][key]
-            if not _same_number(mine, its):
-                differing.setdefault((key, f"{_told(mine)} and {_told(its)}"), []).append(name)
-    if not differing:
-        return None
-    said = [f"{key} is {values} for {_some(names, len(pairs))}" for (key, values), names in sorted(differing.items())]
-    return Finding(i, "numbers", "; ".join(said) + _shifted(first, second, [key for key, _ in differing]))
-
-
-def _by_parameter(run, i):
-    groups = run.steps[i].groups
-    return {name: group for members, group in zip(run.header["groups"], groups) for name in members["params"]}
-
-
-def _told(value):
-    """A number as it is read, without the digits that it has by computation."""
-    if isinstance(value, (list, tuple)):
-        return f"({', '.join(map(_told, value))})"
-    return f"{value:.8g}" if isinstance(value, float) else str(value)
-
-
-def _same_number(one, other):
-    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(_same_number, one, other))
-    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
-        return bool(np.isclose(one, other, rtol=ROUNDED, atol=0.0))
-    return one == other
-
-
-def _shifted(first, second, keys):
-    """Whether one has what the other had a step before, as where a schedule steps at another place."""
-    steps = min(len(first.steps), len(second.steps))
-    if steps < 3 or [*{*keys}] != ["lr"]:
-        return ""
-    one, other = ([run.steps[i].groups[0].get("lr") for i in range(steps)] for run in (first, second))
-    for word, early, late in (("second", one, other), ("first", other, one)):
-        if len({*early}) > 1 and all(map(_same_number, early[:-1], late[1:])):
-            return f": the {word} has the learning rates of one step before"
-    return ""
-
-
-def _loss(one, other, i, allowed):
-    if one.loss is None or other.loss is None:
-        return None
-    off = distance(one.loss, other.loss)
-    if off <= allowed:
-        return None
-    text = f"{one.loss:.8g} and {other.loss:.8g}, {off:.2g} apart where the weights are the same to {allowed:.2g}"
-    return Finding(i, "loss", f"{text}: other data, or another network or loss")
-
-
-def _gradients(one, other, pairs, i, allowed):
-    """The gradients that differ, in the order of the network; all by one factor is said as such."""
-    present = [
-        (name, name in one.gradients, called in other.gradients)
-        for name, called in pairs.items()
-        if (name in one.gradients) != (called in other.gradients)
-    ]
-    if present:
-        said = ", ".join(f"{name} in the {'first' if here else 'second'} alone" for name, here, _ in present)
-        return Finding(i, "gradient", f"there is one of {said}")
-    mine = {name: _dense(one, name) for name in pairs if name in one.gradients}
-    others = {name: _dense(other, pairs[name]) for name in mine}
-    tensors = differences(mine, others)
-    whole = np.sqrt(sum(tensor.first**2 for tensor in tensors if np.isfinite(tensor.first)))
-    apart = tuple(
-        tensor
-        for tensor in tensors
-        if not tensor.relative * max(tensor.first, tensor.second) <= allowed * max(tensor.first, NOISE * whole)
-    )
-    if not apart:
-        return None
-    factor = _factor(mine, others, allowed)
-    if factor is not None and len(apart) == len(tensors):
-        norms = [
-            float(np.sqrt(sum(np.square(grad, dtype=float).sum() for grad in side.values()))) for side in (mine, others)
-        ]
-        text = (
-            f"all of the second are those of the first times {factor:.7g}, of norms {norms[0]:.5g} and {norms[1]:.5g}: "
-            "a mean for a sum, a loss scale, a number of devices, or clipping in one of them"
-        )
-        return Finding(i, "gradient", text, apart)
-    return Finding(i, "gradient", _said(apart, pairs), apart)
-
-
-def _dense(step, name):
-    """A gradient, with the rows of a sparse one in order."""
-    grad = step.gradients[name]
-    if not isinstance(grad, tuple):
-        return grad
-    rows, values = grad
-    order = np.argsort(rows, kind="stable")
-    return np.concatenate([rows[order].reshape(-1, 1).astype(float), values[order].reshape(len(rows), -1)], 1)
-
-
-def _factor(mine, others, allowed):
-    """By what all of the second are the first, or None."""
-    product = sum(float((mine[name] * np.asarray(others[name], float)).sum()) for name in mine)
-    square = sum(float(np.square(grad, dtype=float).sum()) for grad in mine.values())
-    if not (np.isfinite(product) and square > 0 and product > 0):
-        return None
-    factor = product / square
-    scaled = {name: grad * factor for name, grad in mine.items()}
-    return factor if all(tensor.relative <= 10 * allowed for tensor in differences(scaled, others)) else None
-
-
-def _steps_taken(before, after, i, allowed):
-    """Where the same gradients led elsewhere."""
-    moved = [{name: np.subtract(new[name], old[name], dtype=float) for name in new} for old, new in zip(before, after)]
-    apart = tuple(tensor for tensor in differences(*moved) if not tensor.relative <= allowed)
-    if not apart:
-        return None
-    return Finding(
-        i, "optimizer", f"the same gradients go in, and other steps come out: {_said(apart, moved[0])}", apart
-    )
-
-
-def _said(apart, everything):
-    """The tensors that differ, in words: how many, the last, which is nearest to the loss, and the furthest."""
-    worst, last = max(apart, key=lambda tensor: tensor.relative), apart[-1]
-    broken = [tensor.name for tensor in apart if np.isnan(tensor.first) != np.isnan(tensor.second)]
-    text = f"{len(apart)} of {len(everything)} differ, the last of the network {last.name!r} by {last.relative:.2g}"
-    text += "" if worst is last else f", the most {worst.name!r} by {worst.relative:.2g}"
-    return text + (f"; NaN in one alone: {_some(broken, len(everything))}" if broken else "")
-
-
-def _some(names, of):
-    if len(names) == of:
-        return "all"
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _judged(first, second, truth, pairs, steps):
