@@ -20,6 +20,7 @@ from parity.hunt.causes import (
     steps_apart,
 )
 from parity.hunt.diagnosis import diagnose, is_known
+from parity.hunt.noted import noted
 from parity.judge.compare import FREE_RATIO, Verdict, compare
 from parity.judge.norms import differences
 from parity.runs.files import Run
@@ -30,13 +31,15 @@ from parity.sides.trace import PARAMETER
 class Comparison:
     """What was found of two runs; `drift` is how far apart their weights are before each step, at most and relatively.
 
-    `verdict` is that of the second by the first and a float64 run, if there is one.
+    `verdict` is that of the second by the first and a float64 run, if there is one. `noted` is what was noted otherwise
+    in one than in the other of the step at which they part.
     """
 
     steps: int
     finding: Finding | None
     drift: tuple[float, ...] = field(default=(), repr=False)
     verdict: Verdict | None = None
+    noted: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -45,6 +48,7 @@ class Comparison:
 
     def __str__(self) -> str:
         said = [f"first part {self.finding}"] if self.finding else []
+        said += [f"noted: {'; '.join(self.noted)}"] if self.noted else []
         if self.verdict:
             said.append(f"parameters, by {FREE_RATIO:g} times the error of the first in float32: {self.verdict}")
         if not self.finding:
@@ -89,10 +93,11 @@ def compare_runs(
     if not steps:
         raise Incomparable("For 'compare', the runs must have steps, but got none.")
     finding, drift = _found(first, second, pairs, steps)
+    notes = noted(first, second, pairs, finding.step) if finding and finding.step >= 0 else ()
     if finding and finding.step > 0:  # of those that were recorded
         finding = replace(finding, step=finding.step * first.header.get("every", 1))
     verdict = None if truth is None else _judged(first, second, truth, pairs, steps)
-    return Comparison(steps, finding, tuple(drift), verdict)
+    return Comparison(steps, finding, tuple(drift), verdict, notes)
 
 
 def _how(told):

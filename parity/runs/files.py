@@ -27,7 +27,7 @@ class Step:
     """What a step left behind, by name of the parameter; gradients are a pair of rows and values if they are sparse.
 
     `groups` has the arguments of each group as the step read them, `before` the parameters that were changed since the
-    step before.
+    step before, `notes` what else there is to say of it, in values of JSON.
     """
 
     groups: list[dict[str, Any]]
@@ -38,6 +38,7 @@ class Step:
     double_state: State = field(default_factory=dict)
     before: Arrays = field(default_factory=dict)
     loss: float | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,7 @@ class Writer:
         self._sizes = {name: np.size(value) for name, value in initial.items()}
         self._folder, self._count, self._bfloat16 = Path(folder), 0, {*bfloat16}
         self._folder.mkdir(parents=True, exist_ok=True)
-        header = self._folder / "run.json"
-        if header.exists():
+        if (self._folder / "run.json").exists():
             raise FileExistsError(f"For 'Writer', 'folder' must not hold a run, but got '{self._folder}'.")
         unknown = [name for group in groups for name in group["params"] if name not in initial]
         if unknown:
@@ -137,7 +137,14 @@ class Writer:
             shapes = {name: np.shape(value) for name, value in initial.items()}
             said["sample"] = {"elements": elements, "seed": seed, "shapes": shapes}
         said |= {"every": every} if every != 1 else {}
-        _replace(header, lambda file: file.write_text(json.dumps(said, indent=1, default=_plain) + "\n"))
+        self._said = said
+        self._write_header()
+
+    def end(self, notes: Mapping[str, Any]) -> None:
+        """Note what came after the last step, if there is anything to say."""
+        if notes:
+            self._said["after"] = notes
+            self._write_header()
 
     def is_due(self) -> bool:
         """Count a step that was taken, and say whether it is one to write."""
@@ -160,8 +167,13 @@ class Writer:
             **_states("double/state", step.double_state),
         }
         said = {"groups": step.groups} | ({} if step.loss is None else {"loss": step.loss})
+        said |= {"notes": step.notes} if step.notes else {}
         self._write(f"{self._count:06d}", tensors, said)
         self._count += self._every
+
+    def _write_header(self):
+        text = json.dumps(self._said, indent=1, default=_plain) + "\n"
+        _replace(self._folder / "run.json", lambda file: file.write_text(text))
 
     def _write(self, name, tensors, said):
         if self._sample:
@@ -244,6 +256,7 @@ class _Steps(Sequence):
             _by_parameter(tensors["double/state"]),
             tensors["before"],
             said.get("loss"),
+            said.get("notes", {}),
         )
 
     def __iter__(self) -> Iterator[Step]:

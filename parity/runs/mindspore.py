@@ -16,6 +16,7 @@ from mindspore.train import Callback
 from ms_optim import EMA
 from ms_optim.convert.names import in_torch_words
 from parity.runs.files import Step, Writer
+from parity.runs.notes import Notes
 from parity.sides.mindspore import array_of, state, values
 
 OWNER = "record"
@@ -23,6 +24,8 @@ OWNER = "record"
 
 class Recording:
     """A block in which the steps of an optimizer of MindSpore are recorded; `parity.record` makes it.
+
+    With each step the loss scale is noted: that of the cell which `Model` trains, or else of the optimizer.
 
     Args:
         optimizer (mindspore.nn.Optimizer): Of this library, of MindSpore or your own.
@@ -72,7 +75,7 @@ class Recording:
                 )
             self._shapes = [rows[name].torch_shape for name in self._names]
             self._names = [rows[name].torch for name in self._names]
-        self.steps, self.seconds, self._loss, self._left_out = 0, 0.0, None, False
+        self.steps, self.seconds, self._loss, self._left_out, self._notes = 0, 0.0, None, False, Notes()
         now = self._values()
         # That of the network, whatever the groups are.
         order = self._names if model is None else [row.torch for row in rows.values() if row.torch in now]
@@ -122,6 +125,7 @@ class Recording:
 
     def __exit__(self, kind, *error):
         self._inner.__class__ = self._class
+        self._writer.end(self._notes.left)
         if kind is None and not self.steps:
             warnings.warn(
                 f"For '{OWNER}', no step was recorded: steps in a graph must be taken by the 'optimizer' of the block, "
@@ -133,15 +137,22 @@ class Recording:
         """Say what the loss of the step is that comes next, or of the one that `taken` records."""
         self._loss = float(value.asnumpy().item() if isinstance(value, Tensor) else value)
 
+    def note(self, **named: Any) -> None:
+        """Say what else there is to say of the step that comes next, or that `taken` records, in values of JSON."""
+        self._notes.say(**named)
+
     def taken(self, loss: Any = None) -> None:
-        """Record the step that a graph has just taken by `optimizer`; one that a loss scale has skipped is none.
+        """Record the step that a graph has just taken by `optimizer`; one that a loss scale has skipped is counted.
 
         Raises:
             ValueError: If there was more than one: with `dataset_sink_mode` a sink size of 1 is needed.
         """
         count = int(self.optimizer.steps_seen.asnumpy())
         new, self._count = count - self._count, count
-        if self._is_done() or not new:
+        if self._is_done():
+            return
+        if not new:
+            self._notes.skip()
             return
         if new > 1:
             raise ValueError(f"For '{OWNER}', 'taken' must be called after each step, but got {new} since the last.")
@@ -151,11 +162,17 @@ class Recording:
             numbers, before = self._ready or ([*map(self._as_it_was, self._next, self._numbers(), self._groups())], {})
             self._add(self._gradients(self.optimizer.gradients), numbers, before)
 
-    def begin(self) -> None:
-        """Read what a step begins with that a graph is about to take; else, when `taken` is called, it is read then."""
+    def begin(self, cell: nn.Cell | None = None) -> None:
+        """Read what a step begins with that a graph is about to take; else, when `taken` is called, it is read then.
+
+        The cell is the one that takes it, if that is known: one with a loss scale has it as `scale_sense`.
+        """
         if not self._is_done():
             with self._timed():
                 self._ready = self._numbers(), self._changed()
+                scale = getattr(cell, "scale_sense", None)
+                if isinstance(scale, Tensor):
+                    self._notes.see("loss_scale", float(scale.asnumpy().item()))
 
     def callback(self) -> Callback:
         """What `Model.train` takes among its callbacks, to record each step and its loss."""
@@ -239,8 +256,12 @@ class Recording:
         now, is_due = self._values(), self._writer.is_due()
         if is_due:
             before = {**self._last, **before} if self._left_out else before
-            self._writer.add(Step(numbers, gradients, now, self._state(), before=before, loss=self._loss))
+            scale = getattr(self._inner, "loss_scale", 1.0)
+            notes = {**({"loss_scale": scale} if scale != 1.0 else {}), **self._notes.taken()}
+            self._writer.add(Step(numbers, gradients, now, self._state(), before=before, loss=self._loss, notes=notes))
             self.steps += 1
+        else:
+            self._notes.pass_by()
         self._last, self._next, self._loss, self._ready = now, self._numbers(), None, None
         self._left_out = not is_due
 
@@ -291,7 +312,7 @@ class _Taken(Callback):
 
     def on_train_step_begin(self, run_context):
         """Read what the step begins with."""
-        self._recording.begin()
+        self._recording.begin(run_context.original_args().get("train_network"))
 
     def on_train_step_end(self, run_context):
         """Record it, with its loss."""

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from parity.runs import watch
 from parity.runs.files import Step, Writer
+from parity.runs.notes import Notes
 from parity.sides.torch_settings import default_dtype
 
 OWNER = "record"
@@ -20,6 +22,9 @@ class Recording:
 
     A float64 twin of the optimizer takes the same steps, on the gradients and the
     numbers that are recorded: it is the truth by which a replay is judged.
+
+    What a loop does before a step is noted with it: the scale of a `torch.amp.GradScaler`, and gradients that the
+    functions of `torch.nn.utils` clip, if they are of this optimizer. A step that a scaler skips is none, and counted.
 
     Args:
         optimizer (torch.optim.Optimizer): One whose step takes gradients: LBFGS is refused. Where `step` is given a
@@ -58,6 +63,7 @@ class Recording:
         self._optimizer, self._first = optimizer, first
         self._params = _named(optimizer, model)
         self.steps, self.seconds, self._loss, self._left_out = 0, 0.0, None, False
+        self._notes, self._came = Notes(), False  # whether the step that a scaler is about to take has begun
         self._before: dict[str, torch.Tensor] = {}
         self._gradients: dict[str, torch.Tensor] = {}
         self._groups: list[dict[str, Any]] = []
@@ -94,15 +100,46 @@ class Recording:
             self._optimizer.register_step_pre_hook(self._begin),
             self._optimizer.register_step_post_hook(self._end),
         ]
+        watch.watch(self)
         return self
 
     def __exit__(self, *error):
+        watch.leave(self)
         for hook in self._hooks:
             hook.remove()
+        self._writer.end(self._notes.left)
 
     def loss(self, value: Any) -> None:
         """Say what the loss of the step is that comes next."""
         self._loss = float(value.detach() if torch.is_tensor(value) else value)
+
+    def note(self, **named: Any) -> None:
+        """Say what else there is to say of the step that comes next, in values of JSON."""
+        self._notes.say(**named)
+
+    def clipped(self, gradients: list[torch.Tensor], kind: str, told: dict[str, Any]) -> None:
+        """Note that gradients are about to be clipped, and of which parameters if not of all that have one."""
+        if self._is_done():
+            return
+        given, mine = {id(grad) for grad in gradients}, self._present()
+        names = [name for name, grad in mine.items() if id(grad) in given]
+        if names:
+            some = {} if len(names) == len(mine) else {"params": names}
+            self._notes.add(kind, {**told, **some})
+
+    def scaled(self, optimizer: torch.optim.Optimizer, scale: float) -> None:
+        """Note by what the loss was multiplied."""
+        if optimizer is self._optimizer and not self._is_done():
+            self._came = False
+            self._notes.see("loss_scale", scale)
+
+    def stepped(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count the step as skipped if it has not come."""
+        if optimizer is self._optimizer and not self._is_done() and not self._came:
+            self._notes.skip()
+
+    def _present(self):
+        return {name: param.grad for name, param in self._params.items() if param.grad is not None}
 
     def _made_double(self):
         """The same optimizer over float64 copies of the parameters, with its state; and these, by name."""
@@ -125,7 +162,7 @@ class Recording:
     def _begin(self, optimizer, args, kwargs):
         if self._is_done() or self._is_within():
             return None
-        self._outermost = sys._getframe(1)
+        self._outermost, self._came = sys._getframe(1), True
         began = time.perf_counter()
         members = [[id(param) for param in group["params"]] for group in optimizer.param_groups]
         if members != [[id(self._params[name]) for name in group] for group in self._members]:
@@ -152,16 +189,17 @@ class Recording:
 
     def _keep_gradients(self):
         """Copy them before the rule: what takes its step for several tensors at once may alter them."""
-        self._gradients = {
-            name: param.grad.detach().clone() for name, param in self._params.items() if param.grad is not None
-        }
+        self._gradients = {name: grad.detach().clone() for name, grad in self._present().items()}
 
     def _end(self, optimizer, args, kwargs):
         if sys._getframe(1) is not self._outermost:
             return
         self._outermost = None
         found = getattr(optimizer, "found_inf", None)  # a scaled gradient was not finite: nothing has moved
-        if self._is_done() or (found is not None and bool(found)):
+        if self._is_done():
+            return
+        if found is not None and bool(found):
+            self._notes.skip()
             return
         began = time.perf_counter()
         if getattr(optimizer, "grad_scale", None) is not None:  # the rule itself has unscaled them
@@ -181,9 +219,12 @@ class Recording:
                     self._state(self._twin, self._twins),
                     {name: _array(value) for name, value in before.items()},
                     self._loss,
+                    self._notes.taken(),
                 )
             )
             self.steps += 1
+        else:
+            self._notes.pass_by()
         self._last = {name: param.detach().clone() for name, param in self._params.items()}
         self._left_out, self._loss = not is_due, None
         self.seconds += time.perf_counter() - began

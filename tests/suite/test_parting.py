@@ -124,6 +124,13 @@ def test_planted_causes_are_told_apart(cause, first, tmp_path):
     found = compare_runs(first, run(tmp_path / "run", **options))
     assert (found.finding.step, found.finding.whose) == (step, whose), str(found)
     assert text in found.finding.text and not found.equal
+    clipped = "gradients were clipped to a norm of 0.1 (theirs was "
+    if cause == "clipping in one of them":
+        (noted,) = found.noted
+        assert noted.startswith(clipped) and noted.endswith(") in the second, and not in the first")
+        assert str(found).endswith(f"\nnoted: {noted}")
+    else:
+        assert found.noted == ()
 
 
 def test_the_optimizer_is_diagnosed(first, tmp_path):

@@ -194,28 +194,41 @@ def test_a_schedule_that_steps_late_is_named(graph, tmp_path):
 
 
 class Careful(nn.TrainOneStepCell):
-    """A training cell that takes no step on gradients that are not finite."""
+    """A training cell that takes no step on gradients that are not finite, and halves its loss scale then."""
+
+    def __init__(self, network, optimizer):
+        super().__init__(network, optimizer)
+        self.scale_sense = Parameter(Tensor(8.0, ms.float32), name="scale_sense", requires_grad=False)
 
     def construct(self, x):
         """Train on a batch."""
-        loss = self.network(x)
-        grads = self.grad(self.network, self.weights)(x, ops.ones_like(loss))
+        loss, scale = self.network(x), self.scale_sense + 0.0
+        grads = self.grad(self.network, self.weights)(x, ops.ones_like(loss) * scale)
         if ops.isfinite(grads[0]).all():
-            self.optimizer(grads)
+            self.optimizer((grads[0] / scale, grads[1] / scale))
+        else:
+            ops.assign(self.scale_sense, scale / 2)
         return loss
 
 
 def test_a_step_that_a_loss_scale_skips_is_none(graph, tmp_path):
-    """In a training cell; and what is changed between direct calls is said."""
+    """In a training cell, whose loss scale is noted; and what is changed between direct calls is said."""
     net = nn.Dense(3, 1)
     optimizer = ms_optim.AdamW(net.trainable_params(), lr=0.01)
+    batches = np.repeat(np.array([[1.0], [np.inf], [2.0], [np.nan], [np.inf]], np.float32), 3, 1)
     with parity.record(optimizer, tmp_path / "cell") as run:
         cell = Careful(nn.SequentialCell(net, Square()), run.optimizer)
-        for value in (1.0, np.inf, 2.0):
-            run.taken(cell(Tensor(np.full((4, 3), value, np.float32))))
+        run.note(origin="a cell")
+        Model(cell).train(1, NumpySlicesDataset((batches,), shuffle=False).batch(1), [run.callback()], False)
     assert run.steps == 2
-    assert read(tmp_path / "cell").steps[1].groups[0]["lr"] == pytest.approx(0.01)
-    assert [*read(tmp_path / "cell").initial] == ["weight", "bias"]
+    run = read(tmp_path / "cell")
+    assert run.steps[1].groups[0]["lr"] == pytest.approx(0.01)
+    assert [*run.initial] == ["weight", "bias"]
+    assert [step.notes for step in run.steps] == [
+        {"loss_scale": 8.0, "origin": "a cell"},
+        {"skipped": 1, "loss_scale": 4.0},
+    ]
+    assert run.header["after"] == {"skipped": 2}
     weight = Parameter(np.ones(3, np.float32), name="w")
     optimizer = ms_optim.SGD([weight], lr=0.5, momentum=0.9)
     with parity.record(optimizer, tmp_path / "run", first=3) as run:

@@ -154,18 +154,21 @@ def test_gradients_are_those_that_the_rule_saw(closure, tmp_path):
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_that_a_scaler_skips_is_none(fused, tmp_path):
-    """Nothing has moved, so that nothing is recorded; other gradients are recorded as they are unscaled."""
+    """Nothing has moved, so that it is counted alone; other gradients are recorded as they are unscaled."""
     net = network()
     optimizer, scaler = torch.optim.AdamW(net.parameters(), fused=fused), torch.amp.GradScaler("cpu", init_scale=256.0)
     with parity.record(optimizer, tmp_path / "run", model=net) as run:
-        for step in range(3):
+        for step in range(5):
             optimizer.zero_grad()
             scaler.scale(net(torch.ones(2, 4)).square().mean() * net.scale).backward()
-            if step == 1:
+            if step in (1, 3, 4):
                 net[0].bias.grad[0] = torch.inf
             scaler.step(optimizer)
             scaler.update()
     assert run.steps == 2
+    recorded = read(tmp_path / "run")
+    assert [step.notes for step in recorded.steps] == [{"loss_scale": 256.0}, {"skipped": 1, "loss_scale": 128.0}]
+    assert recorded.header["after"] == {"skipped": 2}
     assert all(verdict.passed for verdict in judged(tmp_path / "run").values())
 
 
