@@ -19,7 +19,8 @@ A run is a folder. `run.json` says of what it is:
 behind; a file that is there is whole, so that a run that was killed has the steps before. Of a tensor the key is
 
 - "parameter/NAME", and "state/SLOT/NAME" with torch's name of the slot: after the step;
-- "gradient/NAME": as the optimizer saw it; none where it was absent; of a sparse one the values, and "rows/NAME";
+- "gradient/NAME": as the rule saw it, without a loss scale; none where it was absent; of a sparse one the values, and
+  "rows/NAME";
 - "before/NAME": a parameter that was changed since the step before, as it was when the step began;
 - "double/parameter/NAME" and "double/state/SLOT/NAME": the same after a step of the framework's own optimizer in
   float64, on the same gradients and numbers from the first step on.

@@ -25,7 +25,8 @@ OWNER = "record"
 class Recording:
     """A block in which the steps of an optimizer of MindSpore are recorded; `parity.record` makes it.
 
-    With each step the loss scale is noted: that of the cell which `Model` trains, or else of the optimizer.
+    With each step the loss scale is noted: that of the cell which `Model` trains, or else of the optimizer. Gradients
+    are recorded as the rule sees them, which is without the latter.
 
     Args:
         optimizer (mindspore.nn.Optimizer): Of this library, of MindSpore or your own.
@@ -60,6 +61,7 @@ class Recording:
         seed: int = 0,
     ):
         self._inner, self._first, self._arguments = optimizer, first, dict(arguments or {})
+        self._scale = optimizer.loss_scale  # which it does not change
         if model is not None and not isinstance(model, nn.Cell):
             raise TypeError(f"For '{OWNER}', 'model' must be a Cell or None, but got {type(model).__name__}.")
         # A container that a network is put into later gives its Parameters other names.
@@ -216,10 +218,14 @@ class Recording:
         kept = {}
         for grad, name, shape in zip(gradients, self._names, self._shapes):
             if isinstance(grad, tuple):
-                kept[name] = tuple(map(array_of, grad))
+                rows, values = map(array_of, grad)
+                kept[name] = rows, self._unscaled(values)
             elif grad is not None:
-                kept[name] = array_of(grad).reshape(shape)
+                kept[name] = self._unscaled(array_of(grad)).reshape(shape)
         return kept
+
+    def _unscaled(self, values):
+        return values if self._scale == 1.0 else np.divide(values, self._scale, dtype=values.dtype)
 
     def _groups(self):
         return getattr(self._inner, "param_groups", [None])
@@ -256,8 +262,7 @@ class Recording:
         now, is_due = self._values(), self._writer.is_due()
         if is_due:
             before = {**self._last, **before} if self._left_out else before
-            scale = getattr(self._inner, "loss_scale", 1.0)
-            notes = {**({"loss_scale": scale} if scale != 1.0 else {}), **self._notes.taken()}
+            notes = {**({"loss_scale": self._scale} if self._scale != 1.0 else {}), **self._notes.taken()}
             self._writer.add(Step(numbers, gradients, now, self._state(), before=before, loss=self._loss, notes=notes))
             self.steps += 1
         else:

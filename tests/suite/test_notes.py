@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad, clip_grad_norm_, clip_grad_value_, clip_gr
 
 import ms_optim
 import parity
+from parity.hunt.diagnosis import diagnose
 from parity.hunt.parting import compare_runs
 from parity.runs import Step, Writer, read
 
@@ -115,6 +116,7 @@ def test_what_is_said_goes_with_the_next_step(tmp_path):
                 run.note(epoch=epoch, clip=Tensor([1.0]))
             optimizer((Tensor(np.ones(3, np.float32)),))
     assert noted(tmp_path / "mindspore") == [{"loss_scale": 16.0}, {"loss_scale": 16.0, "epoch": 1, "clip": [1.0]}]
+    assert diagnose(read(tmp_path / "mindspore")).is_right  # the gradients are those that the rule has taken
 
 
 def test_a_skipped_step_is_said_where_runs_part(tmp_path):
