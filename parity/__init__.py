@@ -50,8 +50,10 @@ def record(optimizer: Any, folder: str | Path, model: Any = None, first: int | N
             numbers, `arguments` in torch's words.
 
     Returns:
-        A block with `steps`, how many were recorded, `seconds`, what that has taken, and `loss(value)`, which says what
-        the loss of the next step is.
+        A block with `steps`, how many were recorded, `seconds`, what that has taken, `loss(value)`, which says what
+        the loss of the next step is, and `note(name=value, ...)`, which says anything else of it that JSON has. Loss
+        scales, steps that these skip, and gradients that the functions of `torch.nn.utils` clip are noted by
+        themselves: by any `torch.amp.GradScaler`, and in MindSpore by `Model` and by the optimizer.
 
     Raises:
         TypeError: If the optimizer is none of either, or its step evaluates a closure more than once.
