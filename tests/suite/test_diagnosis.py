@@ -1,6 +1,7 @@
 """Why a run parts: the mistake that it follows is named, and no other."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import ms_optim
 from parity.__main__ import main
 from parity.cases import ENTRIES
 from parity.cases.problems import synthetic
-from parity.hunt import diagnosis
+from parity.hunt import diagnosis, naming
 from parity.hunt.diagnosis import Suspects, diagnose
 from parity.hunt.mutants import breed
 from parity.hunt.naming import measured
@@ -203,6 +204,18 @@ def test_mutants_are_told_apart():
     found = measured("SGD", synthetic(20, absent=False))
     assert found.wrongly == () and found.alone + found.among + found.hidden == len(ENTRIES["SGD"].mutants)
     assert found.alone > found.among + found.hidden
+
+
+def test_a_case_that_rounding_breaks_measures_nothing(monkeypatch):
+    """Where alpha is near 1, RMSprop's swap of it takes the root of a difference of equals, which is NaN or is not."""
+    monkeypatch.setattr(naming, "TENSORS", ("fc.weight",))
+    entry, mistake = ENTRIES["RMSprop"], "alpha and 1 - alpha swapped"
+    mutants = tuple(mutant for mutant in entry.mutants if mutant.mistake == mistake)
+    monkeypatch.setitem(ENTRIES, "RMSprop", replace(entry, cases=entry.cases[-2:], mutants=mutants))
+    found = measured("RMSprop", synthetic(2, absent=False))
+    assert (found.alone + found.among, found.wrongly) == (1, ())
+    monkeypatch.setitem(ENTRIES, "RMSprop", replace(entry, cases=entry.cases[-1:], mutants=mutants))
+    assert measured("RMSprop", synthetic(2, absent=False)).hidden == 1
 
 
 def test_commands(tmp_path, capsys, monkeypatch):
