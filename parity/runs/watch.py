@@ -2,7 +2,7 @@
 
 However a loop has imported them, `clip_grad_norm_`, `clip_grads_with_norm_` and `clip_grad_value_` sort the gradients
 by `_group_tensors_by_device_and_dtype`, which they look up in their module each time, and `scaler.step` is looked up in
-the class. Both are others while a block is open; the loop stays as it is.
+the class. Both are others while a block is open; the loop stays as it is. A torch without the first notes no clipping.
 """
 
 import functools
@@ -13,8 +13,8 @@ import torch
 from torch.amp import GradScaler
 from torch.nn.utils import clip_grad
 
-_SORT, _STEP = "_group_tensors_by_device_and_dtype", "step"
-_sort, _step = getattr(clip_grad, _SORT), GradScaler.step
+_SORT = "_group_tensors_by_device_and_dtype"
+_sort, _step = getattr(clip_grad, _SORT, None), GradScaler.step
 
 
 class Watcher(Protocol):
@@ -36,7 +36,8 @@ _watching: list[Watcher] = []
 def watch(watcher: Watcher) -> None:
     """Tell a watcher from now on."""
     if not _watching:
-        setattr(clip_grad, _SORT, _sort_seen)
+        if _sort is not None:
+            setattr(clip_grad, _SORT, _sort_seen)
         GradScaler.step = _step_seen
     _watching.append(watcher)
 
@@ -45,13 +46,12 @@ def leave(watcher: Watcher) -> None:
     """Tell it no more; without any, both are what they were, unless somebody else has put others there since."""
     _watching.remove(watcher)
     if not _watching:
-        if getattr(clip_grad, _SORT) is _sort_seen:
+        if getattr(clip_grad, _SORT, None) is _sort_seen:
             setattr(clip_grad, _SORT, _sort)
         if GradScaler.step is _step_seen:
             GradScaler.step = _step
 
 
-@functools.wraps(_sort)
 def _sort_seen(tensors, *args, **kwargs):
     told = _numbers(sys._getframe(1), tensors[0])
     if told:
