@@ -63,7 +63,7 @@ def _sort_seen(tensors, *args, **kwargs):
 def _numbers(frame, gradients):
     """What the function clips by that a frame is of, and those that have called it; None while the norm is sought.
 
-    Their variables have the names of torch 2.6 to 2.13.
+    Their variables have the names of torch 2.13.
     """
     found = {}
     while frame is not None and frame.f_globals is vars(clip_grad):
