@@ -209,7 +209,7 @@ def read(folder: str | Path) -> Run:
     folder = Path(folder)
     try:
         header = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"For 'read', 'folder' must hold a run with a run.json, but got '{folder}'.") from None
     except ValueError as error:
         raise ValueError(f"For 'read', '{folder / 'run.json'}' must be JSON, but got {error}.") from None

@@ -388,9 +388,11 @@ def test_what_is_left_out_is_a_whole_number(options, tmp_path):
 
 
 def test_what_cannot_be_read(tmp_path):
-    """A folder without a run, another format, a damaged file and a step that is missing are named."""
-    with pytest.raises(FileNotFoundError, match=r"'folder' must hold a run with a run.json, but got"):
-        read(tmp_path)
+    """A folder without a run, a file, another format, a damaged file and a step that is missing are named."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file", tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match=r"'folder' must hold a run with a run.json, but got"):
+            read(place)
     folder = written(tmp_path / "run")
     (folder / ".000002.safetensors.1").write_bytes(b"a step that was not finished")
     assert len(read(folder).steps) == 2
