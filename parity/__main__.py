@@ -193,10 +193,11 @@ def _verify(options, console):
 
 
 def _mutants(options, console):
-    from parity import jobs, report
+    from parity import report
     from parity.hunt import kernels, rules
+    from parity.workers import start
 
-    jobs.start()
+    start()
     mutants = [mutant for mutant in MUTANTS if mutant.optimizer in options.names]
     with Progress(console=console) as progress:
         hunted = rules.hunt(mutants, synthetic(options.steps))

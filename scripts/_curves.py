@@ -13,17 +13,16 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 NFNET = ROOT / "scripts" / "nfnet"
-sys.path[:0] = [str(NFNET), str(ROOT / "tests"), str(ROOT)]
+sys.path[:0] = [str(NFNET), str(ROOT)]
 
 import matplotlib  # noqa: E402
 import mindspore as ms  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from helpers.timm import Training, distance, twin  # noqa: E402
+from _timm import Training, distance, networks, twin  # noqa: E402
 from mindspore import nn  # noqa: E402
 from src import dataset, training  # noqa: E402
 from src.config import Recipe  # noqa: E402
@@ -48,19 +47,6 @@ ALIKE = {
     "exempt": (("head.fc.*",), "timm's training is written with it"),
     "ema_schedule": ("timm", "it is the average of timm"),
 }
-
-
-def timm_of_networks():
-    """Timm's module of normalizer-free networks."""
-    # torchvision's own registers operators that its build beside a torch for CPUs does not have
-    sys.modules.setdefault("torchvision._meta_registrations", ModuleType("torchvision._meta_registrations"))
-    try:
-        from timm.models import nfnet
-    except ImportError as error:
-        raise ValueError(
-            "For 'curves', timm must be installed, as `scripts/pictures --timm FOLDER` sees to it."
-        ) from error
-    return nfnet
 
 
 class Ours:
@@ -266,7 +252,9 @@ def main(arguments=None):
                 raise ValueError(
                     f"For 'curves', '{name}' must be {value!r}, because {why}, but got {getattr(recipe, name)!r}."
                 )
-        timm = timm_of_networks()
+        timm = networks()
+    except ImportError:
+        parser.error("For 'curves', timm must be installed, as `scripts/pictures --timm FOLDER` sees to it.")
     except (OSError, TypeError, ValueError) as error:
         parser.error(str(error))
     training.prepare(recipe)

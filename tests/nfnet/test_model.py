@@ -9,8 +9,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from _timm import twin
 from helpers.published import NFNETS as PUBLISHED
-from helpers.timm import twin
 from mindspore import nn, ops
 from src.nfnet import ARCHITECTURES, GAINS, Activation, DropPath, NFNet
 

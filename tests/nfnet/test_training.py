@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import torch
-from helpers.timm import Training, distance, is_decayed, twin
+from _timm import Training, distance, is_decayed, twin
 from mindspore import nn
 from src.nfnet import ARCHITECTURES, NFNet
 

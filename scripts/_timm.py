@@ -1,7 +1,23 @@
 """The networks of timm that have the architectures of scripts/nfnet, and their training in PyTorch."""
 
+import sys
+from types import ModuleType
+
 import numpy as np
 import torch
+
+
+def networks():
+    """Timm's module of normalizer-free networks.
+
+    Raises:
+        ImportError: If timm is not installed.
+    """
+    # torchvision's own registers operators that its build beside a torch for CPUs does not have
+    sys.modules.setdefault("torchvision._meta_registrations", ModuleType("torchvision._meta_registrations"))
+    from timm.models import nfnet
+
+    return nfnet
 
 
 def twin(timm, architecture, channels, classes):
