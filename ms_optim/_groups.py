@@ -1,6 +1,7 @@
 """Groups of parameters: parsed and checked, and readable and writable between steps."""
 
 import difflib
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
@@ -16,16 +17,23 @@ NOTES = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa
 HOW = ("capturable", "differentiable", "foreach", "fused")
 # What a group is of: its Parameters, and the names that were given with them.
 MEMBERS = ("params", "param_names")
-# What mindspore.nn calls an argument, or has as one.
-ELSEWHERE = ("beta1", "beta2", "epsilon", "grad_centralization", "learning_rate", "use_nesterov")
+# What mindspore.nn and others call an argument, or have as one.
+ELSEWHERE = ("beta1", "beta2", "epsilon", "grad_centralization", "learning_rate", "use_nesterov", "wd")
 
 
 def own_key(name: Any, arguments: Iterable[str]) -> bool:
     """Whether a key of a group means an argument, or means to: anything else is the user's own, and kept."""
-    arguments = [*arguments, "params"]
-    if name in (*arguments, *MEMBERS, *COMMON, *HOW, *ELSEWHERE):
+    arguments = [*arguments, *MEMBERS, *ELSEWHERE]
+    if name in (*arguments, *COMMON, *HOW):
         return True
-    return isinstance(name, str) and name not in NOTES and bool(difflib.get_close_matches(name, arguments, 1, 0.85))
+    if not isinstance(name, str) or name in NOTES:
+        return False
+    return bool(difflib.get_close_matches(_letters(name), map(_letters, arguments), 1, 0.85))
+
+
+def _letters(name):
+    """A name however it is written: Weight-Decay is weight_decay."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 class Groups(list):

@@ -101,7 +101,22 @@ def rewrite(kept: Parameter, value: Any, what: str) -> Change:
     return partial(write, kept, Tensor(as_array(value, what, kept.shape), kept.dtype))
 
 
-class Stateful(nn.Optimizer):
+class Swappable:
+    """What may have averages in the place of its weights for a while."""
+
+    swapped = False
+
+    def refuse_inside(self, what: str) -> None:
+        """Raise if they are there, saying what does not go.
+
+        Raises:
+            RuntimeError: If they are.
+        """
+        if self.swapped:
+            raise RuntimeError(f"For '{type(self).__name__}', {what} inside 'average_parameters'.")
+
+
+class Stateful(Swappable, nn.Optimizer):
     """An optimizer whose state can be told, loaded and copied as a whole."""
 
     has_memory = False
@@ -139,7 +154,9 @@ class Stateful(nn.Optimizer):
 
         Raises:
             TypeError, ValueError: If a parameter, a state or an argument does not fit; nothing is changed then.
+            RuntimeError: If averages are in the place of the weights.
         """
+        self.refuse_inside("no state can be loaded")
         for change in self.changes(state_dict):
             change()
 
@@ -193,11 +210,13 @@ class Stateful(nn.Optimizer):
         return (), {}
 
     def __deepcopy__(self, memo):
+        self.refuse_inside("no copy can be made")
         args, kwargs = copy.deepcopy(self._made_of(), memo)
         memo[id(self)] = made = remade(type(self), args, kwargs, self.state_dict())
         return made
 
     def __reduce_ex__(self, protocol):
+        self.refuse_inside("no copy can be made")
         return remade, (type(self), *self._made_of(), self.state_dict())
 
 
@@ -273,7 +292,7 @@ def by_name(owner: str, groups: Sequence[Mapping], wanted: Sequence[Sequence[str
 def told(optimizer: Stateful) -> dict:
     """Copies of the state of an `Optimizer` by the place of each parameter, and its groups.
 
-    Besides, the place in schedules as "global_step" and, if there are any, the places of what is frozen, as "frozen".
+    Besides, the place in schedules as "global_step", and the places of what is frozen as "frozen".
     As in torch a parameter that has not been stepped has no state, unless its state starts as something. On which
     devices a training is, is not said.
     """
@@ -293,12 +312,12 @@ def told(optimizer: Stateful) -> dict:
     frozen = [
         places[param.name] for param, moves in zip(optimizer.parameters, optimizer.trainable.asnumpy()) if not moves
     ]
-    told = {
+    return {
         "state": dict(sorted(state.items())),
         "param_groups": groups,
         "global_step": int(optimizer.global_step.asnumpy()[0]),
+        "frozen": sorted(frozen),
     }
-    return told | ({"frozen": sorted(frozen)} if frozen else {})
 
 
 def changes(optimizer: Stateful, given: Mapping) -> list[Change]:

@@ -149,7 +149,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
         self._refuse_parameters(self.parameters, lambda param: id(param) not in kept or param is self.global_step)
-        self.settled = {*whole, *defaults, "weight_decay"}
+        self.settled = {*whole, *defaults, "weight_decay", "learning_rate"}
 
     def _keep(self, key, param):
         """Have a Parameter of this Cell that is no attribute: it is in `get_parameters()`, and so in checkpoints."""
@@ -363,12 +363,15 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
 
         Raises:
             TypeError, ValueError: As at construction; nothing is changed then.
+            RuntimeError: If averages are in the place of the weights.
         """
+        self.refuse_inside("no group can be added")
         ((*groups, _),), arguments = self._made_of()
         made = Groups(type(self).__name__, [*groups, group], self.defaults, self.kinds)[-1]
         added, members = made["params"], {name: made[name] for name in MEMBERS if name in made}
-        state = self.state_dict()
-        state["param_groups"].append({"params": list(range(len(self.parameters), len(self.parameters) + len(added)))})
+        state, places = self.state_dict(), range(len(self.parameters), len(self.parameters) + len(added))
+        state["param_groups"].append({"params": list(places)})
+        state["frozen"] += [place for place, param in zip(places, added) if not param.requires_grad]
         order = {"order_params": [*self.parameters, *added]}
         for optimizer in (type(self).__new__(type(self)), self):  # what does not fit is to show in one that is not used
             type(self).__init__(optimizer, [*groups, {**group, **members}, order], **arguments)
@@ -399,15 +402,18 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         )
 
     def __setattr__(self, name, value):
-        if name in self.settled:
-            first = self.param_groups[0]
-            how = (
-                f"set in a group, as param_groups[0][{name!r}] = {value!r}" if name in first.settable else "given to it"
-            )
+        if name in self.settled and not self._is_written(name, value):
+            first, key = self.param_groups[0], "lr" if name == "learning_rate" else name
+            how = f"set in a group, as param_groups[0][{key!r}] = {value!r}" if key in first.settable else "given to it"
             raise AttributeError(f"For '{type(self).__name__}', {name!r} must be {how}, but was set as an attribute.")
         super().__setattr__(name, value)
         if name == "parameters" and self.settled:
             self._follow_parameters()
+
+    def _is_written(self, name, value):
+        """Whether it is the learning rate and a Tensor, which MindSpore writes into the Parameter."""
+        one = name == "learning_rate" and isinstance(self.learning_rate, Parameter)
+        return one and isinstance(value, Tensor) and not isinstance(value, Parameter)
 
     def _follow_parameters(self):
         """Step the Parameters that were put in the place of those that it was made with.
@@ -420,6 +426,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
     def __call__(self, gradients):
         """Take one step: by the kernel on the tensors' own memory where that can be, or else compiled."""
         owner = type(self).__name__
+        self.refuse_inside("no step can be taken")
         self.give_memory()
         if not self.why_compiled and self.stepper(self, owner, gradients):
             return self.present

@@ -1,7 +1,7 @@
 """An optimizer with an average of what it optimizes."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -89,6 +89,8 @@ class EMA(Averaged, Stateful):
         ['ema.weight', 'ema.bias']
     """
 
+    # What cannot be set as an attribute: until one is made, nothing.
+    settled: Set[str] = frozenset()
     ema_weight = staticmethod(ema_weight)
     arguments = {
         "buffer_update": COMMON["buffer_update"],
@@ -167,13 +169,15 @@ class EMA(Averaged, Stateful):
             if isinstance(column, ParameterTuple) and name not in vars(self):
                 object.__setattr__(self, name, column)
         self._set_path()
+        self.settled = {*self.arguments, "fused", "loss_scale", "weight_decay"} - {"decay"}
 
     def _set_path(self):
         """Choose the native kernel or MindSpore's operators."""
         optimizer = self.optimizer
         pieces = _pieces.Averages(self) if not self._changed() and getattr(optimizer, "pieces", None) else None
         object.__setattr__(self, "pieces", pieces)
-        self.fused = getattr(optimizer, "fused", True) and _native.absence("EMA", "average") is None
+        fused = getattr(optimizer, "fused", True) and _native.absence("EMA", "average") is None
+        object.__setattr__(self, "fused", fused)  # which is settled, as an attribute
         if self.fused:
             self.check_averages = _compiled.checked(
                 _native.check_averages, "EMA", self.averages, self.tracked, self.copied
@@ -202,6 +206,12 @@ class EMA(Averaged, Stateful):
         object.__setattr__(self, "averages", tuple(averages))
 
     def __setattr__(self, name, value):
+        if self.settled and name not in self.arguments and name in getattr(self.optimizer, "settled", ()):
+            setattr(self.optimizer, name, value)  # which says how, or writes it
+            return
+        if name in self.settled:
+            whom = "it" if name in self.arguments else "its optimizer"
+            raise AttributeError(f"For 'EMA', {name!r} must be given to {whom}, but was set as an attribute.")
         super().__setattr__(name, value)
         if name == "parameters" and "tracked" in vars(self):  # as of the optimizer
             self.optimizer.parameters = value
@@ -330,7 +340,7 @@ class EMA(Averaged, Stateful):
 
     def __call__(self, gradients):
         """Take one step: by the kernels on the tensors' own memory where that can be, or else compiled."""
-        self._refuse_inside("no step can be taken")
+        self.refuse_inside("no step can be taken")
         if self.optimizer.global_step is not self.global_step:
             raise RuntimeError(
                 "For 'EMA', the optimizer must have the parameters that it had, but a group was added "
@@ -418,10 +428,15 @@ class EMA(Averaged, Stateful):
         Raises:
             RuntimeError: If a block is inside another, or, at its end, if a compiled training step ran inside.
         """
-        step = self._step.asnumpy().item()
+        counts = self._step, self.global_step
+        before = [int(count.asnumpy().item()) for count in counts]
         with super().average_parameters():
-            yield
-        if self._step.asnumpy().item() != step:
+            object.__setattr__(self.optimizer, "swapped", True)
+            try:
+                yield
+            finally:
+                object.__setattr__(self.optimizer, "swapped", False)
+        if before != [int(count.asnumpy().item()) for count in counts]:
             raise RuntimeError(
                 "For 'EMA', a training step ran inside 'average_parameters': the parameters are what "
                 "they were before, but the optimizer's state and the averages are not."

@@ -7,6 +7,7 @@ from typing import Any
 
 from mindspore import Parameter, Tensor, log, nn
 
+from ms_optim._state import Swappable
 from ms_optim._values import write
 from ms_optim.arguments import FLOATS
 
@@ -17,12 +18,11 @@ def put(params: Sequence[Parameter], values: Sequence[Tensor]) -> None:
         write(param, value if value.dtype == param.dtype else value.astype(param.dtype))
 
 
-class Averaged:
+class Averaged(Swappable):
     """What has averages of Parameters: they can take the place of these, for an evaluation or for good."""
 
     tracked: Sequence[Parameter]
     averages: Sequence[Parameter]
-    swapped = False
     _block: Any = None
 
     @contextlib.contextmanager
@@ -35,7 +35,7 @@ class Averaged:
         Raises:
             RuntimeError: If a block is inside another.
         """
-        self._refuse_inside("no other block can be entered")
+        self.refuse_inside("no other block can be entered")
         kept = [param.copy() for param in self.tracked]
         self.swapped = True
         try:
@@ -71,7 +71,7 @@ class Averaged:
 
     def copy_to(self) -> None:
         """Write the averages into the network for good."""
-        self._refuse_inside("'copy_to' has no effect")
+        self.refuse_inside("'copy_to' has no effect")
         put(self.tracked, self.averages)
 
     def averaged_copy(self, network: nn.Cell) -> nn.Cell:
@@ -104,10 +104,6 @@ class Averaged:
             )
         put(inside, [by_name[param.name] for param in inside])
         return made
-
-    def _refuse_inside(self, what):
-        if self.swapped:
-            raise RuntimeError(f"For '{type(self).__name__}', {what} inside 'average_parameters'.")
 
 
 def warn_of_buffers(owner: str, network: nn.Cell, params: Sequence[Parameter]) -> None:

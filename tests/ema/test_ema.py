@@ -3,6 +3,7 @@
 import copy
 import functools
 import math
+import pickle
 from collections.abc import Callable
 
 import mindspore as ms
@@ -14,7 +15,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.train import Callback, FixedLossScaleManager, Model
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ms_optim import SGD, AdamW, MomentumAGC, _native
+from ms_optim import SGD, AdamW, MomentumAGC, _native, save
 from ms_optim.ema import EMA, SCHEDULES, ParameterEMA, ema_weight
 from parity.sides.mindspore import set_mode
 
@@ -714,6 +715,55 @@ def test_average_parameters_is_undone_on_exceptions(mode, tmp_path):
         np.testing.assert_array_equal(loaded[param.name].asnumpy(), average.asnumpy())
     with ema.average_parameters():
         pass
+
+
+@once
+def test_what_compiled_steps_hold_is_given_to_it():
+    """Set as an attribute, it would be read by some steps alone, or by none; the decay is read by all."""
+    for inner in (SGD, nn.SGD):
+        ema = EMA(inner([Parameter(Tensor(np.ones(2, np.float32)), name="w")], 0.1))
+        for name in ("update_every", "update_after_step", "schedule", "gamma", "power", "min_decay", "buffer_update"):
+            with pytest.raises(AttributeError, match=f"^For 'EMA', '{name}' must be given to it, but was set as"):
+                setattr(ema, name, 2)
+        ema.decay = 0.5
+        assert ema.decay.asnumpy() == 0.5
+    for name in ("weight_decay", "loss_scale", "fused"):
+        with pytest.raises(AttributeError, match=f"^For 'EMA', '{name}' must be given to its optimizer"):
+            setattr(ema, name, 0.1)
+
+
+@once
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [
+        ("no copy can be made", copy.deepcopy),
+        ("no copy can be made", pickle.dumps),
+        ("no state can be loaded", lambda one: one.load_state_dict(one.state_dict())),
+        ("no step can be taken", lambda one: one.step((Tensor(np.ones(2, np.float32)),))),
+    ],
+)
+def test_averages_are_not_taken_for_weights(what, how, tmp_path):
+    """By what is done with the EMA, nor with its optimizer."""
+    ema = EMA(SGD([Parameter(Tensor(np.ones(2, np.float32)), name="w")], lr=0.1))
+    ema((Tensor(np.ones(2, np.float32)),))
+    with ema.average_parameters():
+        for one in (ema, ema.optimizer):
+            with pytest.raises(RuntimeError, match=f"^For '{type(one).__name__}', {what} inside 'average_parameters'"):
+                how(one)
+            with pytest.raises(RuntimeError, match="'cell' must not hold an EMA inside"):
+                save(one, tmp_path / "x.ckpt")
+        with pytest.raises(RuntimeError, match="no group can be added inside 'average_parameters'"):
+            ema.optimizer.add_param_group({"params": [Parameter(Tensor(np.ones(2)), name="x")]})
+    for one in (ema, ema.optimizer):
+        how(one)
+
+
+@once
+def test_a_step_of_another_optimizer_inside_is_noticed():
+    """Which has no way of its own to refuse it."""
+    ema = EMA(nn.SGD([Parameter(Tensor(np.ones(2, np.float32)), name="w")], 0.1))
+    with pytest.raises(RuntimeError, match="a training step ran inside"), ema.average_parameters():
+        ema.optimizer((Tensor(np.ones(2, np.float32)),))
 
 
 @shared

@@ -190,6 +190,18 @@ def test_a_group_that_was_taken_before_is_the_group(mode):
     assert (group["lr"], group["initial_lr"]) == (0.5, 0.25)
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_what_comes_frozen_stays_so(before):
+    """Whether or not something was frozen before."""
+    optimizer, added = SGD(weights("a", "b"), lr=0.1), weights("c", "d")
+    if before:
+        optimizer.freeze("a")
+    added[1].requires_grad = False
+    optimizer.add_param_group({"params": added})
+    assert [param.requires_grad for param in optimizer.parameters] == [not before, True, True, False]
+    assert optimizer.trainable.asnumpy().tolist() == [not before, True, True, False]
+
+
 def test_an_average_says_what_to_do():
     """It would not follow what is added."""
     with pytest.raises(TypeError, match="For 'EMA', 'add_param_group' must be called on its optimizer"):

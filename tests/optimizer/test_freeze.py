@@ -161,6 +161,9 @@ def test_what_is_frozen_is_saved(averaged, graph, tmp_path):
     step()
     state, values = optimizer.state_dict(), [Tensor(param.asnumpy()) for param in optimizer.parameters]
     assert state["frozen"] == [0, 1]
+    optimizer.unfreeze("0.*")
+    moving = optimizer.state_dict()
+    optimizer.freeze("0.*")
     files = [tmp_path / f"run{suffix}" for suffix in (".ckpt", ".safetensors")]
     for file in files:
         save(optimizer, file)
@@ -182,6 +185,13 @@ def test_what_is_frozen_is_saved(averaged, graph, tmp_path):
         resumed.unfreeze("0.*")
         again()
         assert all(np.any(param.asnumpy() != value.asnumpy()) for param, value in zip(resumed.parameters, values))
+    resumed.freeze("*")
+    resumed.load_state_dict(moving)
+    assert all(param.requires_grad for param in net.get_parameters())
+    del moving["frozen"]  # as torch's has none, which says nothing of it
+    resumed.freeze("0.*")
+    resumed.load_state_dict(moving)
+    assert [param.requires_grad for param in net.get_parameters()] == [False, False, True, True]
 
 
 def test_frozen_from_the_start_and_given_all_the_same(mode):

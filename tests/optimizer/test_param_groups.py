@@ -154,6 +154,13 @@ def test_torch_keeps_the_same_keys():
         "epsilon",
         "grad_centralization",
         "momentum",
+        "LR",
+        "l_r",
+        "learnin_rate",
+        "Learning-Rate",
+        "wd",
+        "weightDecay",
+        "Params",
     ],
 )
 def test_keys_that_are_like_an_argument_are_refused(key):
@@ -173,9 +180,12 @@ def test_what_cannot_be_set_raises():
     for name in ("lr", "momentum", "weight_decay"):
         with pytest.raises(AttributeError, match=rf"^For 'SGD', '{name}' must be set in a group, as param_groups\[0\]"):
             setattr(optimizer, name, 0.1)
+        with pytest.raises(AttributeError, match=f"^For 'SGD', '{name}' must be set"):
+            setattr(EMA(optimizer), name, 0.1)
     for name in ("nesterov", "fused", "loss_scale"):
-        with pytest.raises(AttributeError, match=rf"^For 'SGD', '{name}' must be given to it, but was set as an attr"):
-            setattr(optimizer, name, 0.1)
+        for owner in (optimizer, EMA(optimizer)):
+            with pytest.raises(AttributeError, match=f"^For 'SGD', '{name}' must be given to it, but was set as an at"):
+                setattr(owner, name, 0.1)
     with pytest.raises(TypeError):
         optimizer.state["p0"] = {}
     with pytest.raises(TypeError):
@@ -186,6 +196,20 @@ def test_what_cannot_be_set_raises():
     optimizer.defaults["lr"] = 0.25
     optimizer.add_param_group({"params": params(1, "q")})
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.25]
+
+
+def test_the_learning_rate_is_written_as_mindspore_writes_it():
+    """A Tensor is, into the Parameter; what would take its place, and be read by no step, is refused."""
+    optimizer = SGD(params(), lr=0.5)
+    for owner, rate in ((optimizer, 0.25), (EMA(optimizer), 0.125)):
+        owner.learning_rate = Tensor(rate)
+        assert optimizer.param_groups[0]["lr"] == rate
+    for value in (0.1, Parameter(Tensor(0.1)), [0.1]):
+        for owner in (optimizer, EMA(optimizer)):
+            with pytest.raises(AttributeError, match=r"^For 'SGD', 'learning_rate' must be set in a group, as .*'lr'"):
+                owner.learning_rate = value
+    with pytest.raises(AttributeError, match="'learning_rate' must be set in a group"):
+        SGD(groups(None, None), lr=[0.5, 0.25]).learning_rate = Tensor(0.1)
 
 
 @pytest.mark.parametrize(

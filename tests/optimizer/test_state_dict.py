@@ -266,7 +266,7 @@ COUNTS = [
             r"the keys of group 0 must be in \['params', 'lr', .* but got 'momentum'",
         ),
         (lambda state: state.pop("state"), r"'state_dict' must have the keys 'state' and 'param_groups'"),
-        (lambda state: state.update(epoch=3), r"but got \['epoch', 'global_step', 'param_groups', 'state'\]"),
+        (lambda state: state.update(epoch=3), r"but got \['epoch', 'frozen', 'global_step', 'param_groups', 'state'\]"),
         (lambda state: state["param_groups"].pop(), r"'param_groups' must have \[1, 1\] parameters, but got \[1\]"),
         (
             lambda state: state["param_groups"][0]["params"].append(2),
