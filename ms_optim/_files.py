@@ -22,6 +22,17 @@ ZIP = b"PK\x03\x04"
 TORCH = (ZIP, pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2))
 
 
+def path_of(owner: str, file: str | os.PathLike) -> Path:
+    """A file as a path.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(file, (str, os.PathLike)):
+        raise TypeError(f"For '{owner}', 'file' must be a str or a PathLike, but got {file!r}.")
+    return Path(file)
+
+
 def kind_of(owner: str, file: str | os.PathLike) -> str:
     """Whose a checkpoint is, by its first bytes: "torch", "MindSpore", or "safetensors", which are of both.
 
@@ -29,7 +40,7 @@ def kind_of(owner: str, file: str | os.PathLike) -> str:
         ValueError: If it is none of these.
         OSError: If it cannot be read.
     """
-    path = Path(file)
+    path = path_of(owner, file)
     with path.open("rb") as opened:
         begins = opened.read(64)
     if begins.startswith(TORCH):

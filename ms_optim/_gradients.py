@@ -28,6 +28,11 @@ def check_gradients(
     Raises:
         TypeError, ValueError: As `Optimizer` says, naming what does not fit.
     """
+    if gradients is None:
+        raise TypeError(
+            f"For '{owner}', 'gradients' must be given to a step, as optimizer.step(gradients): no tensor of MindSpore "
+            "keeps its own, 'mindspore.value_and_grad' returns them; but got none."
+        )
     if not isinstance(gradients, (tuple, list)):
         raise TypeError(
             f"For '{owner}', 'gradients' must be a tuple of {kinds} or None, but got {type(gradients).__name__}."

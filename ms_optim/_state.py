@@ -128,8 +128,8 @@ class Stateful(Swappable, nn.Optimizer):
                 param.init_data()
             object.__setattr__(self, "has_memory", True)
 
-    def step(self, gradients):
-        """Take a step, as a call does; the way in which torch's users write it."""
+    def step(self, gradients=None):
+        """Take a step, as a call does; the way in which torch's users write it, but with the gradients."""
         if _compiled.in_graph():
             return self.construct(gradients)
         return self(gradients)

@@ -18,7 +18,7 @@ from mindspore.train.serialization import tensor_to_ms_type
 from safetensors import safe_open
 
 from ms_optim._beside import as_json, encoded, from_json, is_beside
-from ms_optim._files import kind_of, replacing
+from ms_optim._files import kind_of, path_of, replacing
 from ms_optim._slices import SLICES, about, files_beside, fitting, merged, own_file, taken_early, why_unfit
 from ms_optim._values import repeated, write
 
@@ -69,7 +69,7 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
     """
     if not isinstance(cell, nn.Cell):
         raise TypeError(f"For 'save', 'cell' must be a Cell, but got {type(cell).__name__}.")
-    path = Path(file)
+    path = path_of("save", file)
     if path.suffix not in FORMATS:
         raise ValueError(f"For 'save', 'file' must end in one of {FORMATS}, but got {str(file)!r}.")
     params = _named(cell)
@@ -205,7 +205,7 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
 
 def read_for(owner: str, cell: nn.Cell, file: str | os.PathLike) -> dict:
     """What a checkpoint holds for a cell, by name: its own slices if these fit it, or else wholes."""
-    path = Path(file)
+    path = path_of(owner, file)
     own, beside = own_file(path, cell), files_beside(path)
     found = own if own.exists() else path if path.exists() else next(iter(beside.values()), path)
     entries = read_checkpoint(owner, found)
@@ -253,7 +253,7 @@ def _methods(cell, name):
 
 def read_checkpoint(owner: str, file: str | os.PathLike) -> dict:
     """What a checkpoint of MindSpore holds, by name; if it is damaged, a ValueError that names it."""
-    path = Path(file)
+    path = path_of(owner, file)
     kind = kind_of(owner, path)
     if kind == "torch":
         raise ValueError(f"For '{owner}', '{path}' must be a checkpoint of MindSpore, but it is of torch.")
@@ -275,6 +275,9 @@ def _compare_checksums(tensors):
     """Take the entry of checksums out, if there is one, and raise a ValueError where a tensor has another."""
     entry = tensors.pop(CHECKSUMS, None)
     if entry is None:
+        renamed = [name for name in tensors if _are_checksums(tensors, name)]
+        if renamed:
+            raise ValueError(f"no '{CHECKSUMS}', but what it holds as {renamed[0]!r}")
         return
     expected = from_json(entry)
     lost = sorted(expected.keys() - tensors.keys())
@@ -283,6 +286,17 @@ def _compare_checksums(tensors):
     for name, checksum in expected.items():
         if _checksum(tensors[name]) != checksum:
             raise ValueError(f"other bytes for '{name}' than were saved")
+
+
+def _are_checksums(tensors, name):
+    """Whether an entry holds those of all others, under another name than was written."""
+    if getattr(tensors[name], "dtype", None) != ms.uint8 or tensors[name].shape[:1] < (2,):
+        return False
+    try:
+        held = from_json(tensors[name])
+    except ValueError:
+        return False
+    return isinstance(held, dict) and held.keys() == tensors.keys() - {name}
 
 
 def _tensor(array):

@@ -135,7 +135,9 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self._set_numbers()
         self.reciprocal = Tensor(np.full(len(self.parameters), 1.0 / self.loss_scale))
         self.present = (True,) * len(self.parameters)
-        self.wanted, self.dtypes = wanted(owner, self.parameters), [param.dtype for param in self.parameters]
+        self.wanted = wanted(owner, self.parameters)
+        self.dtypes = [param.dtype for param in self.parameters]
+        self.shapes = [param.shape for param in self.parameters]
         _native.prepare_power(owner)
         _composed.prepare_sums()
         halves = [param.name for param in self.parameters if param.dtype in HALVES]
@@ -421,17 +423,18 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         Trainers that shard state by hand do so with clones, of which each process keeps a part as of the state.
         """
         self.wanted = wanted(type(self).__name__, self.parameters)
+        self.shapes = [param.shape for param in self.parameters]
         self._set_path(self.of_whole["fused"])
 
-    def __call__(self, gradients):
+    def __call__(self, gradients=None):
         """Take one step: by the kernel on the tensors' own memory where that can be, or else compiled."""
         owner = type(self).__name__
         self.refuse_inside("no step can be taken")
         self.give_memory()
         if not self.why_compiled and self.stepper(self, owner, gradients):
             return self.present
+        self.refuse_changed(owner)
         gradients = self.checked(owner, gradients)
-        self.refuse_cast(owner)
         self.follow_requires_grad()
         return _compiled.step(self, gradients, self.pieces)
 
@@ -444,11 +447,21 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         """The gradients as a step takes them; what does not fit raises in the name of `owner`."""
         return check_gradients(owner, gradients, self.parameters)
 
-    def refuse_cast(self, owner: str) -> None:
-        """Raise if parameters were cast: a step that has compiled goes on writing what they were before."""
+    def refuse_changed(self, owner: str) -> None:
+        """Raise if parameters were cast, which a compiled step goes on writing as before, or their shapes changed."""
         cast = [param.name for param, dtype in zip(self.parameters, self.dtypes) if param.dtype != dtype]
         if cast:
             raise TypeError(
                 f"For '{owner}', 'params' must have the dtypes that they had when it was made, but {cast} were cast: "
                 "after a cast of the network an optimizer must be made anew."
+            )
+        other = [
+            param.name
+            for param, shape, slots in zip(self.parameters, self.shapes, self.slot_table)
+            if param.shape != shape and any(kept is not None and kept.shape == shape for kept in slots)
+        ]
+        if other:
+            raise ValueError(
+                f"For '{owner}', 'params' must have the shapes that they had when it was made, as their state has, "
+                f"but {other} have others: an optimizer must be made anew."
             )

@@ -250,6 +250,7 @@ class EMA(Averaged, Stateful):
 
     def present_names(self) -> dict[int, str]:
         """What the averages are called in checkpoints, by their `id`."""
+        self._refuse_grown()
         return self._averages.names
 
     def _kept(self):
@@ -257,6 +258,7 @@ class EMA(Averaged, Stateful):
 
     def _told(self):
         self._refuse_foreign("state_dict")
+        self._refuse_grown()
         averages = {name: Tensor(slots["ema"].asnumpy().copy()) for name, slots in self._averages.items()}
         numbers = {"decay": self._decay.asnumpy().item(), "step": int(self._step.asnumpy().item())}
         return {**self.optimizer.state_dict(), "ema": {**numbers, "averages": averages}}
@@ -270,6 +272,7 @@ class EMA(Averaged, Stateful):
             TypeError, ValueError: As `load_state_dict`.
         """
         self._refuse_foreign("load_state_dict")
+        self._refuse_grown()
         given = state_dict.get("ema") if isinstance(state_dict, Mapping) else None
         names = [param.name for param in self.tracked]
         if (
@@ -338,26 +341,29 @@ class EMA(Averaged, Stateful):
                 f"{type(self.optimizer).__name__}."
             )
 
-    def __call__(self, gradients):
+    def __call__(self, gradients=None):
         """Take one step: by the kernels on the tensors' own memory where that can be, or else compiled."""
         self.refuse_inside("no step can be taken")
-        if self.optimizer.global_step is not self.global_step:
-            raise RuntimeError(
-                "For 'EMA', the optimizer must have the parameters that it had, but a group was added "
-                "to it: make a new EMA around it."
-            )
+        self._refuse_grown()
         self.give_memory()
         if isinstance(self.optimizer, Stateful):
             if not self.why_compiled and self._step_at_once(gradients):
                 return self.optimizer.present
+            self.optimizer.refuse_changed("EMA")
             gradients = self.optimizer.checked("EMA", gradients)
-            self.optimizer.refuse_cast("EMA")
             self.optimizer.follow_requires_grad()
             return _compiled.step(self, gradients, self._step_in_pieces if self.pieces else None)
         gradients = check_gradients("EMA", gradients, self.parameters)
         if any(grad is None for grad in gradients):
             raise ValueError(f"For 'EMA' of '{type(self.optimizer).__name__}', no gradient must be None.")
         return _compiled.call(self, ms.mutable(gradients))
+
+    def _refuse_grown(self):
+        if self.optimizer.global_step is not self.global_step:
+            raise RuntimeError(
+                "For 'EMA', the optimizer must have the parameters that it had, but a group was added "
+                "to it: make a new EMA around it."
+            )
 
     @property
     def why_compiled(self) -> str | None:

@@ -300,7 +300,7 @@ class LBFGS(Stateful):
         lists = [item for name in LISTED for item in state.get(name, ())]
         return [*(state[name] for name in VECTORS if name in state), *lists]
 
-    def step(self, closure: Callable[[], tuple[Tensor, tuple[Tensor | None, ...]]]) -> Tensor:
+    def step(self, closure: Callable[[], tuple[Tensor, tuple[Tensor | None, ...]]] | None = None) -> Tensor:
         """Take up to max_iter iterations.
 
         Args:

@@ -28,6 +28,7 @@ class CosineAnnealingLR(LRScheduler):
     T_max: int
     eta_min: float
     arguments = {"T_max": Whole(1), **common("eta_min")}
+    goes_on_from = ", nothing below 'eta_min'"
 
     def __init__(self, optimizer: HasGroups, T_max: int, eta_min: float = 0.0, last_epoch: int = -1):
         self._keep(T_max=T_max, eta_min=eta_min)

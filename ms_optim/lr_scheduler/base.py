@@ -2,7 +2,7 @@
 
 import numbers
 from collections.abc import Callable, MutableMapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ms_optim.arguments import Whole
 from ms_optim.lr_scheduler.kinds import COMMON, NONNEGATIVE, Each, Real, declared
@@ -85,6 +85,8 @@ class LRScheduler(Stateful):
     later = frozenset({"_last_lr"})
     _notes: tuple[str, ...] = ("initial_lr",)
     _closed: Callable | None = None
+    # What it can go on from, for the message where it cannot.
+    goes_on_from: ClassVar[str] = ""
 
     def __init__(self, optimizer: HasGroups, last_epoch: int = -1):
         owner = type(self).__name__
@@ -170,7 +172,7 @@ class LRScheduler(Stateful):
                     f"For '{type(self).__name__}', what 'step' computes for group {i} must be a learning "
                     f"rate that the optimizer takes, but got {lr} at epoch {self.last_epoch}, from "
                     f"{group['lr']} before: what is set by hand, or by another scheduler, must be what "
-                    "it can go on from; to a cosine, nothing below 'eta_min'."
+                    f"it can go on from{self.goes_on_from}."
                 ) from error
         self._last_lr = self._lrs()
         follow_requires_grad(self.optimizer)

@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from ms_optim._values import as_number
 from ms_optim.arguments import Function, Whole
 from ms_optim.lr_scheduler.base import HasGroups, LRScheduler, check_optimizer
 from ms_optim.lr_scheduler.kinds import NONNEGATIVE, PerGroup, Real, common
@@ -23,6 +24,11 @@ class _Lambdas(LRScheduler):
         self.optimizer = check_optimizer(type(self).__name__, optimizer)
         self.lr_lambdas = self._for_each_group("lr_lambda", lr_lambda)
         super().__init__(optimizer, last_epoch)
+
+    def _factors(self):
+        """What the functions return at `last_epoch`."""
+        what = f"For '{type(self).__name__}', what 'lr_lambda' returns at epoch {self.last_epoch}"
+        return [as_number(function(self.last_epoch), what) for function in self.lr_lambdas]
 
 
 class LambdaLR(_Lambdas):
@@ -44,7 +50,7 @@ class LambdaLR(_Lambdas):
 
     def get_lr(self) -> list[float]:
         """Compute the learning rate of each group at `last_epoch`."""
-        return [base_lr * factor(self.last_epoch) for factor, base_lr in zip(self.lr_lambdas, self.base_lrs)]
+        return [base_lr * factor for factor, base_lr in zip(self._factors(), self.base_lrs)]
 
 
 class MultiplicativeLR(_Lambdas):
@@ -68,7 +74,7 @@ class MultiplicativeLR(_Lambdas):
         """Compute the learning rate of each group at `last_epoch` from the one before."""
         if self._is_initial:
             return self._lrs()
-        return [lr * factor(self.last_epoch) for factor, lr in zip(self.lr_lambdas, self._lrs())]
+        return [lr * factor for factor, lr in zip(self._factors(), self._lrs())]
 
 
 class StepLR(LRScheduler):

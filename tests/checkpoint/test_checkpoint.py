@@ -222,6 +222,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch):
         (({}, "state.ckpt"), TypeError, "For 'save', 'cell' must be a Cell, but got dict"),
         ((nn.Dense(2, 2), "state.pt"), ValueError, r"'file' must end in one of \('.ckpt', '.safetensors'\), but got "),
         ((nn.Dense(2, 2), "state"), ValueError, "'file' must end in one of"),
+        ((nn.Dense(2, 2), 5), TypeError, "For 'save', 'file' must be a str or a PathLike, but got 5"),
     ],
 )
 def test_save_refuses(arguments, error, message):
@@ -386,6 +387,15 @@ def test_damage_is_noticed(suffix, tmp_path):
         for param in optimizer.get_parameters():
             np.testing.assert_array_equal(param.asnumpy(), before[param.name], err_msg=f"{place} of {len(whole)}")
     assert refused > before["weight"].nbytes + 100
+
+
+def test_checksums_under_another_name_are_damage(suffix, tmp_path):
+    """As one flipped bit makes of it: nothing would be compared."""
+    file = tmp_path / f"a.{suffix}"
+    save(nn.Dense(4, 5), file)
+    file.write_bytes(file.read_bytes().replace(b"ms_optim.checksums", b"ms_optim.bhecksums"))
+    with pytest.raises(ValueError, match=r"must be a whole checkpoint, .* but what it holds as 'ms_optim.bhecksums'"):
+        restore(nn.Dense(4, 5), file)
 
 
 def test_values_that_are_changed_on_purpose_restore(suffix, tmp_path):

@@ -154,6 +154,8 @@ def test_what_does_not_fit_changes_nothing(file):
         with pytest.raises(ValueError, match=message):
             resume(other, file, also)
         np.testing.assert_equal((weights(other), theirs.state_dict(), random.getstate()), before)
+    with pytest.raises(TypeError, match="For 'resume', 'file' must be a str or a PathLike, but got None"):
+        resume(optimizer, None)
     with pytest.raises(TypeError, match=r"what is in 'also' must have 'load_state_dict', but got {'epoch': 'int'}"):
         resume(optimizer, file, {"epoch": 3})
     for also, message in (

@@ -7,7 +7,7 @@ from mindspore import Parameter, Tensor, nn
 from mindspore.common.initializer import initializer
 from mindspore.nn.utils import no_init_parameters
 
-from ms_optim import EMA, LBFGS, SGD, Adafactor, AdamW, Muon, ParameterEMA
+from ms_optim import EMA, LBFGS, SGD, Adafactor, AdamW, Muon, ParameterEMA, save
 
 SHAPE = (3, 4)
 ONES = Tensor(np.ones(SHAPE, np.float32))
@@ -114,7 +114,7 @@ def test_a_step_that_takes_a_closure_is_refused():
         EMA(LBFGS([Parameter(ONES, name="weight")]))
 
 
-def test_a_group_that_is_added_to_the_optimizer_ends_its_average(either):
+def test_a_group_that_is_added_to_the_optimizer_ends_its_average(either, tmp_path):
     """The next step says so; a new average follows both."""
     optimizer = SGD([Parameter(ONES, name="a")], lr=0.5)
     ema = EMA(optimizer, 0.5)
@@ -125,6 +125,9 @@ def test_a_group_that_is_added_to_the_optimizer_ends_its_average(either):
             RuntimeError, match="For 'EMA', the optimizer must have the parameters that it had, but a gr"
         ):
             step((ONES,))
+    for what in (ema.state_dict, lambda: ema.load_state_dict({}), lambda: save(ema, tmp_path / "ema.ckpt")):
+        with pytest.raises(RuntimeError, match="but a group was added to it: make a new EMA around it"):
+            what()
     EMA(optimizer, 0.5)((ONES, ONES))
     assert [param.asnumpy()[0, 0] for param in optimizer.parameters] == [0.0, 0.5]
 

@@ -11,7 +11,7 @@ import pytest
 from helpers.schedules import CASES, LRS, MADE_OF_OTHERS, NAMES, Fading, build, numbers, our_optimizer, stand_in
 from mindspore import nn
 
-from ms_optim import lr_scheduler
+from ms_optim import SGD, lr_scheduler
 from ms_optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, SchedulerCallback, StepLR, table
 from ms_optim.lr_scheduler.kinds import declared
 
@@ -289,6 +289,21 @@ def test_bad_arguments_raise_and_name_themselves(name):
             lambda optimizer: build(lr_scheduler, SimpleNamespace(param_groups=[{"lr": 0.1}]), CASES["cyclic"]),
             ValueError,
             "'CyclicLR', 'cycle_momentum' must be False where",
+        ),
+        (
+            lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda epoch: "x"),
+            ValueError,
+            "'LambdaLR', what 'lr_lambda' returns at epoch 0 must be real numbers .*, but got 'x'",
+        ),
+        (
+            lambda optimizer: lr_scheduler.MultiplicativeLR(optimizer, lambda epoch: None).step(),
+            ValueError,
+            "'MultiplicativeLR', what 'lr_lambda' returns at epoch 1 must be real numbers .*, but got None",
+        ),
+        (
+            lambda optimizer: lr_scheduler.LambdaLR(SGD(nn.Dense(2, 3).trainable_params(), 0.1), lambda epoch: -1.0),
+            ValueError,
+            "'LambdaLR', what 'step' .* what it can go on from[.]$",
         ),
         (
             lambda optimizer: SchedulerCallback(optimizer, "step"),

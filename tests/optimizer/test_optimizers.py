@@ -327,6 +327,7 @@ def test_gradients_must_fit(name, graph):
     for wrong, kind, message in [
         (others, ValueError, f"must hold {count} entries.*, but got {count - 1}"),
         ([*make_grads(name)[0], first], ValueError, f"must hold {count} entries.*, but got {count + 1}"),
+        (None, TypeError, "must be given to a step, as optimizer.step.gradients.: .* returns them; but got none"),
         (first, TypeError, "must be a tuple of .*, but got Tensor"),
         ([first.asnumpy(), *others], TypeError, "must be a tuple of .*, but got ndarray for 'a.weight'"),
         ([first.to(ms.complex64), *others], TypeError, "must be a tuple of float .*, but got Complex64 for 'a.weight'"),

@@ -275,6 +275,17 @@ def test_a_network_cast_after_its_optimizer_was_made(compiled, mode):
     np.testing.assert_array_equal(net.weight.asnumpy(), before)
 
 
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_parameter_of_another_shape(fused, mode):
+    """Its state has the one that it had."""
+    net = nn.Dense(2, 3)
+    optimizer = AdamW(net.trainable_params(), fused=fused)
+    net.bias.set_data(Tensor(np.ones(5, np.float32)), slice_shape=True)
+    for taken in (optimizer, EMA(optimizer, 0.5)):
+        with pytest.raises(ValueError, match=r"^For '(AdamW|EMA)', .*'bias'.* an optimizer must be made anew"):
+            taken(tuple(ops.ones_like(param) for param in optimizer.parameters))
+
+
 def test_two_optimizers_in_one_jit(mode):
     """As of a GAN: bits of two apart, once their Parameters have different names."""
 
