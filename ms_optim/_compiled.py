@@ -12,6 +12,8 @@ import mindspore as ms
 from mindspore import Tensor, nn
 from mindspore.ops.primitive import constexpr
 
+from ms_optim import _host
+
 _lock = threading.RLock()
 
 
@@ -34,21 +36,32 @@ def call(cell: nn.Cell, *args: Any) -> Any:
         return cell.compile_and_run(*args)
 
 
-def step(optimizer: nn.Optimizer, gradients: Sequence[Tensor | None], pieces: Callable | None = None) -> Any:
+def step(optimizer: Any, gradients: Sequence[Any], pieces: Callable | None = None) -> Any:
     """Take one compiled step; each pattern of absent gradients compiles once, for which are present is a constant.
 
     Args:
         optimizer: Whose `construct` is a step.
-        gradients: One for each parameter, or None.
+        gradients: One for each parameter, a Tensor or a pair of indices and values, or None.
         pieces: What takes the step instead, in several graphs.
     """
     present = tuple(grad is not None for grad in gradients)
     absent = Tensor(0.0, ms.float32)
     gradients = tuple(grad if here else absent for grad, here in zip(gradients, present))
+    if not optimizer.fused:
+        gradients = _apart(gradients, optimizer.written)
     if pieces is None:
         return call(optimizer, ms.mutable(gradients), present)
     with _lock:
         return pieces(gradients, present)
+
+
+def _apart(gradients, written):
+    """The gradients, pairs among them, without any that lies in what is written."""
+    flat = [tensor for grad in gradients for tensor in (grad if isinstance(grad, tuple) else (grad,))]
+    apart = iter(_host.apart(flat, written))
+    return tuple(
+        tuple(itertools.islice(apart, len(grad))) if isinstance(grad, tuple) else next(apart) for grad in gradients
+    )
 
 
 @constexpr(check=False)

@@ -95,8 +95,7 @@ class Launch:
         starts = np.array(places, np.uint64)
         order = np.argsort(starts)
         ends = starts + np.array(list(map(_host.nbytes_of, tensors)), np.uint64)
-        self._starts, self._ends = starts[order], ends[order]
-        overlap = (self._starts[1:] < self._ends[:-1]).any()
+        overlap = (starts[order][1:] < ends[order][:-1]).any()
         if overlap or not starts.all():
             return False
         # Memory that is held is given to no other tensor: what lies at these places is what was checked here.
@@ -109,7 +108,7 @@ class Launch:
     ) -> Sequence[Tensor] | None:
         """The tensors to be read, to be kept until the kernel has run; None if one of them has no memory.
 
-        What is not contiguous, or lies in what is written, is copied.
+        What is not contiguous is copied here, what lies in what is written by the kernel.
 
         Args:
             tensors: Which.
@@ -132,13 +131,6 @@ class Launch:
         starts = np.array(places, np.uint64)
         if not starts.all():
             return None
-        before = np.searchsorted(self._starts, starts + self._sizes)  # how many written ones begin before the end
-        shared = (before > 0) & (self._ends[np.maximum(before, 1) - 1] > starts)
-        if shared.any():
-            tensors = list(tensors)
-            for i in np.flatnonzero(shared):
-                tensors[i] = Tensor(tensors[i].asnumpy().copy(), tensors[i].dtype)
-                starts[i] = _host.address(tensors[i])
         begin = len(self.arrays) + len(self._first)
         self._inputs.places[begin : begin + len(tensors)] = starts
         return tensors
@@ -157,7 +149,6 @@ class Launch:
             *written,
             self._output.ctypes.data,
         ]
-        self._sizes = np.array([tensor.nbytes for tensor in tensors], np.uint64)
         self._known = known
 
     def __call__(self) -> None:

@@ -108,6 +108,35 @@ class Memory:
         return self._arrays
 
 
+def apart(tensors: Sequence[Tensor], written: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors, with copies of those that lie in what is written: a graph may read them after that.
+
+    Where memory is not told, these are the ones that are written themselves.
+    """
+    if not (all_there and _is_cpu()):
+        own = {*map(id, written)}
+        return [copied(tensor) if id(tensor) in own else tensor for tensor in tensors]
+    starts, sizes = (np.array(found, np.uint64) for found in look(chunks(written), address, nbytes_of))
+    order = np.argsort(starts)
+    starts, ends = starts[order], np.maximum.accumulate((starts + sizes)[order])
+    first, sizes = (np.array(found, np.uint64) for found in look(chunks(tensors), address, extent))
+    before = np.searchsorted(starts, first + sizes)  # how many of the written begin before the end
+    shared = (before > 0) & (ends[np.maximum(before, 1) - 1] > first)
+    return [copied(tensor) if here else tensor for tensor, here in zip(tensors, shared)]
+
+
+def extent(tensor: Tensor) -> int:
+    """How many bytes lie between the first of a tensor and its end, which are more than it has where it is a view."""
+    if is_contiguous(tensor):
+        return nbytes_of(tensor)
+    return tensor.itemsize * (1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride())))
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A copy with memory of its own."""
+    return Tensor(tensor.asnumpy().copy(), tensor.dtype)
+
+
 # Set to 0 it keeps everything off the memory of tensors: direct calls compile, as steps in graphs do.
 SWITCH = "MS_OPTIM_DIRECT"
 

@@ -19,7 +19,7 @@ from mindspore import Parameter, Tensor, log, ops
 from ms_optim.arguments import FLOATS
 
 # Of the table and of the inputs of its functions, as in kernels/kernels.cpp.
-VERSION = 3
+VERSION = 4
 _ANEW = "install ms_optim anew"
 
 

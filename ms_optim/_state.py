@@ -197,6 +197,11 @@ class Stateful(Swappable, nn.Optimizer):
             before()
         object.__setattr__(self, "release_clones", _clones.release_with(self, params, clones))
 
+    @property
+    def written(self) -> Sequence[Tensor]:
+        """What a step writes of tensors."""
+        return [*self.parameters, *self._kept()]
+
     def _kept(self) -> Sequence[Tensor]:
         """Every tensor of the state."""
         return ()

@@ -8,6 +8,7 @@
 // They return 0, or REFUSED if the inputs are not those; nothing is written then. ../_native.py checks all of it before
 // it comes to that, by the table of rules at the end of this file.
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -139,6 +140,35 @@ bool read(const Inputs &inputs, std::vector<Tensor> &tensors) {
     return slot == inputs.count();
 }
 
+// A step writes before it has read everything: gradients that lie in what it writes are copied first. The gradients of
+// a product of two parameters do so in a graph. The copies are to be kept until the step is done.
+std::vector<std::vector<char>> set_apart(std::vector<Tensor> &tensors) {
+    using Place = const char *;
+    struct Written {
+        Place begin, end;
+        bool operator<(const Written &other) const { return begin < other.begin; }
+    };
+    std::vector<Written> written;
+    for (const Tensor &t : tensors) {
+        const int64_t bytes = t.size * width_of(t.type);
+        const auto add = [&](const void *begin) { written.push_back({Place(begin), Place(begin) + bytes}); };
+        add(t.param);
+        for (int k = 0; k < MAX_SLOTS; ++k)
+            if (t.has >> k & 1) add(t.slots[k]);
+    }
+    std::sort(written.begin(), written.end());
+    std::vector<std::vector<char>> copies;
+    for (Tensor &t : tensors) {
+        const Place begin = Place(t.grad), end = begin + t.size * width_of(t.grad_type);
+        const auto after = std::partition_point(written.begin(), written.end(),
+                                                [&](const Written &other) { return other.end <= begin; });
+        if (after == written.end() || end <= after->begin) continue;
+        copies.emplace_back(begin, end);
+        t.grad = copies.back().data();
+    }
+    return copies;
+}
+
 // Elements that one thread takes at a time: with their state they fit its cache.
 constexpr int64_t CHUNK = 16384;
 
@@ -228,6 +258,7 @@ int step_average(const Inputs &inputs, Apply apply) {
         }
     }
     if (!*inputs.values<bool>(1)) return DONE;
+    const auto copies = set_apart(averaged);
     for (const Tensor &t : copied) std::memcpy(t.param, t.grad, t.size);
     run(averaged, apply);
     return DONE;
@@ -266,6 +297,7 @@ void add_scaled(T *x, double factor, const T *y, int64_t count) {
     FUNCTION(rule) {                                                    \
         std::vector<Tensor> tensors;                                    \
         if (!read<plain::rule<float>>(INPUTS, tensors)) return REFUSED; \
+        const auto copies = set_apart(tensors);                         \
         run(tensors, BEST(Apply, apply, rule));                         \
         return DONE;                                                    \
     }
@@ -273,6 +305,7 @@ void add_scaled(T *x, double factor, const T *y, int64_t count) {
     FUNCTION(rule) {                                                                                     \
         std::vector<Tensor> tensors;                                                                     \
         if (!read<plain::rule<float>>(INPUTS, tensors)) return REFUSED;                                  \
+        const auto copies = set_apart(tensors);                                                          \
         run_long_units(tensors, BEST(Measure, measure, rule), BEST(ApplyToPiece, apply_to_piece, rule)); \
         run(tensors, BEST(Apply, apply_to_units, rule));                                                 \
         return DONE;                                                                                     \
@@ -334,5 +367,5 @@ EXPORTED const Entry ms_optim_rules[] = {
     ENTRY(adadelta),     ENTRY(adagrad), ENTRY(adam),  ENTRY(adamax),  ENTRY(asgd),  ENTRY(average),
     ENTRY(momentum_agc), ENTRY(nadam),   ENTRY(radam), ENTRY(rmsprop), ENTRY(rprop), ENTRY(sgd)};
 
-// The version of the table and of the functions' inputs, and how many entries there are.
-EXPORTED const int ms_optim_table[] = {3, sizeof ms_optim_rules / sizeof *ms_optim_rules};
+// The version of the table and of what the functions do with their inputs, and how many entries there are.
+EXPORTED const int ms_optim_table[] = {4, sizeof ms_optim_rules / sizeof *ms_optim_rules};

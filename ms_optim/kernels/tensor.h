@@ -14,6 +14,10 @@ inline Type type_of(std::string_view name) {
                                 : Type::other;
 }
 
+inline int64_t width_of(Type type) {
+    return type == Type::float64 ? 8 : type == Type::float32 ? 4 : type == Type::other ? 1 : 2;
+}
+
 // The parts of a tensor that are measured as wholes: each is `length` elements, `stride` apart. Units of a stride lie
 // across each other, `stride` of them together.
 struct Units {

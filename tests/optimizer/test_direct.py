@@ -203,11 +203,14 @@ def test_gradients_that_do_not_lie_in_order(kind, either):
     np.testing.assert_array_equal(direct.asnumpy(), expected.asnumpy())
 
 
-def test_gradients_that_lie_in_what_is_written(either):
+@pytest.mark.parametrize("path", ["direct", "compiled", "composed"])
+def test_gradients_that_lie_in_what_is_written(path, either, monkeypatch):
     """The parameters themselves, each for the other, and a part of a slot: all are read before anything is written."""
     a, b, c = vectors((40000,), (40000,), (2,))
     ops.assign(a, Tensor(np.arange(40000) % 7, ms.float32))
-    optimizer = SGD([a, b, c], lr=0.5, momentum=0.5)
+    if path != "direct":
+        monkeypatch.setenv(_host.SWITCH, "0")
+    optimizer = SGD([a, b, c], lr=0.5, momentum=0.5, fused=None if path != "composed" else False)
     optimizer((Tensor(np.ones(40000), ms.float32),) * 2 + (Tensor([1, 1], ms.float32),))
     old = [param.asnumpy().copy() for param in (a, b, c)]
     buffers = [buffer.asnumpy().copy() for buffer in optimizer.momentum_buffer]
@@ -219,6 +222,41 @@ def test_gradients_that_lie_in_what_is_written(either):
     optimizer(grads)
     for param, value in zip((a, b, c), expected):
         np.testing.assert_array_equal(param.asnumpy(), value)
+
+
+class Product(nn.Cell):
+    """The sum of a product, of which the gradients of both factors are the other itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = vectors((4,), (4,))
+        ops.assign(self.b, Tensor([1, 2, 3, 4], ms.float32))
+
+    def construct(self):
+        """Multiply."""
+        return (self.a * self.b).sum()
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_gradients_that_are_parameters_in_a_graph(name, either):
+    """Both are read before one is written, with the bits of a direct call: MindSpore's own optimizers do otherwise."""
+    net, other, make = Product(), Product(), DENSE[name]
+    cell = nn.TrainOneStepCell(net, make(net.trainable_params(), lr=0.1))
+    optimizer = make(other.trainable_params(), lr=0.1)
+    for _ in range(3):
+        cell()
+        optimizer((other.b.copy(), other.a.copy()))
+    assert_same(everything_of(net), everything_of(other))
+
+
+def test_where_memory_is_not_told_what_is_written_is_copied(monkeypatch):
+    """The parameter itself, if not what lies in it."""
+    monkeypatch.setattr(_host, "all_there", False)
+    (a, b), grad = vectors((4,), (4,)), Tensor(np.ones(4, np.float32))
+    apart = _host.apart([a, grad], [a, b])
+    assert apart[1] is grad and apart[0] is not a
+    ops.assign(a, Tensor(np.zeros(4, np.float32)))
+    np.testing.assert_array_equal(apart[0].asnumpy(), np.ones(4))
 
 
 class Attention(nn.Cell):
