@@ -8,6 +8,7 @@ from ms_optim._groups import MEMBERS
 from ms_optim._state import parts
 from ms_optim.convert.files import array, dtype_of, ms_tensor, torch_tensor
 from ms_optim.convert.names import COUNTER, aligned, sides
+from ms_optim.sparse_adam import SparseAdam
 
 # A key of what `get_optimizer_state_dict` flattens: the name of a parameter, and of a slot or an argument.
 _FLAT = re.compile(r"(state|param_groups)\.(.+)\.([^.]+)")
@@ -61,8 +62,10 @@ def state_for_torch(rows, params, optimizer, like, names):
             for slot, value in ours["state"].get(place, {}).items() if param.name in numbers else ():
                 found, scalar = array(value), slot in optimizer.state.vectors
                 found = found if scalar else _reshaped(found, row.shape, row.torch_shape, f"{slot} of {row.parameter}")
-                state.setdefault(numbers[param.name], {})[slot] = torch_tensor(
-                    found, "float32" if scalar else dtype_of(value), exactly=not scalar
+                state.setdefault(numbers[param.name], {})[slot] = (
+                    int(found)
+                    if slot == "step" and isinstance(optimizer, SparseAdam)  # which counts in an int there
+                    else torch_tensor(found, "float32" if scalar else dtype_of(value), exactly=not scalar)
                 )
     return {"state": dict(sorted(state.items())), "param_groups": sorted(groups, key=lambda group: group["params"])}
 

@@ -12,7 +12,7 @@ from helpers.modules import Module, Net, assert_equal, spread, trained, weights
 from mindspore import Parameter, Tensor, mint, nn, ops
 from mindspore.nn.utils import no_init_parameters
 
-from ms_optim import EMA, LBFGS, SGD, Adafactor, AdamW, NAdam
+from ms_optim import EMA, LBFGS, OPTIMIZERS, SGD, Adafactor, AdamW, NAdam
 from ms_optim._host import SWITCH
 from ms_optim.convert import parameter_map, to_mindspore, to_torch
 from parity.judge.compare import compare
@@ -225,6 +225,19 @@ def test_state_follows_the_name():
             reference.state_dict(),
             names=sorted(order),
         )
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if hasattr(torch.optim, name) and name != "LBFGS"])
+def test_what_torch_keeps_comes_back_as_it_was(name):
+    """A number as a number, a tensor as a tensor of its dtype."""
+    module, net = torch.nn.Linear(2, 3, bias=name != "Muon"), nn.Dense(2, 3, has_bias=name != "Muon")
+    theirs, ours = getattr(torch.optim, name)(module.parameters()), OPTIMIZERS[name](net.trainable_params())
+    for param in module.parameters():
+        param.grad = torch.ones_like(param).to_sparse() if name == "SparseAdam" else torch.ones_like(param)
+    theirs.step()
+    to_mindspore(net, module.state_dict(), ours, theirs.state_dict())
+    converted = to_torch(net, module.state_dict(), ours, optimizer_like=theirs.state_dict())["optimizer"]
+    assert_equal(converted["state"], theirs.state_dict()["state"])
 
 
 def test_numbers_are_those_of_torch():
