@@ -1,6 +1,6 @@
 """What may part two runs in one step: the numbers of groups, the loss, the gradients, and what became of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -99,7 +99,11 @@ def loss_apart(one, other, i, allowed):
 
 
 def gradients_apart(one, other, pairs, i, allowed):
-    """The gradients that differ, in the order of the network; all by one factor is said as such."""
+    """The gradients that differ, in the order of the network; all by one factor is said as such.
+
+    Returns:
+        The finding or None, and the names of those that are not alike but are no more than noise beside all others.
+    """
     present = [
         (name, name in one.gradients, called in other.gradients)
         for name, called in pairs.items()
@@ -107,7 +111,7 @@ def gradients_apart(one, other, pairs, i, allowed):
     ]
     if present:
         said = ", ".join(f"{name} in the {'first' if here else 'second'} alone" for name, here, _ in present)
-        return Finding(i, "gradient", f"there is one of {said}")
+        return Finding(i, "gradient", f"there is one of {said}"), set()
     mine = {name: _dense(one, name) for name in pairs if name in one.gradients}
     others = {name: _dense(other, pairs[name]) for name in mine}
     tensors = differences(mine, others)
@@ -115,10 +119,10 @@ def gradients_apart(one, other, pairs, i, allowed):
     apart = tuple(
         tensor
         for tensor in tensors
-        if not tensor.relative * max(tensor.first, tensor.second) <= allowed * max(tensor.first, NOISE * whole)
+        if not tensor.relative * max(tensor.first, tensor.second) <= max(allowed * tensor.first, NOISE * whole)
     )
     if not apart:
-        return None
+        return None, {tensor.name for tensor in tensors if not tensor.relative <= allowed}
     factor = _factor(mine, others, allowed)
     if factor is not None and len(apart) == len(tensors):
         norms = [
@@ -128,8 +132,8 @@ def gradients_apart(one, other, pairs, i, allowed):
             f"all of the second are those of the first times {factor:.7g}, of norms {norms[0]:.5g} and {norms[1]:.5g}: "
             "a mean for a sum, a loss scale, a number of devices, or clipping in one of them"
         )
-        return Finding(i, "gradient", text, apart)
-    return Finding(i, "gradient", in_words(apart, pairs), apart)
+        return Finding(i, "gradient", text, apart), set()
+    return Finding(i, "gradient", in_words(apart, pairs), apart), set()
 
 
 def _dense(step, name):
@@ -153,9 +157,31 @@ def _factor(mine, others, allowed):
     return factor if all(tensor.relative <= 10 * allowed for tensor in differences(scaled, others)) else None
 
 
-def steps_apart(before, after, i, allowed):
-    """Where the same gradients led elsewhere."""
-    moved = [{name: np.subtract(new[name], old[name], dtype=float) for name in new} for old, new in zip(before, after)]
+def weights_apart(last, before, i, pairs, allowed):
+    """What was done to the weights between two steps in one run and not in the other."""
+    one, other = (
+        {name: np.subtract(new[name], old[name], dtype=float) for name in new} for old, new in zip(last, before)
+    )
+    apart = []
+    for tensor in differences(one, other):
+        size = max(float(np.linalg.norm(np.ravel(values[tensor.name]).astype(float))) for values in before)
+        off = tensor.relative * max(tensor.first, tensor.second)
+        if not off <= allowed * size:
+            apart.append(replace(tensor, relative=off / size))
+    if not apart:
+        return None
+    who = [word for word, some in zip(("first", "second"), (one, other)) if any(map(np.any, some.values()))]
+    whose = f"in the {who[0]} alone" if len(who) == 1 else "otherwise in the second than in the first"
+    text = f"they were changed after the step before, {whose}: {in_words(tuple(apart), pairs)}"
+    return Finding(i, "weights", text, tuple(apart))
+
+
+def steps_apart(before, after, i, allowed, but=frozenset()):
+    """Where the same gradients led elsewhere, but for parameters whose gradients are noise."""
+    moved = [
+        {name: np.subtract(new[name], old[name], dtype=float) for name in new if name not in but}
+        for old, new in zip(before, after)
+    ]
     apart = tuple(tensor for tensor in differences(*moved) if not tensor.relative <= allowed)
     if not apart:
         return None

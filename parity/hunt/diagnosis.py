@@ -6,7 +6,7 @@ as by torch: what it fits is named, if torch's rule does not fit.
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,9 @@ from mindspore import nn
 
 from ms_optim import OPTIMIZERS
 from parity.cases import ENTRIES, Mutant
-from parity.hunt.mistakes import Alter, Mistake, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
+from parity.hunt.mistakes import Alter, Mistake, breaks, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
 from parity.hunt.mutants import breed, differs_in_rule_alone
+from parity.hunt.whole import NEAR, TRIALS, Whole
 from parity.judge.compare import RATIO, Divergence, Standard, errors
 from parity.runs.files import Run, Step
 from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart, rewind
@@ -27,6 +28,8 @@ from parity.sides.trace import PARAMETER, Recorder, Trace
 
 # What of a run is looked at: so many elements and steps tell mistakes apart, and take seconds.
 ELEMENTS, TENSORS, STEPS = 20_000, 6, 20
+# Of a run that leaves its rule later so many steps beyond, but no more than so many in all.
+BEYOND, MOST_STEPS = 4, 300
 # How many mistakes may have been made together; after how many steps the nearest of them are chosen, and how many of
 # these are run to the end.
 TOGETHER, GLANCE, NEAREST = 4, 3, 6
@@ -45,6 +48,8 @@ class Diagnosis:
         tried (int): How many were tried.
         nearest (tuple[str, float]): If it follows none of them, the one that it is nearest to.
         hidden (tuple[str, ...]): The mistakes that these gradients do not show.
+        steps (int): In how many steps it was looked at.
+        tensors (int): Of how many parameters.
     """
 
     optimizer: str
@@ -54,6 +59,8 @@ class Diagnosis:
     tried: int = 0
     nearest: tuple[str, float] | None = None
     hidden: tuple[str, ...] = field(default=(), repr=False)
+    steps: int = 0
+    tensors: int = 0
 
     @property
     def is_right(self) -> bool:
@@ -62,12 +69,17 @@ class Diagnosis:
 
     def __str__(self) -> str:
         if self.is_right:
-            return f"it follows the rule of {self.optimizer}: ratio {self.right:.2f}"
+            looked = f"in {self.steps} steps of {self.tensors} parameters"
+            return f"it follows the rule of {self.optimizer}: ratio {self.right:.2f}, {looked}"
+        if not self.tried:
+            where = self.divergence or "in its state, which is another"
+            return f"it leaves the rule of {self.optimizer} beyond what is looked at to tell what for: {where}"
         hidden = f"\ncannot be told on these gradients: {', '.join(self.hidden)}" if self.hidden else ""
         if not self.fits:
             near = f"; the nearest is {self.nearest[0]} (ratio {self.nearest[1]:.4g})" if self.nearest else ""
             none = f"it follows none of {self.tried} known mistakes of {self.optimizer}"
-            return f"{none}; without any {self._without}{near}{hidden}"
+            leaves = f"; it leaves the rule at {self.divergence}" if self.divergence else ""
+            return f"{none}; without any {self._without}{near}{leaves}{hidden}"
         found = " or ".join(f"{words} (ratio {ratio:.2f})" for words, ratio in self.fits)
         return f"it follows {self.optimizer} with this mistake: {found}; without it {self._without}{hidden}"
 
@@ -115,19 +127,46 @@ class Suspects:
             )
         if not run.steps:
             raise Unjudged("For 'diagnose', 'run' must have steps, but got none.")
-        self._own, part, norms = _part(run, parts)
-        self._names, self._count = {*part.initial}, len(part.steps)
-        folder = TemporaryDirectory()
-        weakref.finalize(self, folder.cleanup)
-        self._search = Search(part, name, Path(folder.name), norms)
+        self.name, self._parts, self._whole = name, parts, Whole(run, name)
+        self._folder = TemporaryDirectory()
+        weakref.finalize(self, self._folder.cleanup)
+        self._searches: dict[tuple[str | None, int], tuple[Trace, Search]] = {}
 
     def diagnosis(self, ours: Trace | None = None) -> Diagnosis:
-        """What a trajectory follows, or that of the run itself."""
-        if ours is None:
-            return self._search.diagnosis(self._own)
-        return self._search.diagnosis(
-            {key: steps[: self._count] for key, steps in ours.items() if key[1] in self._names}
-        )
+        """What a trajectory follows, or that of the run itself: of a large run first a part, and then all of it."""
+        run, whole = self._whole.run, self._whole
+        ours = None if ours is None else whole.of(ours)
+        looked = {"steps": len(run.steps), "tensors": len(run.initial)}
+        own, search = self._search(self._parts, STEPS)
+        if (len(search.run.steps), {*search.run.initial}) == (len(run.steps), {*run.initial}):
+            return replace(search.diagnosis(own if ours is None else _of(search.run, ours)), **looked)
+        followed = whole.follow(ours)
+        if followed.ratio <= RATIO:
+            return Diagnosis(self.name, followed.ratio, **looked)
+        parted = followed.divergence
+        if parted:
+            own, search = self._search(parted.parameter, min(max(STEPS, parted.step + BEYOND), MOST_STEPS))
+
+        def confirmed(mistake):
+            again = search.again(mistake, whole.outline, whole.norms)
+            return whole.follow(ours, search.class_of(mistake), again.alter, again.prepare).ratio
+
+        found = search.diagnosis(own if ours is None else _of(search.run, ours), confirmed=confirmed)
+        if found.is_right:  # as far as was looked
+            return Diagnosis(self.name, followed.ratio, parted, **looked)
+        return replace(found, right=followed.ratio, divergence=parted, **looked)
+
+    def _search(self, parts, steps):
+        """Where a part of the run went, and the search for what it follows."""
+        if (parts, steps) not in self._searches:
+            own, part, norms = _part(self._whole.run, parts, steps, self._whole.norms)
+            self._searches[parts, steps] = own, Search(part, self.name, Path(self._folder.name), norms)
+        return self._searches[parts, steps]
+
+
+def _of(part, ours):
+    """What a trajectory has of a part of a run."""
+    return {key: steps[: len(part.steps)] for key, steps in ours.items() if key[1] in part.initial}
 
 
 class Search:
@@ -146,15 +185,24 @@ class Search:
         self._noise = ENTRIES[name].cases[0].noise
         self._classes: dict[tuple[Mutant, ...], type] = {}
         self._optimizers: dict[Alter | None, nn.Optimizer] = {}
+        self._singles: dict[str, Mistake] = {}
         self._right = self._standard(by_the_rule(run, begun(run, counterpart(run, OPTIMIZERS[name])), PRECISIONS))
 
-    def diagnosis(self, ours: Trace, together: int | None = None) -> Diagnosis:
-        """What a trajectory follows, of so many mistakes together at most: TOGETHER, if not fewer."""
-        of_right = self._ratio(ours, self._right)
+    def diagnosis(
+        self, ours: Trace, together: int | None = None, confirmed: Callable[[Mistake], float] | None = None
+    ) -> Diagnosis:
+        """What a trajectory follows, of so many mistakes together at most: TOGETHER, if not fewer.
+
+        `confirmed` judges by a mistake that fits once more, as by more than this part of a run.
+        """
+        ours = {key: [_single(step) for step in steps] for key, steps in ours.items()}
+        verdict = self._judge_right(ours)
+        of_right, divergence = self._ratio_of(verdict), verdict.divergence
         if of_right <= RATIO:
             return Diagnosis(self.name, of_right)
-        led = [*self.shown, *self._lead(self._of_constants(ours))]
+        led = [*self.shown, *self._lead(self._of_constants(ours)), *self._lead(self._of_breaks(divergence))]
         fits = [(mistake, self._ratio(ours, standard)) for mistake, standard in led]
+        self._singles = {words: mistake for mistake, _ in led for words in mistake.words}
         # A constant that is not whole is a guess, which misleads beside others.
         shown = best = [mistake for mistake, _ in led if not mistake.guessed]
         tried, everything, now = len(led), [*fits], np.inf
@@ -172,11 +220,49 @@ class Search:
             fits = [(mistake, self._ratio(ours, standard)) for mistake, standard in self._lead(best)]
             everything += fits
         everything.sort(key=lambda fit: fit[1])
-        fits = [(str(mistake), ratio) for mistake, ratio in everything if ratio <= RATIO]
+        fitting = [(mistake, ratio) for mistake, ratio in everything if ratio <= RATIO]
+        if confirmed:
+            fitting = [(mistake, confirmed(mistake)) for mistake, _ in fitting]
+        fits = [(str(mistake), ratio) for mistake, ratio in fitting if ratio <= RATIO]
         nearest = next(((str(mistake), ratio) for mistake, ratio in everything if ratio < 0.5 * of_right), None)
         hidden = tuple(str(mistake) for mistake in self._known if mistake.known and mistake not in self._shows)
-        divergence = self._right.judge(ours, told=True).divergence
         return Diagnosis(self.name, of_right, divergence, tuple(fits), tried, None if fits else nearest, hidden)
+
+    def _judge_right(self, ours):
+        """The verdict by the right rule, and if it is near, by what rounding may make of that otherwise."""
+        verdict = self._right.judge(ours, told=True)
+        if RATIO < self._ratio_of(verdict) <= NEAR:
+            verdict = self._shaken.judge(ours, told=True)
+        return verdict
+
+    @cached_property
+    def _shaken(self):
+        """What is judged by the right rule, with budgets of several roundings."""
+        cls = OPTIMIZERS[self.name]
+
+        def taken(dtypes, prepare=None):
+            return by_the_rule(self.run, begun(self.run, counterpart(self.run, cls)), dtypes, prepare)
+
+        others = [trace for seed in range(TRIALS) for trace in taken(PRECISIONS[:1], _shaking(seed))]
+        return self._standard(taken(PRECISIONS), others)
+
+    def class_of(self, mistake: Mistake) -> type[nn.Optimizer]:
+        """The optimizer with what a mistake makes of its rule."""
+        return self._class(mistake)
+
+    def again(self, mistake: Mistake, run: Run, norms: Sequence[float]) -> Mistake:
+        """The mistake as it would be made in another run, of which this one is a part."""
+        known = {one.words: one for one in mistakes(self.name, run, norms)}
+        one, *others = (known.get((words,), self._singles.get(words, mistake)) for words in mistake.words)
+        for other in others:
+            one = one.with_(other) or mistake
+        return one
+
+    def _of_breaks(self, divergence):
+        """Mistakes by what may have come over a run where it leaves the right rule."""
+        if divergence is None:
+            return []
+        return [*breaks(self.name, divergence.parameter, divergence.step, len(self.run.steps))]
 
     @cached_property
     def shown(self) -> list[tuple[Mistake, Standard]]:
@@ -237,13 +323,16 @@ class Search:
             self._optimizers[alter] = begun(run, counterpart(run, right))
         return run, self._optimizers[alter]
 
-    def _standard(self, taken):
+    def _standard(self, taken, others=()):
         """What is judged by a rule that leads somewhere."""
-        return Standard(*taken, noise=self._noise, initial=self.run.initial)
+        return Standard(*taken, noise=self._noise, initial=self.run.initial, others=others)
 
     def _ratio(self, ours, standard):
         """How far a trajectory is, by what it tells: all of its state, or some, or none."""
-        verdict = standard.judge(ours, told=True)
+        return self._ratio_of(standard.judge(ours, told=True))
+
+    @staticmethod
+    def _ratio_of(verdict):
         return np.inf if verdict.problems else max(score.ratio for score in verdict.scores.values())
 
     def _glance(self, ours, mistake):
@@ -295,8 +384,26 @@ class Search:
         return factors
 
 
-def _part(run, parts):
+def _single(value):
+    """A tensor of a run in float64 as one of float32, as which it is judged."""
+    return value.astype(np.float32) if value.ndim and value.dtype == np.float64 else value
+
+
+def _shaking(seed):
+    """What has a rule round otherwise."""
+    rng = np.random.default_rng(seed)
+
+    def prepare(rule, i, drawn):
+        rule.shake(rng)
+        return drawn
+
+    return prepare
+
+
+def _part(run, parts, count, known):
     """What is looked at: the parameter that parts, and the smallest of each group and rank; and some of the steps.
+
+    The norms of the first steps may be known. Of more steps fewer elements are looked at.
 
     Returns:
         Where the run went there, the part of it, and the norms of all gradients of each step.
@@ -305,11 +412,12 @@ def _part(run, parts):
     kinds: dict[Any, list[str]] = {}
     for number, group in enumerate(run.header["groups"]):
         for name in sorted(group["params"], key=sizes.get):
-            kinds.setdefault((number, min(run.initial[name].ndim, 2)), []).append(name)
+            kinds.setdefault((number, min(run.ranks[name], 2)), []).append(name)
     chosen = [] if parts is None else [parts]
     for name in (name for names in itertools.zip_longest(*kinds.values()) for name in names if name is not None):
         of_chosen = sum(sizes[name] for name in chosen)
-        if name not in chosen and (not chosen or of_chosen + sizes[name] <= ELEMENTS) and len(chosen) < TENSORS:
+        fits = of_chosen + sizes[name] <= ELEMENTS * STEPS / max(count, STEPS)
+        if name not in chosen and (not chosen or fits) and len(chosen) < TENSORS:
             chosen.append(name)
     kept = {*chosen}
     groups = [{**group, "params": [name for name in group["params"] if name in kept]} for group in run.header["groups"]]
@@ -319,8 +427,9 @@ def _part(run, parts):
         return {name: value for name, value in mapping.items() if name in kept}
 
     steps, norms, recorder = [], [], Recorder()
-    for step in itertools.islice(run.steps, STEPS):  # which hold all that there is, one at a time
-        norms.append(norm_of(step.gradients))
+    for i in range(min(count, len(run.steps))):  # each of which holds all that there is
+        step = run.steps[i]
+        norms.append(known[i] if i < len(known) else norm_of(step.gradients))
         recorder.add(of(step.parameters), of(step.state))
         numbers = [step.groups[i] for i in left]
         steps.append(Step(numbers, of(step.gradients), {}, {}, before=of(step.before)))

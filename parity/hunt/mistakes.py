@@ -13,7 +13,7 @@ from ms_optim import OPTIMIZERS
 from ms_optim._groups import HOW
 from parity.cases import ENTRIES, Mutant
 from parity.cases.problems import Rows
-from parity.runs.files import Run
+from parity.runs.files import Mapped, Run
 from parity.runs.follow import Prepare
 from parity.sides.arrays import array
 
@@ -136,7 +136,7 @@ def _of_decay(run):
     if not any(decays):
         return
     own = run.header.get("names", {})  # of Parameters that the run calls as torch does
-    ranks = {name: value.ndim for name, value in run.initial.items()}
+    ranks = run.ranks
     yield Mistake(("weight_decay of matrices alone",), alter=partial(_undecayed, lambda name: ranks[name] < 2))
     for parts in (("beta", "gamma"), ("beta", "gamma", "bias"), ("bias",)):  # the first are MindSpore's
         yield Mistake(
@@ -226,7 +226,7 @@ def _others(key, value, default):
 
 def _regrouped(run, change):
     """The run with other groups; `change` is given the number of a step, or None for what there was at first."""
-    steps = [replace(step, groups=change(step.groups, i)) for i, step in enumerate(run.steps)]
+    steps = Mapped(run.steps, lambda i, step: replace(step, groups=change(step.groups, i)))
     return replace(run, header={**run.header, "groups": change(run.header["groups"], None)}, steps=steps)
 
 
@@ -272,6 +272,46 @@ def scaled_rates(words: str, factor: float) -> Mistake:
 def scaled_gradients(words: str, factor: float) -> Mistake:
     """Gradients times a constant."""
     return Mistake((words,), prepare=lambda rule, i, drawn: _each(drawn, lambda grad: grad * factor))
+
+
+def breaks(optimizer: str, name: str, step: int, steps: int) -> Iterator[Mistake]:
+    """What may have come over a run at a step at which a parameter leaves the rule that it followed.
+
+    Args:
+        optimizer: Whose rule.
+        name: The parameter.
+        step: The step.
+        steps: How many there are.
+    """
+    if step < 1:
+        return
+    slots = [slot.name for slot in OPTIMIZERS[optimizer].slots]
+    tensors = [slot.name for slot in OPTIMIZERS[optimizer].slots if not slot.scalar]
+    kinds = {"the state": None}
+    if tensors != slots:
+        kinds |= {"the state but for its numbers": tensors}
+    if len(tensors) > 1:
+        kinds |= {slot: [slot] for slot in tensors}
+    for what, some in kinds.items():
+        for whose, own in ((f"{name!r}", name), ("all", None)):
+            words = f"{what} of {whose} begun anew"
+            yield _restart(f"{words} at step {step}", own, some, lambda i: i == step)
+            if 2 * step < steps:
+                yield _restart(f"{words} every {step} steps", own, some, lambda i: i % step == 0)
+    yield Mistake(
+        (f"{name!r} standing still from step {step} on",),
+        prepare=lambda rule, i, drawn: {**drawn, name: None} if i >= step else drawn,
+        guessed=True,
+    )
+
+
+def _restart(words, name, kinds, when):
+    def prepare(rule, i, drawn):
+        if i and when(i):
+            rule.begin_anew(name, kinds)
+        return drawn
+
+    return Mistake((words,), prepare=prepare, guessed=True)
 
 
 def _is_rows(grad):

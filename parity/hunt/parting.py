@@ -4,7 +4,7 @@ Two trainings in float32 part slowly by themselves. So what is looked at is wher
 causes say: numbers of the groups, the loss, the gradients, and what the optimizer made of them, in this order.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from parity.hunt.causes import (
@@ -18,12 +18,13 @@ from parity.hunt.causes import (
     loss_apart,
     numbers_apart,
     steps_apart,
+    weights_apart,
 )
 from parity.hunt.diagnosis import diagnose, is_known
 from parity.hunt.noted import noted
 from parity.judge.compare import FREE_RATIO, Verdict, compare
 from parity.judge.norms import differences
-from parity.runs.files import Run
+from parity.runs.files import Mapped, Run
 from parity.sides.trace import PARAMETER
 
 
@@ -32,7 +33,7 @@ class Comparison:
     """What was found of two runs; `drift` is how far apart their weights are before each step, at most and relatively.
 
     `verdict` is that of the second by the first and a float64 run, if there is one. `noted` is what was noted otherwise
-    in one than in the other of the step at which they part.
+    in one than in the other of the step at which they part. `every` is from how many steps one was recorded.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Comparison:
     drift: tuple[float, ...] = field(default=(), repr=False)
     verdict: Verdict | None = None
     noted: tuple[str, ...] = ()
+    every: int = 1
 
     @property
     def equal(self) -> bool:
@@ -52,12 +54,26 @@ class Comparison:
         if self.verdict:
             said.append(f"parameters, by {FREE_RATIO:g} times the error of the first in float32: {self.verdict}")
         if not self.finding:
+            if self.verdict and not self.verdict.passed:
+                said.append("what parts them is in no single step:")
             said.append(
                 f"no step of {self.steps} parts them: numbers, losses, gradients and steps are as near as the weights. "
-                f"These drift apart by rounding, at most {self.drift[1]:.1g} of a tensor after the first step and "
+                f"These drift apart, at most {self.drift[1]:.1g} of a tensor after the first step and "
                 f"{self.drift[-1]:.1g} after the last"
             )
+            far = [i for i, drift in enumerate(self.drift[:-1]) if AMPLIFIED * drift >= FAR]
+            if far:
+                step = far[0] * self.every
+                said.append(
+                    f"from step {step} on they are so far apart, {self.drift[far[0]]:.1g}, that losses and gradients "
+                    "are compared loosely, or not at all: to tell what they are there, begin both runs at the weights "
+                    "of one of them"
+                )
         return "\n".join(said)
+
+
+# How far apart losses and gradients may be for anything to be told by them.
+FAR = 0.1
 
 
 class Incomparable(ValueError):
@@ -97,7 +113,7 @@ def compare_runs(
     if finding and finding.step > 0:  # of those that were recorded
         finding = replace(finding, step=finding.step * first.header.get("every", 1))
     verdict = None if truth is None else _judged(first, second, truth, pairs, steps)
-    return Comparison(steps, finding, tuple(drift), verdict, notes)
+    return Comparison(steps, finding, tuple(drift), verdict, notes, first.header.get("every", 1))
 
 
 def _how(told):
@@ -129,30 +145,40 @@ def _found(first, second, pairs, steps):
     if finding:
         return finding, drift
     by_rule, wrong = _optimizers(first, _filled(second, first, pairs))
+    noise = set()
     for i in range(steps):
         one, other = first.steps[i], second.steps[i]
-        mine |= {name: one.before[name] for name in pairs if name in one.before}
-        others |= {name: other.before[called] for name, called in pairs.items() if called in other.before}
-        drift.append(max(tensor.relative for tensor in differences(mine, others)))
+        last = mine, others
+        mine = mine | {name: one.before[name] for name in pairs if name in one.before}
+        others = others | {name: other.before[called] for name, called in pairs.items() if called in other.before}
+        changed = None
+        if (one.before or other.before) and first.header.get("every", 1) == 1:
+            changed = weights_apart(last, (mine, others), i, pairs, max(ROUNDED, AMPLIFIED * _drift(*last, noise)))
+        drift.append(_drift(mine, others, noise))
         allowed = max(SAME, AMPLIFIED * drift[-1])
-        finding = (
-            numbers_apart(first, second, pairs, i)
-            or loss_apart(one, other, i, allowed)
-            or gradients_apart(one, other, pairs, i, allowed)
-            or (wrong if wrong and wrong.step <= i else None)
-        )
+        finding = numbers_apart(first, second, pairs, i) or changed or loss_apart(one, other, i, allowed)
+        if finding is None:
+            finding, unlike = gradients_apart(one, other, pairs, i, allowed)
+            noise |= unlike
+        if finding is None and wrong and wrong.step <= i:
+            finding = wrong
         before = mine, others
         mine = {name: one.parameters[name] for name in pairs}
         others = {name: other.parameters[called] for name, called in pairs.items()}
         if finding is None and not by_rule:
-            finding = steps_apart(before, (mine, others), i, max(SAME_STEP, AMPLIFIED * allowed))
+            finding = steps_apart(before, (mine, others), i, max(SAME_STEP, AMPLIFIED * allowed), noise)
         if finding:
             return finding, drift
-    drift.append(max(tensor.relative for tensor in differences(mine, others)))
+    drift.append(_drift(mine, others, noise))
     lengths = len(first.steps), len(second.steps)
     if lengths[0] != lengths[1]:
         return Finding(steps, "steps", f"the first has {lengths[0]} steps and the second {lengths[1]}"), drift
     return None, drift
+
+
+def _drift(mine, others, noise):
+    """How far apart the weights are, but for those that follow nothing but noise, on which nothing depends."""
+    return max((tensor.relative for tensor in differences(mine, others) if tensor.name not in noise), default=0.0)
 
 
 def _begun(first, second, pairs, mine, others):
@@ -181,17 +207,11 @@ def _filled(run, other, pairs):
         for group in other.header["groups"]
     ]
 
-    class Filled(Sequence):
-        """Steps that are read when they are asked for."""
+    def filled(i, step):
+        return replace(step, groups=[{**group, **step.groups[0]} for group in other.steps[i].groups])
 
-        def __len__(self):
-            return min(len(run.steps), len(other.steps))
-
-        def __getitem__(self, i):
-            step = run.steps[i]
-            return replace(step, groups=[{**group, **step.groups[0]} for group in other.steps[i].groups])
-
-    return Run({**run.header, "groups": groups}, run.initial, run.initial_state, Filled())
+    steps = Mapped(run.steps, filled, min(len(run.steps), len(other.steps)))
+    return Run({**run.header, "groups": groups}, run.initial, run.initial_state, steps)
 
 
 def _optimizers(first, second):

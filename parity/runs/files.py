@@ -4,7 +4,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,37 @@ class Run:
         """The parameters of 16 bits, each step of which is rounded by more than most mistakes are."""
         return [name for name, dtype in self.header["dtypes"].items() if dtype in ("float16", "bfloat16")]
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """How many axes each parameter has, though only some of its elements may be here."""
+        shapes = self.header.get("sample", {}).get("shapes", {})
+        return {name: len(shapes.get(name, value.shape)) for name, value in self.initial.items()}
+
+
+class Mapped(Sequence):
+    """Steps as a function makes them of others, each when it is asked for.
+
+    Args:
+        steps: The others.
+        change: What makes one, of its number and the other.
+        count: How many of the first there are. Default: ``None`` , all.
+    """
+
+    def __init__(self, steps: Sequence[Step], change: Callable[[int, Step], Step], count: int | None = None):
+        self._steps, self._change = steps, change
+        self._count = len(steps) if count is None else count
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        i %= len(self)
+        return self._change(i, self._steps[i])
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -71,8 +102,12 @@ class Sample:
         """Those of a tensor that goes with a parameter of some size, as a vector; any other is whole, and a smaller."""
         if size <= self.elements or np.size(value) != size:
             return value
+        return np.ravel(value)[self.places(name, size)]
+
+    def places(self, name: str, size: int) -> np.ndarray:
+        """Which elements of a larger tensor those are."""
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-        return np.ravel(value)[np.sort(rng.choice(size, self.elements, replace=False))]
+        return np.sort(rng.choice(size, self.elements, replace=False))
 
 
 class Writer:

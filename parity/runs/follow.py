@@ -119,17 +119,27 @@ def by_the_rule(
     gives the gradients that the rule takes. `cls` is a class whose functions are taken instead of the optimizer's own.
     """
     rules = [rule_of(optimizer, dtype, cls) for dtype in dtypes]
-    recorders, read = [Recorder() for _ in rules], None
-    for i, step in enumerate(followed(run, optimizer)):
+    recorders = [Recorder() for _ in rules]
+    for _ in stepped(run, optimizer, rules, prepare):
         for rule, recorder in zip(rules, recorders):
+            recorder.add(rule.params, rule.state)
+    return [of_what_moves(run, recorder.trace()) for recorder in recorders]
+
+
+def stepped(
+    run: Run, optimizer: nn.Optimizer, rules: Iterable[Rule], prepare: Prepare | None = None
+) -> Iterator[tuple[int, Step]]:
+    """Each step of a run, when the rules of an optimizer have taken it; the arguments are those of `by_the_rule`."""
+    read = None
+    for i, step in enumerate(followed(run, optimizer)):
+        for rule in rules:
             if step.groups != read:
                 rule.read_numbers()
             rule.params.update({name: array(value, rule.dtype) for name, value in step.before.items()})
             drawn = gradients_of(step, rule.names)
             rule.step(prepare(rule, i, drawn) if prepare else drawn)
-            recorder.add(rule.params, rule.state)
         read = step.groups
-    return [of_what_moves(run, recorder.trace()) for recorder in recorders]
+        yield i, step
 
 
 def of_what_moves(run: Run, trace: Trace) -> Trace:

@@ -1,6 +1,7 @@
 """Replays a recorded run of PyTorch by an optimizer of MindSpore, where torch need not be installed."""
 
 import importlib
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from parity.runs.follow import (
     trace_of,
 )
 from parity.sides import mindspore as mindspore_side
-from parity.sides.trace import Recorder, Trace
+from parity.sides.trace import PARAMETER, Recorder, Trace
 
 # How far apart one step may be in float32 and in float64, of the largest magnitude of a tensor.
 SAME = 1e-4
@@ -132,16 +133,37 @@ def _taken(run, build, leg, device, jit_level, dtype):
 
 def _recorded(run, noise) -> tuple[Trace, Trace]:
     """What torch did in float32, and its twin in float64, which is no truth unless their first steps are the same."""
-    single, double = trace_of(run), Recorder()
-    for key, value in run.steps[0].double_parameters.items():
-        off, size = np.abs(run.steps[0].parameters[key] - value).max(initial=0), np.abs(value).max(initial=0)
-        if off > max(SAME, noise) * size:
-            raise Unjudged(
-                f"For '{OWNER}', the float64 twin of 'run' must take the step that was recorded, but the first takes "
-                f"'{key}' {off:.2g} away from it."
-            )
+    single, recorder = trace_of(run), Recorder()
     for step in run.steps:
         if not step.double_parameters:
             raise Unjudged(f"For '{OWNER}', 'run' must have the steps of a float64 twin, but got none.")
-        double.add(dict(step.double_parameters), {name: dict(slots) for name, slots in step.double_state.items()})
-    return single, double.trace()
+        recorder.add(dict(step.double_parameters), {name: dict(slots) for name, slots in step.double_state.items()})
+    double = recorder.trace()
+    begins_equal = {(PARAMETER, name): value for name, value in run.initial.items()}
+    of_state = {*run.header["dtypes"].values()} == {"float32"}  # a half's may stand still where that of the twin moves
+    for i, key in itertools.product(range(len(run.steps)), double):
+        kind, name = key
+        if key not in single or (kind != PARAMETER and not of_state):
+            continue
+        pair = [np.asarray(trace[key][i], float) for trace in (single, double)]
+        size = _largest(pair[1])
+        if kind == PARAMETER:  # the steps, because what they lead to drifts apart
+            known = run.steps[i].before.get(name)
+            starts = [
+                known if known is not None else trace[key][i - 1] if i else begins_equal[key]
+                for trace in (single, double)
+            ]
+            pair = [value - start for value, start in zip(pair, starts)]
+        off = _largest(pair[0] - pair[1])
+        if off > max(SAME, noise) * size:
+            raise Unjudged(
+                f"For '{OWNER}', the float64 twin of 'run' must take the steps that were recorded, but step {i} takes "
+                f"{kind} of '{name}' {off:.2g} away from it, of {size:.2g}: it has no state that was changed between "
+                "steps."
+            )
+    return single, double
+
+
+def _largest(value):
+    """The largest magnitude that is finite."""
+    return np.abs(value[np.isfinite(value)]).max(initial=0.0)

@@ -1,6 +1,6 @@
 """Runs the rules themselves on arrays of NumPy: their mathematics, with no arithmetic of a framework."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 from mindspore import Parameter, nn
@@ -71,6 +71,34 @@ class Rule:
 
         self.params = {name: stored(value) for name, value in self.params.items()}
         self._slots = {name: tuple(map(stored, kept)) for name, kept in self._slots.items()}
+
+    def begin_anew(self, name: str | None = None, kinds: Collection[str] | None = None) -> None:
+        """Give a parameter, or each, the state of before the first step: all of it, or slots and "step" by name."""
+        optimizer = self.optimizer
+        slots = [slot for slot in optimizer.slots if not slot.scalar]
+        for i, own in enumerate(self.names):
+            if name not in (None, own):
+                continue
+            group = optimizer.groups[optimizer.group_of[i]]
+            self._slots[own] = tuple(
+                array(np.full(kept.shape, slot.first(group, optimizer.kinds)), self.dtype)
+                if kept is not None and (kinds is None or slot.name in kinds)
+                else kept
+                for slot, kept in zip(slots, self._slots[own])
+            )
+            for kind, numbers in {"step": self._steps, **self._numbers}.items():
+                if kinds is None or kind in kinds:
+                    numbers[i] = 0
+
+    def shake(self, rng: np.random.Generator) -> None:
+        """Move each element of the state by one unit in the last place, or by none, as another rounding would."""
+
+        def moved(kept):
+            units = rng.integers(-1, 2, kept.shape) * np.finfo(self.dtype).eps
+            return array(kept * (1 + units), self.dtype)
+
+        for name, slots in self._slots.items():
+            self._slots[name] = tuple(kept if kept is None else moved(kept) for kept in slots)
 
     def step(self, gradients: Mapping[str, Gradient]) -> None:
         """Take a step; None is a gradient that is absent."""

@@ -13,7 +13,7 @@ import ms_optim
 from parity.__main__ import main
 from parity.cases import ENTRIES
 from parity.cases.problems import synthetic
-from parity.hunt import diagnosis, naming
+from parity.hunt import diagnosis, naming, whole
 from parity.hunt.diagnosis import Suspects, diagnose
 from parity.hunt.mutants import breed
 from parity.hunt.naming import measured
@@ -197,6 +197,105 @@ def test_a_part_of_a_large_run_is_enough(recorded, monkeypatch):
     _, ours = taken(run, decayed)
     found = diagnose(run, ours)
     assert "weight_decay of matrices alone" in {fit for fit, _ in found.fits}, str(found)
+
+
+LATE = 40
+LOST = {
+    "all": (lambda net, optimizer: optimizer.state.clear(), "the state of all begun anew at step 30"),
+    "one": (
+        lambda net, optimizer: [value.zero_() for value in optimizer.state[net[9].bias].values()],
+        "the state of '9.bias' begun anew at step 30",
+    ),
+    "a moment": (
+        lambda net, optimizer: [slots["exp_avg"].zero_() for slots in optimizer.state.values()],
+        "exp_avg of all begun anew at step 30",
+    ),
+    "not the steps": (
+        lambda net, optimizer: [
+            slots[name].zero_() for slots in optimizer.state.values() for name in slots if "_" in name
+        ],
+        "the state but for its numbers of all begun anew at step 30",
+    ),
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_what_comes_late_or_to_one_of_many_is_found(lost, tmp_path, monkeypatch):
+    """In a run that is larger than what mistakes are tried on, of which some elements of each tensor are drawn."""
+    monkeypatch.setattr(whole, "ELEMENTS", 7)
+    lose, words = LOST[lost]
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), *(torch.nn.Linear(4, 4) for _ in range(9)), torch.nn.Linear(4, 3))
+    net.register_parameter("scale", torch.nn.Parameter(torch.tensor(1.5)))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    trained(optimizer, net, tmp_path / "run", LATE, lambda step: lose(net, optimizer) if step == 30 else None)
+    found = diagnose(read(tmp_path / "run"))
+    assert [fit for fit, _ in found.fits] == [words], str(found)
+    assert (found.steps, found.tensors, found.divergence.step) == (LATE, 23, 30)
+    kept = type(found)("AdamW", 1.0, steps=3, tensors=2)
+    assert str(kept) == "it follows the rule of AdamW: ratio 1.00, in 3 steps of 2 parameters"
+
+
+def test_what_comes_again_is_found(tmp_path):
+    """State that is lost every few steps."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    trained(optimizer, net, tmp_path / "run", LATE, lambda step: optimizer.state.clear() if step % 7 == 0 else None)
+    found = diagnose(read(tmp_path / "run"))
+    assert [fit for fit, _ in found.fits] == ["the state of all begun anew every 7 steps"], str(found)
+
+
+def test_what_comes_too_late_is_said(tmp_path, monkeypatch):
+    """Where mistakes are not tried."""
+    monkeypatch.setattr(diagnosis, "MOST_STEPS", 20)
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    trained(optimizer, net, tmp_path / "run", LATE, lambda step: optimizer.state.clear() if step == 30 else None)
+    found = diagnose(read(tmp_path / "run"))
+    assert not found.is_right and not found.fits
+    assert "it leaves the rule of SGD beyond what is looked at to tell what for: step 30, " in str(found)
+
+
+def test_a_frozen_parameter_is_found(tmp_path):
+    """Which has a gradient, and stands still; in a run of MindSpore it is recorded so."""
+    net, kept = network(), {}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)
+    trained(optimizer, net, tmp_path / "run", 30)
+    for step in range(12, 30):
+        file = tmp_path / "run" / f"{step:06d}.safetensors"
+        tensors, metadata = opened(file)
+        for key in ("parameter/2.bias", "state/momentum_buffer/2.bias"):
+            kept.setdefault(key, opened(tmp_path / "run" / "000011.safetensors")[0][key])
+            tensors[key] = kept[key]
+        save_file(tensors, file, metadata)
+    found = diagnose(read(tmp_path / "run"))
+    assert [fit for fit, _ in found.fits] == ["'2.bias' standing still from step 12 on"], str(found)
+
+
+def test_runs_in_float64_are_judged(tmp_path):
+    """As what float32 would have of them."""
+    net = network().double()
+    trained(TORCH["AdamW"](net), net, tmp_path / "right", STEPS, dtype=torch.float64)
+    assert diagnose(read(tmp_path / "right")).right < 1
+    net = network().double()
+    trained(torch.optim.Adam(net.parameters(), lr=0.02), net, tmp_path / "wrong", STEPS, dtype=torch.float64)
+    assert diagnose(read(tmp_path / "wrong"), optimizer="NAdam").right > 100
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_a_rule_that_rounds_well_by_chance_is_no_measure(large, tmp_path, monkeypatch):
+    """Of Adadelta, whose roundings add up: what others may be is tried before a run is called wrong."""
+    net = network()
+    trained(torch.optim.Adadelta(net.parameters(), lr=1.0), net, tmp_path / "run", LATE + 20)
+    run = read(tmp_path / "run")
+    monkeypatch.setattr(diagnosis, "STEPS", 20 if large else LATE + 20)
+    for seed in (104, 109):
+        made = begun(run, counterpart(run, ms_optim.Adadelta))
+        (ours,) = by_the_rule(run, made, ("float32",), diagnosis._shaking(seed))
+        monkeypatch.setattr(module := whole if large else diagnosis, "NEAR", 0.0)
+        assert diagnose(run, ours).right > 3
+        monkeypatch.setattr(module, "NEAR", 30.0)
+        assert diagnose(run, ours).is_right
 
 
 def test_mutants_are_told_apart():

@@ -26,6 +26,11 @@ def adamw(net, **options):
     return torch.optim.AdamW(groups(net), **{"lr": 0.02, "weight_decay": 0.1, **options})
 
 
+def sgd(net):
+    """One without state."""
+    return torch.optim.SGD(net.parameters(), lr=0.02)
+
+
 def run(folder, make=adamw, plant=lambda step, net, optimizer: None, before=lambda net: None, rate=None):
     """A training with a learning rate that falls, in which `plant` may do something before each step."""
     net = network()
@@ -56,6 +61,12 @@ def planted(*, at, **grads):
                 net.get_parameter(name.replace("_", ".")).grad.mul_(factor)
 
     return plant
+
+
+def emptied(optimizer, param):
+    """Zero the state of a parameter."""
+    for value in optimizer.state[param].values():
+        value.zero_()
 
 
 # What the second run has, at which step they part, whose it is, and what is said.
@@ -103,6 +114,23 @@ PLANTED = {
     "other weights": (
         {"before": lambda net: net[0].weight.data.mul_(1.001)},
         (-1, "weights", "1 of 5 differ, the last of the network '0.weight' by 0.001"),
+    ),
+    "weights that were changed between steps": (
+        {"plant": lambda step, net, optimizer: net[0].weight.data.mul_(1.001) if step == 6 else None},
+        (
+            6,
+            "weights",
+            "they were changed after the step before, in the second alone: 1 of 5 differ, the last of the network "
+            "'0.weight' by 0.001",
+        ),
+    ),
+    "state that was lost": (
+        {"plant": lambda step, net, optimizer: optimizer.state.clear() if step == 8 else None},
+        (8, "optimizer", "of the second, it follows AdamW with this mistake: the state of all begun anew at step 8"),
+    ),
+    "state of one tensor that was lost": (
+        {"plant": lambda step, net, optimizer: emptied(optimizer, net[0].bias) if step == 3 else None},
+        (3, "optimizer", "follows AdamW with this mistake: the state of '0.bias' begun anew at step 3"),
     ),
     "another optimizer": (
         {"make": lambda net: torch.optim.NAdam(groups(net), lr=0.02, weight_decay=0.1, decoupled_weight_decay=True)},
@@ -169,6 +197,56 @@ def test_the_same_training_does_not_part(first, tmp_path):
     found = compare_runs(first, other)
     assert found.equal and 0 < found.drift[1] < found.drift[-1] < 1e-3
     assert "no step of 10 parts them" in str(found) and "after the last" in str(found)
+
+
+class Norm(torch.nn.Module):
+    """A normalization over the batch, before which no bias matters."""
+
+    def forward(self, inputs):
+        """Normalize."""
+        return (inputs - inputs.mean(0)) / (inputs.var(0, unbiased=False) + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_noise_is_no_gradient(known, tmp_path):
+    """That of a bias before a normalization is rounding alone, and AdamW goes by it; nothing else drifts for that."""
+
+    def noisy(name, plant=lambda step, net, optimizer: None):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(4, 6), Norm(), torch.nn.Linear(6, 3))
+        net.register_parameter("scale", torch.nn.Parameter(torch.tensor(1.5)))
+        optimizer, drawn = torch.optim.AdamW(net.parameters(), lr=0.01), torch.Generator().manual_seed(len(name))
+
+        def between(step):
+            net[0].bias.grad.copy_(1e-8 * torch.randn(6, generator=drawn))
+            plant(step, net, optimizer)
+
+        trained(optimizer, net, tmp_path / name, STEPS, between)
+        found = read(tmp_path / name)
+        return found if known else type(found)({**found.header, "optimizer": "Mine"}, *list(vars(found).values())[1:])
+
+    one = noisy("one")
+    found = compare_runs(one, noisy("another"))
+    assert found.equal and max(found.drift) < 1e-5, str(found)
+    lost = compare_runs(one, noisy("third", lambda step, net, optimizer: step == 5 and emptied(optimizer, net[2].bias)))
+    assert (lost.finding.step, lost.finding.whose) == (5, "optimizer"), str(lost)
+    scaled = compare_runs(one, noisy("the fourth", lambda step, net, optimizer: step == 7 and scale(net, 1.01)))
+    assert (scaled.finding.step, scaled.finding.whose) == (7, "gradient"), str(scaled)
+
+
+def test_what_is_far_apart_says_little(tmp_path):
+    """Which is said; and of what is further from the truth than rounding takes it, that no single step shows why."""
+    rate = {"rate": lambda step: 0.02}
+    one = run(tmp_path / "one", sgd, **rate)
+    other = run(tmp_path / "other", sgd, plant=lambda step, net, optimizer: scale(net, 1 + 9e-5), **rate)
+    found = compare_runs(one, other)
+    assert found.equal and "are compared loosely" not in str(found)
+    far = type(found)(3, None, (0.0, 1e-5, 2e-3, 0.3))
+    assert "from step 2 on they are so far apart, 0.002, that losses and gradients are compared loosely" in str(far)
+    net = network().double()
+    trained(sgd(net), net, tmp_path / "truth", STEPS, dtype=torch.float64)
+    judged = compare_runs(one, other, read(tmp_path / "truth"))
+    assert not judged.equal and "what parts them is in no single step:\nno step of 10 parts them" in str(judged)
 
 
 def test_a_float64_run_is_a_truth(first, tmp_path):

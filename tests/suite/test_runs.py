@@ -419,6 +419,17 @@ def test_what_cannot_be_read(tmp_path):
         read(folder)
 
 
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_twin_that_was_left_behind_judges_nothing(name, tmp_path):
+    """State that was cleared between steps is not its own: by what it does another momentum would be as good."""
+    net = network()
+    optimizer = getattr(torch.optim, name)(net.parameters(), lr=0.02, **({"momentum": 0.9} if name == "SGD" else {}))
+    trained(optimizer, net, tmp_path / "run", 12, lambda step: optimizer.state.clear() if step % 5 == 0 else None)
+    with pytest.raises(Unjudged, match="twin of 'run' must take the steps that were recorded, but step 5 takes "):
+        list(replay(read(tmp_path / "run")))
+    assert main(["replay", str(tmp_path / "run")]) == 2
+
+
 def test_what_cannot_be_judged(tmp_path):
     """No steps, no twin, no such optimizer, a number that is compiled, a function that is not there."""
     folder = written(tmp_path / "unknown", "Sophia")
@@ -433,7 +444,7 @@ def test_what_cannot_be_judged(tmp_path):
         judged(tmp_path / "single")
     writer = Writer(tmp_path / "other", "SGD", [{"params": ["w"]}], {"w": np.ones(2, np.float32)})
     writer.add(Step([{}], {}, {"w": np.ones(2, np.float32)}, {}, {"w": np.array([1.0, 1.01])}))
-    with pytest.raises(Unjudged, match=r"must take the step that was recorded, but the first takes 'w' 0\.01 away"):
+    with pytest.raises(Unjudged, match=r"must take the steps .*, but step 0 takes parameter of 'w' 0\.01 away"):
         judged(tmp_path / "other")
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)

@@ -1,0 +1,201 @@
+"""Judges a whole run by the rule of an optimizer: every parameter at every step, one step in memory at a time."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from mindspore import nn
+
+from ms_optim import OPTIMIZERS
+from parity.cases import ENTRIES
+from parity.cases.formats import FORMATS
+from parity.hunt.mistakes import norm_of
+from parity.judge.compare import RATIO, Divergence, errors
+from parity.runs.files import Mapped, Run, Sample, Step
+from parity.runs.follow import begun, counterpart, stepped
+from parity.sides.rules import rule_of
+from parity.sides.trace import PARAMETER, Trace
+
+# Of a larger tensor so many elements are looked at, where a rule goes by elements.
+ELEMENTS = 4096
+# A ratio up to this is judged again by what rounding may do otherwise, which is tried so many times.
+NEAR, TRIALS = 10 * RATIO, 4
+DTYPE = "float32"
+
+
+@dataclass(frozen=True)
+class Followed:
+    """How far a run is from a rule, in errors of the rule in float32, and where it leaves it first."""
+
+    ratio: float
+    divergence: Divergence | None = None
+
+
+@dataclass
+class _Gauge:
+    """What is measured of one tensor: its distance from the truth at each step, and the worst of the rule itself."""
+
+    largest: float
+    told: bool = False
+    own: float = 0.0
+    off: list[Divergence] = field(default_factory=list)
+
+
+class Whole:
+    """A run, to be judged by rules.
+
+    Args:
+        run: Which. Where the rule goes by elements, some of each large tensor are drawn.
+        name: Whose rule.
+
+    Attributes:
+        run: What is looked at of it.
+        norms: Those of all gradients of each step, once it has been judged.
+    """
+
+    def __init__(self, run: Run, name: str):
+        self.name, sample = name, Sample(ELEMENTS)
+        large = {key: value.size for key, value in run.initial.items() if value.size > ELEMENTS}
+        of_elements = OPTIMIZERS[name].elementwise and name != "SparseAdam"
+        self._draws = of_elements and "sample" not in run.header and bool(large)
+        self._places = {key: (size, sample.places(key, size)) for key, size in large.items()} if self._draws else {}
+        self._least = max(1.0, ENTRIES[name].cases[0].noise / FORMATS[DTYPE].eps)
+        self.norms: list[float] = []
+        self._told: list[Step] = []
+        self.run = self._drawn(run) if self._draws else run
+
+    @property
+    def outline(self) -> Run:
+        """The run with the numbers of its steps, and the names of their gradients, alone."""
+        return replace(self.run, steps=self._told)
+
+    def of(self, trace: Trace) -> Trace:
+        """What is looked at of a trajectory."""
+        if not self._draws:
+            return trace
+        return {key: [self._part(key[1], value) for value in steps] for key, steps in trace.items()}
+
+    def follow(
+        self,
+        ours: Trace | None = None,
+        cls: type[nn.Optimizer] | None = None,
+        alter: Callable[[Run], Run] | None = None,
+        prepare: Callable | None = None,
+    ) -> Followed:
+        """How far a trajectory, or that of the run itself, is from a rule.
+
+        Args:
+            ours: The trajectory, as `of` gives it.
+            cls: A class with the functions of another rule.
+            alter: What makes of the run one of other numbers.
+            prepare: As `by_the_rule` takes it.
+        """
+        found = self._follow(ours, cls, alter, prepare, 0)
+        if RATIO < found.ratio <= NEAR:  # the rule may have been lucky
+            found = self._follow(ours, cls, alter, prepare, TRIALS)
+        return found
+
+    def _follow(self, ours, cls, alter, prepare, trials):
+        cls = cls or OPTIMIZERS[self.name]
+        run = alter(self.run) if alter else self.run
+        optimizer = begun(run, counterpart(run, cls))
+        single, double, *others = (
+            rule_of(optimizer, dtype, cls) for dtype in ("float32", "float64", *["float32"] * trials)
+        )
+        rngs = [np.random.default_rng(seed) for seed in range(trials)]
+        gauges = {
+            (PARAMETER, name): _Gauge(float(np.abs(value).max(initial=0.0))) for name, value in run.initial.items()
+        }
+        moved, outline = {*run.initial_state}, []
+        strange: set[tuple[str, str]] = set()
+        for i, step in stepped(run, optimizer, (single, double, *others), prepare):
+            for rule, rng in zip(others, rngs):
+                rule.shake(rng)
+            moved |= step.gradients.keys()
+            if not self._told:
+                outline.append(Step(step.groups, dict.fromkeys(step.gradients), {}, {}))
+                if not self._draws:
+                    self.norms.append(norm_of(step.gradients))
+            told = (
+                _values(step.parameters, step.state) if ours is None else {key: some[i] for key, some in ours.items()}
+            )
+            truths, *known = (_values(rule.params, rule.state) for rule in (double, single, *others))
+            strange |= told.keys() - truths.keys()
+            for key, truth in truths.items():
+                self._measure(
+                    gauges.setdefault(key, _Gauge(0.0)), i, key, told.get(key), truth, [one[key] for one in known]
+                )
+        self._told = self._told or outline
+        strange |= {key for key, gauge in gauges.items() if gauge.told and key[0] != PARAMETER and key[1] not in moved}
+        return Followed(np.inf) if strange else self._judged(gauges)
+
+    def _measure(self, gauge, i, key, value, truth, known):
+        """Measure one tensor at one step; state that is not there was zero, if it comes later."""
+        single = known[0]
+        truth = np.where(np.isfinite(single), truth, single)
+        gauge.told |= value is not None
+        value = np.zeros_like(single) if value is None else np.asarray(value)
+        if value.shape != truth.shape:
+            gauge.off.append(Divergence(i, key[1], key[0], (), np.nan, np.nan, np.inf))
+            return
+        value = value.astype(DTYPE) if value.dtype == np.float64 and value.ndim else value
+        off, *own = (errors([one], [truth], DTYPE, gauge.largest)[0] for one in (value, *known))
+        gauge.own = max(gauge.own, *(float(one.max(initial=0.0)) for one in own))
+        place = np.unravel_index(int(off.argmax()), off.shape) if off.size else ()
+        worst = float(off.max(initial=0.0))
+        element = tuple(map(int, place))
+        gauge.off.append(
+            Divergence(i, key[1], key[0], element, float(value[place]), float(single[place]), worst)
+            if off.size
+            else Divergence(i, key[1], key[0], (), 0.0, 0.0, 0.0)
+        )
+        sizes = np.abs(truth, where=np.isfinite(truth), out=np.zeros(truth.shape))
+        gauge.largest = max(gauge.largest, float(sizes.max(initial=0.0)))
+
+    def _judged(self, gauges):
+        """The worst ratio of what was told, and the first step that is too far."""
+        ratio, parted = 0.0, []
+        for (kind, _), gauge in gauges.items():
+            if not gauge.told:
+                continue
+            budget = max(self._least if kind == PARAMETER else 1.0, gauge.own)
+            if not np.isfinite(budget):
+                return Followed(np.inf)
+            ratio = max(ratio, *(one.ulps / budget for one in gauge.off))
+            parted += [one for one in gauge.off if one.ulps > RATIO * budget][:1]
+        return Followed(ratio, min(parted, key=lambda one: one.step, default=None))
+
+    def _drawn(self, run):
+        """The run with the drawn elements alone."""
+        shapes = {name: value.shape for name, value in run.initial.items()}
+        header = {**run.header, "sample": {"elements": ELEMENTS, "seed": 0, "shapes": shapes}}
+        return Run(header, self._of(run.initial), self._of_state(run.initial_state), Mapped(run.steps, self._step))
+
+    def _step(self, i, step):
+        if len(self.norms) == i:
+            self.norms.append(norm_of(step.gradients))
+        return replace(
+            step,
+            gradients=self._of(step.gradients),
+            parameters=self._of(step.parameters),
+            state=self._of_state(step.state),
+            double_parameters={},
+            double_state={},
+            before=self._of(step.before),
+        )
+
+    def _of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: self._part(name, value) for name, value in arrays.items()}
+
+    def _of_state(self, state):
+        return {name: {slot: self._part(name, value) for slot, value in slots.items()} for name, slots in state.items()}
+
+    def _part(self, name, value):
+        size, places = self._places.get(name, (-1, None))
+        return np.ravel(value)[places] if np.size(value) == size else value
+
+
+def _values(params, state):
+    """Parameters and state by kind and name."""
+    found = {(PARAMETER, name): value for name, value in params.items()}
+    return found | {(slot, name): value for name, slots in state.items() for slot, value in slots.items()}
