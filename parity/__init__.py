@@ -5,6 +5,7 @@ and why it parts from another; `parity.runs` says what is in the files.
 """
 
 import importlib
+import inspect
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,6 +94,12 @@ def record(optimizer: Any, folder: str | Path, model: Any = None, first: int | N
         framework = sys.modules.get(module)  # whose it is has been imported
         if framework is not None and isinstance(optimizer, framework.Optimizer):
             side = importlib.import_module(f"parity.runs.{module.partition('.')[0]}")
+            known = [*inspect.signature(side.Recording).parameters][4:]
+            unknown = [name for name in options if name not in known]
+            if unknown:
+                raise TypeError(f"For 'record', 'options' must be among {known}, but got {unknown}.")
+            if not isinstance(folder, (str, Path)):
+                raise TypeError(f"For 'record', 'folder' must be a str or a Path, but got {folder!r}.")
             return side.Recording(optimizer, folder, model, first, **options)
     raise TypeError(
         f"For 'record', 'optimizer' must be a torch.optim.Optimizer or a mindspore.nn.Optimizer, but got "

@@ -37,8 +37,12 @@ def check(
         of the PyTorch optimizer that it follows, if it is one of `torch.optim`.
 
     Raises:
+        TypeError: If an optimizer is no function.
         ValueError: If `state` names tensors that the optimizer has not.
     """
+    for name, function in (("optimizer", optimizer), ("reference", reference)):
+        if not callable(function):
+            raise TypeError(f"For 'check', '{name}' must be a function of the parameters, but got {function!r}.")
     problem = problem or synthetic(absent=False)
     ours = mindspore_side.run(optimizer, problem, mode, slots=state)
     unknown = sorted({*(state or {}).values()} - {kind for kind, _ in ours})

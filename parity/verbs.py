@@ -144,11 +144,7 @@ def compare(argv: list[str]) -> int:
     if options.tensors < 0:
         parser.error(f"--tensors must be at least 0, but got {options.tensors}")
     try:
-        names = None if options.names is None else json.loads(options.names.read_text(encoding="utf-8"))
-        if names is not None and not (
-            isinstance(names, dict) and all(isinstance(name, str) for name in names.values())
-        ):
-            raise ValueError(f"For 'compare', 'names' must be a JSON object of names, but got '{options.names}'.")
+        names = None if options.names is None else _names(options.names)
         runs = [read(folder) for folder in (options.first, options.second)]
         truth = None if options.truth is None else read(options.truth)
         from parity.hunt.parting import compare_runs  # here, because it imports MindSpore
@@ -161,6 +157,17 @@ def compare(argv: list[str]) -> int:
     if found.finding and found.finding.tensors and options.tensors:
         console.print(_tensor_table(found.finding.tensors, options.tensors))
     return 0 if found.equal else 1
+
+
+def _names(file):
+    """What a file has of names."""
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"For 'compare', 'names' must be a file of JSON, but got '{file}': {error}.") from None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"For 'compare', 'names' must be a JSON object of names, but got '{file}'.")
+    return names
 
 
 def audit(argv: list[str]) -> int:

@@ -252,7 +252,8 @@ def _judged(first, second, truth, pairs, steps):
     ):
         missing = [name for name in names.values() if name not in run.initial]
         if missing or len(run.steps) < steps:
-            raise Incomparable(f"For 'compare', 'truth' must have {steps} steps of {[*pairs]}, but lacks {missing}.")
+            lacks = f"lacks {missing}" if missing else f"has {len(run.steps)}"
+            raise Incomparable(f"For 'compare', 'truth' must have {steps} steps of {[*pairs]}, but {lacks}.")
         traces.append(
             {
                 (PARAMETER, name): [run.steps[i].parameters[called] for i in range(steps)]

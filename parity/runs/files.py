@@ -251,28 +251,71 @@ def read(folder: str | Path) -> Run:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         got = header.get("format") if isinstance(header, dict) else type(header).__name__
         raise ValueError(f"For 'read', the format of '{folder}' must be {FORMAT!r}, but got {got!r}.")
-    missing = [key for key in ("optimizer", "groups", "dtypes") if key not in header]
-    if missing:
-        raise ValueError(f"For 'read', the header of '{folder}' must have all of its keys, but got no {missing}.")
+    _check_header(folder, header)
     tensors, _ = _tensors(_one(folder, "initial"))
     if {*tensors["parameter"]} != {*header["dtypes"]}:
         raise ValueError(
             f"For 'read', '{folder}' must begin with {[*header['dtypes']]}, but got {[*tensors['parameter']]}."
         )
     initial = {name: tensors["parameter"][name] for name in header["dtypes"]}
+    kept = {name: str(value.dtype) for name, value in initial.items()}
+    odd = [name for name, dtype in header["dtypes"].items() if dtype.replace("bfloat16", "float32") != kept[name]]
+    if odd:
+        raise ValueError(
+            f"For 'read', 'dtypes' in '{folder / 'run.json'}' must be those of the parameters, but got "
+            f"{header['dtypes'][odd[0]]!r} for '{odd[0]}', which is {kept[odd[0]]}."
+        )
     files = sorted(file for file in folder.iterdir() if re.fullmatch(r"\d{6}(\.safetensors|\.npz|)", file.name))
     numbers, every = [int(file.stem) for file in files], header.get("every", 1)
     if numbers != [*range(0, len(files) * every, every)]:
         which = "each step" if every == 1 else f"every step of {every}"
         raise ValueError(f"For 'read', '{folder}' must have {which} from 0 once, but got {numbers}.")
-    return Run(header, initial, _by_parameter(tensors["state"]), _Steps(files))
+    return Run(header, initial, _by_parameter(tensors["state"]), _Steps(files, len(header["groups"])))
+
+
+# What else a header may have, and what that is.
+MAPPINGS = ("after", "average", "names", "sample", "versions")
+
+
+def _check_header(folder, header):
+    """Raise if what a run says of itself is not what a run says."""
+
+    def check(key, is_right, what):
+        if not is_right:
+            raise ValueError(
+                f"For 'read', '{key}' in '{folder / 'run.json'}' must be {what}, but got {header.get(key)!r}."
+            )
+
+    def is_whole(value, least):
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    missing = [key for key in ("optimizer", "groups", "dtypes") if key not in header]
+    if missing:
+        raise ValueError(f"For 'read', the header of '{folder}' must have all of its keys, but got no {missing}.")
+    dtypes, groups = header["dtypes"], header["groups"]
+    check("optimizer", isinstance(header["optimizer"], str), "the name of a class")
+    are_named = isinstance(dtypes, dict) and all(isinstance(dtype, str) for dtype in dtypes.values())
+    check("dtypes", are_named, "a dtype for each parameter")
+    are_groups = isinstance(groups, list) and all(
+        isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups
+    )
+    check("groups", are_groups, "a list of objects with a list 'params'")
+    members = [name for group in groups for name in group["params"]]
+    are_members = len(members) == len(dtypes) and all(name in dtypes for name in members)
+    check("groups", are_members and len({*members}) == len(members), f"of each of {[*dtypes]} once")
+    check("every", is_whole(header.get("every", 1), 1), "an integer in [1, inf)")
+    for key in MAPPINGS:
+        check(key, isinstance(header.get(key, {}), dict), "an object")
+    sample = header.get("sample", {"elements": 1, "seed": 0, "shapes": {}})
+    fits = is_whole(sample.get("elements"), 1) and is_whole(sample.get("seed"), 0)
+    check("sample", fits and isinstance(sample.get("shapes"), dict), "'elements', 'seed' and 'shapes'")
 
 
 class _Steps(Sequence):
     """The steps of a run, which are read one at a time."""
 
-    def __init__(self, files):
-        self._files = files
+    def __init__(self, files, count):
+        self._files, self._count = files, count
 
     def __len__(self):
         return len(self._files)
@@ -281,9 +324,14 @@ class _Steps(Sequence):
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
         tensors, said = _tensors(self._files[i])
+        groups = said.get("groups", [])
+        if len(groups) not in (0, self._count) or not all(isinstance(group, dict) for group in groups):
+            raise ValueError(
+                f"For 'read', '{self._files[i]}' must have the numbers of {self._count} groups, but got {groups!r}."
+            )
         rows, values = tensors["rows"], tensors["gradient"]
         return Step(
-            said.get("groups", []),
+            groups,
             {name: (rows[name], value) if name in rows else value for name, value in values.items()},
             tensors["parameter"],
             _by_parameter(tensors["state"]),

@@ -42,9 +42,12 @@ def counterpart(run: Run, cls: type[nn.Optimizer], fused: bool | None = None) ->
         ]
         # what decides how AdamW differs from Adam is no argument of AdamW
         groups = [{key: value for key, value in group.items() if key in known} for group in groups]
-        optimizer = cls([*groups, {"order_params": params}], fused=fused)
         average = run.header.get("average")
-        return optimizer if average is None else ms_optim.EMA(optimizer, **average)
+        try:
+            optimizer = cls([*groups, {"order_params": params}], fused=fused)
+            return optimizer if average is None else ms_optim.EMA(optimizer, **average)
+        except (TypeError, ValueError) as error:
+            raise Unjudged(f"For '{OWNER}', 'run' must have numbers that {cls.__name__} takes, but: {error}") from None
 
     return build
 

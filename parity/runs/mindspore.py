@@ -16,7 +16,7 @@ from mindspore.train import Callback
 from ms_optim import EMA
 from ms_optim.convert.names import in_torch_words
 from parity.runs.files import Step, Writer
-from parity.runs.notes import Notes
+from parity.runs.notes import Notes, loss_of
 from parity.sides.mindspore import array_of, state, values
 
 OWNER = "record"
@@ -137,7 +137,7 @@ class Recording:
 
     def loss(self, value: Any) -> None:
         """Say what the loss of the step is that comes next, or of the one that `taken` records."""
-        self._loss = float(value.asnumpy().item() if isinstance(value, Tensor) else value)
+        self._loss = loss_of(value)
 
     def note(self, **named: Any) -> None:
         """Say what else there is to say of the step that comes next, or that `taken` records, in values of JSON."""

@@ -55,6 +55,21 @@ class Notes:
         return {"skipped": self._skipped} if self._skipped else {}
 
 
+def loss_of(value: Any) -> float:
+    """A loss as a number, of a tensor of either framework.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    try:
+        if not isinstance(value, (str, bytes)):
+            return float(value.item() if hasattr(value, "item") else value)
+    except (RuntimeError, TypeError, ValueError):
+        pass
+    got = f"shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
+    raise TypeError(f"For '{OWNER}', what 'loss' is given must be a number or have one element, but got {got}.")
+
+
 def _as_json(name, value):
     """A value as it is read back; arrays and tensors are lists and numbers."""
 

@@ -11,7 +11,7 @@ import torch
 
 from parity.runs import watch
 from parity.runs.files import Step, Writer
-from parity.runs.notes import Notes
+from parity.runs.notes import Notes, loss_of
 from parity.sides.torch_settings import default_dtype
 
 OWNER = "record"
@@ -60,6 +60,10 @@ class Recording:
     ):
         if isinstance(optimizer, torch.optim.LBFGS):
             raise TypeError(f"For '{OWNER}', 'optimizer' must evaluate a closure once in a step, but got LBFGS.")
+        if model is not None and not isinstance(model, torch.nn.Module):
+            raise TypeError(
+                f"For '{OWNER}', 'model' must be a torch.nn.Module or None, but got {type(model).__name__}."
+            )
         self._optimizer, self._first = optimizer, first
         self._params = _named(optimizer, model)
         self.steps, self.seconds, self._loss, self._left_out = 0, 0.0, None, False
@@ -111,7 +115,7 @@ class Recording:
 
     def loss(self, value: Any) -> None:
         """Say what the loss of the step is that comes next."""
-        self._loss = float(value.detach() if torch.is_tensor(value) else value)
+        self._loss = loss_of(value)
 
     def note(self, **named: Any) -> None:
         """Say what else there is to say of the step that comes next, in values of JSON."""

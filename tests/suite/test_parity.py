@@ -151,6 +151,9 @@ def test_checks_the_optimizer_of_a_user(mode):
         ValueError, match=r"'state' must name tensors that the optimizer has, but got .* no \['momentum'\]"
     ):
         momentum(problem=synthetic(2, absent=False).part(PART), mode=mode, state={"moment": "momentum"})
+    for given in (("x", momentum), (momentum, "x")):
+        with pytest.raises(TypeError, match="For 'check', '(optimizer|reference)' must be a function of .*, but got 'x'"):
+            check(*given)
     assert ms.get_context("mode") == {"graph": ms.GRAPH_MODE, "pynative": ms.PYNATIVE_MODE}[mode]
 
 

@@ -259,7 +259,10 @@ def test_a_float64_run_is_a_truth(first, tmp_path):
     assert compare_runs(constant, second, truth).verdict.passed
     found = compare_runs(constant, first, truth)
     assert not found.equal and found.finding.whose == "numbers"
-    with pytest.raises(Incomparable, match="'truth' must have 10 steps of"):
+    short = type(truth)(truth.header, truth.initial, truth.initial_state, truth.steps[:3])
+    with pytest.raises(Incomparable, match=r"'truth' must have 10 steps of .*, but has 3\."):
+        compare_runs(constant, second, short)
+    with pytest.raises(Incomparable, match=r"'truth' must have 10 steps of .*, but lacks"):
         compare_runs(constant, second, written(tmp_path / "none", {"w": np.ones(2, np.float32)}))
 
 
@@ -326,6 +329,9 @@ def test_command(tmp_path, capsys):
     (tmp_path / "names.json").write_text(json.dumps(["scale"]))
     assert main([*argv, "--names", str(tmp_path / "names.json")]) == 2
     assert "'names' must be a JSON object of names" in capsys.readouterr().err
+    (tmp_path / "names.json").write_text("{")
+    assert main([*argv, "--names", str(tmp_path / "names.json")]) == 2
+    assert "'names' must be a file of JSON, but got" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*argv, "--tensors", "-1"])
     assert "--tensors must be at least 0, but got -1" in capsys.readouterr().err

@@ -235,8 +235,19 @@ def test_what_cannot_be_recorded(tmp_path):
         parity.record(plain, tmp_path / "run")
     with pytest.raises(ValueError, match="'first' must be an int of at least 1 or None, but got 0"):
         parity.record(plain, tmp_path / "run", model=net, first=0)
+    with pytest.raises(TypeError, match=r"'model' must be a torch.nn.Module or None, but got str"):
+        parity.record(plain, tmp_path / "run", model="net")
+    with pytest.raises(TypeError, match=r"'options' must be among \['every', 'elements', 'seed'\], but got \['evry'\]"):
+        parity.record(plain, tmp_path / "run", model=net, evry=2)
+    with pytest.raises(TypeError, match="'folder' must be a str or a Path, but got 5"):
+        parity.record(plain, 5, model=net)
     assert not (tmp_path / "run").exists()
-    trained(plain, net, tmp_path / "run", 1)
+    run = trained(plain, net, tmp_path / "run", 1)
+    for loss, got in (("1.5", "'1.5'"), (None, "None"), (torch.ones(2), r"shape \(2,\)")):
+        with pytest.raises(
+            TypeError, match=f"what 'loss' is given must be a number or have one element, but got {got}"
+        ):
+            run.loss(loss)
     with pytest.raises(FileExistsError, match="For 'Writer', 'folder' must not hold a run, but got"):
         parity.record(plain, tmp_path / "run", model=net)
     with (
@@ -406,6 +417,35 @@ def test_what_cannot_be_read(tmp_path):
         (folder / "run.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             read(folder)
+    for key, value, message in [
+        ("optimizer", 3, "'optimizer' in '.*run.json' must be the name of a class, but got 3"),
+        ("dtypes", [], "'dtypes' in '.*' must be a dtype for each parameter, but got "),
+        (
+            "dtypes",
+            {"w": "int3"},
+            "'dtypes' in .* must be those of the parameters, but got 'int3' for 'w', which is fl",
+        ),
+        ("groups", {}, "'groups' in .* must be a list of objects with a list 'params', but got {}"),
+        ("groups", [{"params": "w"}], "'groups' in .* must be a list of objects with a list 'params', but got "),
+        ("groups", [{"params": ["w", "w"]}], r"'groups' in .* must be of each of \['w'\] once"),
+        ("groups", [{"params": []}], r"'groups' in .* must be of each of \['w'\] once"),
+        ("groups", [{"params": ["x"]}], r"'groups' in .* must be of each of \['w'\] once"),
+        ("every", 0, r"'every' in .* must be an integer in \[1, inf\), but got 0"),
+        ("every", "x", r"'every' in .* must be an integer in \[1, inf\), but got 'x'"),
+        ("average", 3, "'average' in .* must be an object, but got 3"),
+        ("sample", {"elements": 5}, "'sample' in .* must be 'elements', 'seed' and 'shapes', but got {'elements': 5}"),
+    ]:
+        (folder / "run.json").write_text(json.dumps({**json.loads(header), key: value}))
+        with pytest.raises(ValueError, match=message):
+            read(folder)
+        assert main(["diagnose", str(folder)]) == 2
+    for said in ({"groups": [{"params": ["w"], "lr": "x"}]}, {"average": {"decoy": 1}}):
+        (folder / "run.json").write_text(json.dumps({**json.loads(header), **said}))
+        with pytest.raises(Unjudged, match=r"For 'replay', 'run' must have numbers that SGD takes, but: .*(lr|decoy)"):
+            list(replay(read(folder)))
+    (folder / "run.json").write_text(json.dumps({**json.loads(header), "groups": [{"params": ["w"]}, {"params": []}]}))
+    with pytest.raises(ValueError, match=r"000001.safetensors' must have the numbers of 2 groups, but got"):
+        read(folder).steps[1]
     (folder / "run.json").write_text(header)
     step = folder / "000001.safetensors"
     step.write_bytes(step.read_bytes()[:-3])
