@@ -11,7 +11,8 @@ import numpy as np
 
 from parity.cases.problems import Problem, synthetic
 from parity.cases.stock import Stock
-from parity.hunt.diagnosis import Diagnosis, Suspects
+from parity.hunt.diagnosis import Suspects
+from parity.hunt.search import Diagnosis
 from parity.runs.problems import run_of
 from parity.sides import mindspore as mindspore_side
 from parity.sides.trace import PARAMETER, Trace

@@ -8,8 +8,8 @@ import numpy as np
 
 from parity.cases import ENTRIES
 from parity.cases.problems import Problem
-from parity.hunt.diagnosis import PRECISIONS, Search
 from parity.hunt.mutants import breed
+from parity.hunt.search import PRECISIONS, Search
 from parity.runs.follow import begun, by_the_rule, counterpart
 from parity.runs.problems import run_of_case
 

@@ -13,7 +13,7 @@ import ms_optim
 from parity.__main__ import main
 from parity.cases import ENTRIES
 from parity.cases.problems import synthetic
-from parity.hunt import diagnosis, naming, whole
+from parity.hunt import diagnosis, naming, search, whole
 from parity.hunt.diagnosis import Suspects, diagnose
 from parity.hunt.mutants import breed
 from parity.hunt.naming import measured
@@ -291,8 +291,8 @@ def test_a_rule_that_rounds_well_by_chance_is_no_measure(large, tmp_path, monkey
     monkeypatch.setattr(diagnosis, "STEPS", 20 if large else LATE + 20)
     for seed in (104, 109):
         made = begun(run, counterpart(run, ms_optim.Adadelta))
-        (ours,) = by_the_rule(run, made, ("float32",), diagnosis._shaking(seed))
-        monkeypatch.setattr(module := whole if large else diagnosis, "NEAR", 0.0)
+        (ours,) = by_the_rule(run, made, ("float32",), search._shaking(seed))
+        monkeypatch.setattr(module := whole if large else search, "NEAR", 0.0)
         assert diagnose(run, ours).right > 3
         monkeypatch.setattr(module, "NEAR", 30.0)
         assert diagnose(run, ours).is_right
@@ -319,7 +319,7 @@ def test_a_case_that_rounding_breaks_measures_nothing(monkeypatch):
 
 def test_commands(tmp_path, capsys, monkeypatch):
     """`diagnose` says what a run follows; `replay` does where it fails."""
-    monkeypatch.setattr(diagnosis, "TOGETHER", 1)
+    monkeypatch.setattr(search, "TOGETHER", 1)
     net = network()
     trained(TORCH["AdamW"](net), net, tmp_path / "run", STEPS)
     assert main(["diagnose", str(tmp_path / "run")]) == 0
