@@ -61,13 +61,13 @@ class Whole:
         self._places = {key: (size, sample.places(key, size)) for key, size in large.items()} if self._draws else {}
         self._least = max(1.0, ENTRIES[name].cases[0].noise / FORMATS[DTYPE].eps)
         self.norms: list[float] = []
-        self._told: list[Step] = []
+        self._outline: list[Step] = []
         self.run = self._drawn(run) if self._draws else run
 
     @property
     def outline(self) -> Run:
         """The run with the numbers of its steps, and the names of their gradients, alone."""
-        return replace(self.run, steps=self._told)
+        return replace(self.run, steps=self._outline)
 
     def of(self, trace: Trace) -> Trace:
         """What is looked at of a trajectory."""
@@ -112,7 +112,7 @@ class Whole:
             for rule, rng in zip(others, rngs):
                 rule.shake(rng)
             moved |= step.gradients.keys()
-            if not self._told:
+            if not self._outline:
                 outline.append(Step(step.groups, dict.fromkeys(step.gradients), {}, {}))
                 if not self._draws:
                     self.norms.append(norm_of(step.gradients))
@@ -125,32 +125,25 @@ class Whole:
                 self._measure(
                     gauges.setdefault(key, _Gauge(0.0)), i, key, told.get(key), truth, [one[key] for one in known]
                 )
-        self._told = self._told or outline
+        self._outline = self._outline or outline
         strange |= {key for key, gauge in gauges.items() if gauge.told and key[0] != PARAMETER and key[1] not in moved}
         return Followed(np.inf) if strange else self._judged(gauges)
 
     def _measure(self, gauge, i, key, value, truth, known):
         """Measure one tensor at one step; state that is not there was zero, if it comes later."""
-        single = known[0]
+        (kind, name), single = key, known[0]
         truth = np.where(np.isfinite(single), truth, single)
         gauge.told |= value is not None
         value = np.zeros_like(single) if value is None else np.asarray(value)
         if value.shape != truth.shape:
-            gauge.off.append(Divergence(i, key[1], key[0], (), np.nan, np.nan, np.inf))
+            gauge.off.append(Divergence(i, name, kind, (), np.nan, np.nan, np.inf))
             return
         value = value.astype(DTYPE) if value.dtype == np.float64 and value.ndim else value
         off, *own = (errors([one], [truth], DTYPE, gauge.largest)[0] for one in (value, *known))
-        gauge.own = max(gauge.own, *(float(one.max(initial=0.0)) for one in own))
-        place = np.unravel_index(int(off.argmax()), off.shape) if off.size else ()
-        worst = float(off.max(initial=0.0))
-        element = tuple(map(int, place))
-        gauge.off.append(
-            Divergence(i, key[1], key[0], element, float(value[place]), float(single[place]), worst)
-            if off.size
-            else Divergence(i, key[1], key[0], (), 0.0, 0.0, 0.0)
-        )
-        sizes = np.abs(truth, where=np.isfinite(truth), out=np.zeros(truth.shape))
-        gauge.largest = max(gauge.largest, float(sizes.max(initial=0.0)))
+        place = tuple(map(int, np.unravel_index(int(off.argmax()), off.shape)))
+        gauge.off.append(Divergence(i, name, kind, place, float(value[place]), float(single[place]), float(off[place])))
+        gauge.own = max(gauge.own, *(float(one.max()) for one in own))
+        gauge.largest = max(gauge.largest, float(np.abs(truth[np.isfinite(truth)]).max(initial=0.0)))
 
     def _judged(self, gauges):
         """The worst ratio of what was told, and the first step that is too far."""
