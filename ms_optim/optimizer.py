@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor
 
-from ms_optim import _compiled, _composed, _direct, _host, _math, _native, _pieces, _shards, _state
+from ms_optim import _compiled, _composed, _direct, _host, _math, _native, _pieces, _shards, _state, _torch_layout
 from ms_optim._declaration import Declared, arguments_of
 from ms_optim._describing import table_of
 from ms_optim._freezing import Freezing
@@ -330,7 +330,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         return [*self.state.tensors, *self.scalar_state, self.step_counts]
 
     def _told(self):
-        return _state.told(self)
+        return _torch_layout.told(self)
 
     def changes(self, state_dict: Mapping) -> list[_state.Change]:
         """What `load_state_dict` does, one call for each thing that it writes; none of them is made.
@@ -341,7 +341,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         Raises:
             TypeError, ValueError: As `load_state_dict`.
         """
-        return _state.changes(self, state_dict)
+        return _torch_layout.changes(self, state_dict)
 
     def _made_of(self):
         groups = []

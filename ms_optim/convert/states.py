@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 
 from ms_optim._groups import MEMBERS
-from ms_optim._state import parts
+from ms_optim._torch_layout import parts
 from ms_optim.convert.files import array, dtype_of, ms_tensor, torch_tensor
 from ms_optim.convert.names import COUNTER, aligned, sides
 from ms_optim.sparse_adam import SparseAdam

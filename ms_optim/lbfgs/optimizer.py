@@ -14,7 +14,8 @@ from ms_optim import _shards
 from ms_optim._composed import prepare_sums
 from ms_optim._gradients import check_gradients
 from ms_optim._groups import Group, Groups, own_key
-from ms_optim._state import Change, Stateful, parts
+from ms_optim._state import Change, Stateful
+from ms_optim._torch_layout import parts
 from ms_optim._values import LIST, as_array, as_number, float64_parameter
 from ms_optim.arguments import Choice, Number, Whole
 from ms_optim.lbfgs.line_search import Point, reach, strong_wolfe
