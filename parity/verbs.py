@@ -16,7 +16,7 @@ from parity.cases import ENTRIES
 from parity.cases.networks import MODELS
 from parity.cases.stock import STOCK
 from parity.names import MODES
-from parity.runs.files import read
+from parity.runs.files import Unreadable, read
 
 
 def record(argv: list[str]) -> int:
@@ -106,7 +106,7 @@ def _replay(folder, options):
                 why = leg, ours, verdict.divergence.parameter
         if why:
             _explain(run, *why)
-    except replaying.Unjudged as error:
+    except (replaying.Unjudged, Unreadable) as error:
         return _refused(error)
     return 0 if all(passed) else 1
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ms_optim._groups import HOW, NOTES
+from parity.cases import ENTRIES
+from parity.cases.formats import FORMATS
 from parity.judge.norms import Difference, differences, distance
 
 # How far apart a loss or a gradient may be, relative to its size, where the weights are the same; and how many times
@@ -14,8 +16,9 @@ SAME, AMPLIFIED = 1e-4, 100.0
 SAME_STEP = 1e-2
 # Weights before the first step, and numbers of groups, which may have been rounded to float32.
 ROUNDED = 1e-6
-# A gradient this small beside all others is noise, as that of a bias before a normalization.
-NOISE = 1e-6
+# A gradient this small beside all others may be noise, as that of a bias before a normalization; but not if so many
+# elements or more are, in this cosine, those of the other run times something.
+NOISE, ELEMENTS, COSINE = 1e-6, 6, 0.999
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,14 @@ def numbers_apart(first, second, pairs, i):
 
 
 def _by_parameter(run, i):
-    groups = run.steps[i].groups
-    return {name: group for members, group in zip(run.header["groups"], groups) for name in members["params"]}
+    """The numbers of each parameter; what None stands for in its dtype is said."""
+    entry, dtypes = ENTRIES.get(run.header["optimizer"]), run.header["dtypes"]
+
+    def explicit(group, name):
+        return entry.explicit(group, eps=FORMATS[dtypes[name]].eps, group=True) if entry else group
+
+    pairs = zip(run.header["groups"], run.steps[i].groups)
+    return {name: explicit(group, name) for members, group in pairs for name in members["params"]}
 
 
 def told(value):
@@ -71,7 +80,7 @@ def is_same(one, other):
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(is_same, one, other))
     if isinstance(one, (int, float)) and isinstance(other, (int, float)):
-        return bool(np.isclose(one, other, rtol=ROUNDED, atol=0.0))
+        return bool(np.isclose(one, other, rtol=ROUNDED, atol=0.0, equal_nan=True))
     return one == other
 
 
@@ -102,7 +111,7 @@ def gradients_apart(one, other, pairs, i, allowed):
     """The gradients that differ, in the order of the network; all by one factor is said as such.
 
     Returns:
-        The finding or None, and the names of those that are not alike but are no more than noise beside all others.
+        The finding or None, and those that are not alike but are no more than noise beside all others.
     """
     present = [
         (name, name in one.gradients, called in other.gradients)
@@ -112,17 +121,21 @@ def gradients_apart(one, other, pairs, i, allowed):
     if present:
         said = ", ".join(f"{name} in the {'first' if here else 'second'} alone" for name, here, _ in present)
         return Finding(i, "gradient", f"there is one of {said}"), set()
-    mine = {name: _dense(one, name) for name in pairs if name in one.gradients}
-    others = {name: _dense(other, pairs[name]) for name in mine}
+    both = {
+        name: _dense(one.gradients[name], other.gradients[called])
+        for name, called in pairs.items()
+        if name in one.gradients
+    }
+    mine, others = ({name: pair[side] for name, pair in both.items()} for side in (0, 1))
     tensors = differences(mine, others)
-    whole = np.sqrt(sum(tensor.first**2 for tensor in tensors if np.isfinite(tensor.first)))
+    noise = NOISE * np.sqrt(sum(tensor.size**2 for tensor in tensors))
     apart = tuple(
         tensor
         for tensor in tensors
-        if not tensor.relative * max(tensor.first, tensor.second) <= max(allowed * tensor.first, NOISE * whole)
+        if tensor.relative > allowed and (tensor.off > noise or _is_multiple(*both[tensor.name], allowed))
     )
     if not apart:
-        return None, {tensor.name for tensor in tensors if not tensor.relative <= allowed}
+        return None, {tensor.name for tensor in tensors if tensor.relative > allowed}
     factor = _factor(mine, others, allowed)
     if factor is not None and len(apart) == len(tensors):
         norms = [
@@ -136,14 +149,28 @@ def gradients_apart(one, other, pairs, i, allowed):
     return Finding(i, "gradient", in_words(apart, pairs), apart), set()
 
 
-def _dense(step, name):
-    """A gradient, with the rows of a sparse one in order."""
-    grad = step.gradients[name]
-    if not isinstance(grad, tuple):
-        return grad
-    rows, values = grad
-    order = np.argsort(rows, kind="stable")
-    return np.concatenate([rows[order].reshape(-1, 1).astype(float), values[order].reshape(len(rows), -1)], 1)
+def _dense(one, other):
+    """Two gradients as arrays; of sparse ones the rows that either has, with zeros where it has one not."""
+    if not (isinstance(one, tuple) and isinstance(other, tuple)):
+        return one, other
+    rows = np.unique(np.concatenate([one[0], other[0]]))
+    dense = []
+    for own, values in (one, other):
+        whole = np.zeros((len(rows), *values.shape[1:]))
+        np.add.at(whole, np.searchsorted(rows, own), values)
+        dense.append(whole)
+    return tuple(dense)
+
+
+def _is_multiple(one, other, allowed):
+    """Whether a gradient is the other times something that is not 1, which noise is not."""
+    if one.size < ELEMENTS or not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return False
+    one, other = np.ravel(one).astype(float), np.ravel(other).astype(float)
+    product, squares = float(one @ other), (float(one @ one), float(other @ other))
+    if abs(product) < COSINE * np.sqrt(squares[0] * squares[1]) or not all(squares):
+        return False
+    return abs(product / squares[0] - 1) > allowed
 
 
 def _factor(mine, others, allowed):
@@ -162,18 +189,31 @@ def weights_apart(last, before, i, pairs, allowed):
     one, other = (
         {name: np.subtract(new[name], old[name], dtype=float) for name in new} for old, new in zip(last, before)
     )
-    apart = []
-    for tensor in differences(one, other):
-        size = max(float(np.linalg.norm(np.ravel(values[tensor.name]).astype(float))) for values in before)
-        off = tensor.relative * max(tensor.first, tensor.second)
-        if not off <= allowed * size:
-            apart.append(replace(tensor, relative=off / size))
+    sizes = {tensor.name: tensor.size for tensor in differences(*before)}
+    apart = [
+        replace(tensor, relative=tensor.off / sizes[tensor.name] if sizes[tensor.name] else np.inf)
+        for tensor in differences(one, other)
+        if tensor.off > allowed * sizes[tensor.name]
+    ]
     if not apart:
         return None
     who = [word for word, some in zip(("first", "second"), (one, other)) if any(map(np.any, some.values()))]
     whose = f"in the {who[0]} alone" if len(who) == 1 else "otherwise in the second than in the first"
     text = f"they were changed after the step before, {whose}: {in_words(tuple(apart), pairs)}"
     return Finding(i, "weights", text, tuple(apart))
+
+
+def jumped(last, before, i, every, pairs, noise):
+    """Where the weights parted in steps that were not recorded: further than a drift goes in so many."""
+    allowed = every * AMPLIFIED * max([ROUNDED, *(tensor.relative for tensor in _but(differences(*last), noise))])
+    apart = tuple(tensor for tensor in _but(differences(*before), noise) if tensor.relative > allowed)
+    if not apart:
+        return None
+    return Finding(i, "weights", f"after the last step that is there, {in_words(apart, pairs)}", apart)
+
+
+def _but(tensors, names):
+    return [tensor for tensor in tensors if tensor.name not in names]
 
 
 def steps_apart(before, after, i, allowed, but=frozenset()):

@@ -7,19 +7,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ms_optim import OPTIMIZERS
+from ms_optim._declaration import arguments_of
+from ms_optim.arguments import Devices
 from parity.cases import ENTRIES
 from parity.hunt.mistakes import norm_of
 from parity.hunt.search import Diagnosis, Search
 from parity.hunt.whole import Whole
 from parity.judge.compare import RATIO
 from parity.runs.files import Run, Step
-from parity.runs.follow import Unjudged
+from parity.runs.follow import Unjudged, of_what_moves
+from parity.runs.problems import OF_ALL
 from parity.sides.trace import Recorder, Trace
 
 # What of a run mistakes are tried on: so many elements and steps tell them apart, and take seconds.
 ELEMENTS, TENSORS, STEPS = 20_000, 6, 20
 # Of a run that leaves its rule later so many steps beyond, but no more than so many in all.
 BEYOND, MOST_STEPS = 4, 300
+# How many elements times steps, of the parameter that leaves its rule, mistakes are tried on at most.
+MOST = 4_000_000
 
 
 def is_known(optimizer: str) -> bool:
@@ -61,7 +67,15 @@ class Suspects:
             )
         if not run.steps:
             raise Unjudged("For 'diagnose', 'run' must have steps, but got none.")
+        if not all("lr" in group for groups in (run.header["groups"], run.steps[0].groups) for group in groups):
+            raise Unjudged("For 'diagnose', 'run' must tell the learning rate of each group, as 'lr', but got none.")
         self.name, self._parts, self._whole = name, parts, Whole(run, name)
+        self._untold = tuple(
+            key
+            for key in arguments_of(OPTIMIZERS[name])
+            if key not in ("params", *OF_ALL) and not isinstance(OPTIMIZERS[name].kind_of(key), Devices)
+            if any(key not in group for group in run.header["groups"])
+        )
         self._folder = TemporaryDirectory()
         weakref.finalize(self, self._folder.cleanup)
         self._searches: dict[tuple[str | None, int], tuple[Trace, Search]] = {}
@@ -70,16 +84,18 @@ class Suspects:
         """What a trajectory follows, or that of the run itself: of a large run first a part, and then all of it."""
         run, whole = self._whole.run, self._whole
         ours = None if ours is None else whole.of(ours)
-        looked = {"steps": len(run.steps), "tensors": len(run.initial)}
-        own, search = self._search(self._parts, STEPS)
-        if (len(search.run.steps), {*search.run.initial}) == (len(run.steps), {*run.initial}):
+        looked: dict[str, Any] = {"steps": len(run.steps), "tensors": len(run.initial), "untold": self._untold}
+        elements = sum(value.size for value in run.initial.values())
+        if len(run.steps) <= STEPS and len(run.initial) <= TENSORS and elements <= ELEMENTS:
+            own, search = self._search(self._parts, STEPS)
             return replace(search.diagnosis(own if ours is None else _of(search.run, ours)), **looked)
         followed = whole.follow(ours)
-        if followed.ratio <= RATIO:
-            return Diagnosis(self.name, followed.ratio, **looked)
         parted = followed.divergence
-        if parted:
-            own, search = self._search(parted.parameter, min(max(STEPS, parted.step + BEYOND), MOST_STEPS))
+        steps = min(max(STEPS, parted.step + BEYOND), MOST_STEPS) if parted else STEPS
+        parts = parted.parameter if parted else self._parts
+        if followed.ratio <= RATIO or (parts and run.initial[parts].size * steps > MOST):
+            return Diagnosis(self.name, followed.ratio, parted, **looked)
+        own, search = self._search(parts, steps)
 
         def confirmed(mistake):
             again = search.again(mistake, whole.outline, whole.norms)
@@ -100,7 +116,7 @@ class Suspects:
 
 def _of(part, ours):
     """What a trajectory has of a part of a run."""
-    return {key: steps[: len(part.steps)] for key, steps in ours.items() if key[1] in part.initial}
+    return of_what_moves(part, {key: steps[: len(part.steps)] for key, steps in ours.items() if key[1] in part.initial})
 
 
 def _part(run, parts, count, known):
@@ -138,4 +154,4 @@ def _part(run, parts, count, known):
         steps.append(Step(numbers, of(step.gradients), {}, {}, before=of(step.before)))
     header = {**run.header, "groups": [groups[i] for i in left]}
     part = Run(header, {name: run.initial[name] for name in sizes if name in kept}, of(run.initial_state), steps)
-    return recorder.trace(), part, norms
+    return of_what_moves(part, recorder.trace()), part, norms

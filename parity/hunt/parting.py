@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 
 from parity.hunt.causes import (
     AMPLIFIED,
+    NOISE,
     ROUNDED,
     SAME,
     SAME_STEP,
     Finding,
     gradients_apart,
     in_words,
+    jumped,
     loss_apart,
     numbers_apart,
     steps_apart,
@@ -25,6 +27,7 @@ from parity.hunt.noted import noted
 from parity.judge.compare import FREE_RATIO, Verdict, compare
 from parity.judge.norms import differences
 from parity.runs.files import Mapped, Run
+from parity.runs.follow import Unjudged
 from parity.sides.trace import PARAMETER
 
 
@@ -32,6 +35,8 @@ from parity.sides.trace import PARAMETER
 class Comparison:
     """What was found of two runs; `drift` is how far apart their weights are before each step, at most and relatively.
 
+    It leaves out `noise`: parameters whose gradients are not alike, but noise beside all others, and how far apart they
+    end. `unjudged` is why the rule of an optimizer could not be followed, if it could not.
     `verdict` is that of the second by the first and a float64 run, if there is one. `noted` is what was noted otherwise
     in one than in the other of the step at which they part. `every` is from how many steps one was recorded.
     """
@@ -42,6 +47,8 @@ class Comparison:
     verdict: Verdict | None = None
     noted: tuple[str, ...] = ()
     every: int = 1
+    noise: Mapping[str, float] = field(default_factory=dict)
+    unjudged: str = ""
 
     @property
     def equal(self) -> bool:
@@ -61,6 +68,15 @@ class Comparison:
                 f"These drift apart, at most {self.drift[1]:.1g} of a tensor after the first step and "
                 f"{self.drift[-1]:.1g} after the last"
             )
+            if self.noise:
+                most = max(self.noise.values())
+                said.append(
+                    f"but for {', '.join([*self.noise][:5])}{' and more' if len(self.noise) > 5 else ''}, which end "
+                    f"{most:.1g} apart: gradients that are not alike, but no more than {NOISE:g} of all, are taken for "
+                    "noise"
+                )
+            if self.unjudged:
+                said.append(f"steps were compared with each other alone, and not by a rule: {self.unjudged}")
             far = [i for i, drift in enumerate(self.drift[:-1]) if AMPLIFIED * drift >= FAR]
             if far:
                 step = far[0] * self.every
@@ -108,12 +124,12 @@ def compare_runs(
     steps = min(len(first.steps), len(second.steps))
     if not steps:
         raise Incomparable("For 'compare', the runs must have steps, but got none.")
-    finding, drift = _found(first, second, pairs, steps)
+    finding, drift, noise, unjudged = _found(first, second, pairs, steps)
     notes = noted(first, second, pairs, finding.step) if finding and finding.step >= 0 else ()
     if finding and finding.step > 0:  # of those that were recorded
         finding = replace(finding, step=finding.step * first.header.get("every", 1))
     verdict = None if truth is None else _judged(first, second, truth, pairs, steps)
-    return Comparison(steps, finding, tuple(drift), verdict, notes, first.header.get("every", 1))
+    return Comparison(steps, finding, tuple(drift), verdict, notes, first.header.get("every", 1), noise, unjudged)
 
 
 def _how(told):
@@ -137,14 +153,14 @@ def _paired(first, second, given):
 
 
 def _found(first, second, pairs, steps):
-    """The first finding, or None, and how far apart the weights are before each step."""
-    drift = []
+    """The first finding, or None; how far apart the weights are before each step; what is noise; what was unjudged."""
+    drift, every = [], first.header.get("every", 1)
     mine = {name: first.initial[name] for name in pairs}
     others = {name: second.initial[called] for name, called in pairs.items()}
     finding = _begun(first, second, pairs, mine, others)
     if finding:
-        return finding, drift
-    by_rule, wrong = _optimizers(first, _filled(second, first, pairs))
+        return finding, drift, {}, ""
+    by_rule, wrong, unjudged = _optimizers(first, _filled(second, first, pairs))
     noise = set()
     for i in range(steps):
         one, other = first.steps[i], second.steps[i]
@@ -152,8 +168,11 @@ def _found(first, second, pairs, steps):
         mine = mine | {name: one.before[name] for name in pairs if name in one.before}
         others = others | {name: other.before[called] for name, called in pairs.items() if called in other.before}
         changed = None
-        if (one.before or other.before) and first.header.get("every", 1) == 1:
-            changed = weights_apart(last, (mine, others), i, pairs, max(ROUNDED, AMPLIFIED * _drift(*last, noise)))
+        if every != 1:
+            changed = jumped(last, (mine, others), i, every, pairs, noise)
+        elif one.before or other.before:
+            allowed = max(ROUNDED, AMPLIFIED * _drift(*last, noise))
+            changed = weights_apart(last, (mine, others), i, pairs, allowed)
         drift.append(_drift(mine, others, noise))
         allowed = max(SAME, AMPLIFIED * drift[-1])
         finding = numbers_apart(first, second, pairs, i) or changed or loss_apart(one, other, i, allowed)
@@ -168,12 +187,13 @@ def _found(first, second, pairs, steps):
         if finding is None and not by_rule:
             finding = steps_apart(before, (mine, others), i, max(SAME_STEP, AMPLIFIED * allowed), noise)
         if finding:
-            return finding, drift
+            return finding, drift, {}, unjudged
     drift.append(_drift(mine, others, noise))
     lengths = len(first.steps), len(second.steps)
     if lengths[0] != lengths[1]:
-        return Finding(steps, "steps", f"the first has {lengths[0]} steps and the second {lengths[1]}"), drift
-    return None, drift
+        finding = Finding(steps, "steps", f"the first has {lengths[0]} steps and the second {lengths[1]}")
+    ends = {tensor.name: tensor.relative for tensor in differences(mine, others) if tensor.name in noise}
+    return finding, drift, ends, unjudged
 
 
 def _drift(mine, others, noise):
@@ -215,24 +235,28 @@ def _filled(run, other, pairs):
 
 
 def _optimizers(first, second):
-    """Whether both follow rules that are known, and the finding where one follows another than it should."""
+    """Whether both follow rules that are known, the finding where one follows another than it should, or why not."""
     found = []
     for run, name in ((first, first.header["optimizer"]), (second, second.header["optimizer"])):
         name = name if is_known(name) else first.header["optimizer"]
         try:
             found.append(diagnose(run, optimizer=name))
-        except (TypeError, ValueError):  # no such rule, or the run does not say its numbers
-            return False, None
+        except Unjudged as error:  # no such rule, or the run does not say its numbers
+            return False, None, str(error)
     names = [run.header["optimizer"] for run in (first, second)]
     followed = [_follows(diagnosis) for diagnosis in found]
-    if followed[0] == followed[1] and None not in followed:
-        return True, None
+    if followed[0] == followed[1]:  # or none that is known, and then their steps tell whether they do the same
+        return (
+            None not in followed,
+            None,
+            "" if None not in followed else f"of the first, {str(found[0]).splitlines()[0]}",
+        )
     wrong = [(word, diagnosis) for word, diagnosis in zip(("first", "second"), found) if not diagnosis.is_right]
     if not wrong:
-        return True, Finding(0, "optimizer", f"the first is {names[0]}, the second {names[1]}")
+        return True, Finding(0, "optimizer", f"the first is {names[0]}, the second {names[1]}"), ""
     step = min(diagnosis.divergence.step if diagnosis.divergence else 0 for _, diagnosis in wrong)
     text = "; ".join(f"of the {word}, {diagnosis}" for word, diagnosis in wrong)
-    return True, Finding(step, "optimizer", text)
+    return True, Finding(step, "optimizer", text), ""
 
 
 def _follows(diagnosis):

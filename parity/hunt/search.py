@@ -19,8 +19,9 @@ from parity.hunt.mutants import breed, differs_in_rule_alone
 from parity.hunt.whole import NEAR, TRIALS
 from parity.judge.compare import RATIO, Divergence, Standard, errors
 from parity.runs.files import Run
-from parity.runs.follow import begun, by_the_rule, counterpart, rewind
-from parity.sides.trace import PARAMETER, Trace
+from parity.runs.follow import begun, by_the_rule, counterpart, of_what_moves, rewind, stepped
+from parity.sides.rules import Shaken
+from parity.sides.trace import PARAMETER, Recorder, Trace
 
 # How many mistakes may have been made together; after how many steps the nearest of them are chosen, and how many of
 # these are run to the end.
@@ -42,6 +43,7 @@ class Diagnosis:
         hidden (tuple[str, ...]): The mistakes that these gradients do not show.
         steps (int): In how many steps it was looked at.
         tensors (int): Of how many parameters.
+        untold (tuple[str, ...]): The arguments that the run does not tell, and that were taken to be the defaults.
     """
 
     optimizer: str
@@ -53,6 +55,7 @@ class Diagnosis:
     hidden: tuple[str, ...] = field(default=(), repr=False)
     steps: int = 0
     tensors: int = 0
+    untold: tuple[str, ...] = ()
 
     @property
     def is_right(self) -> bool:
@@ -63,6 +66,15 @@ class Diagnosis:
         if self.is_right:
             looked = f"in {self.steps} steps of {self.tensors} parameters"
             return f"it follows the rule of {self.optimizer}: ratio {self.right:.2f}, {looked}"
+        return self._said + (
+            f"\nthe run does not tell {', '.join(self.untold)}: what these are by default was taken; 'arguments' of "
+            "parity.record say them"
+            if self.untold
+            else ""
+        )
+
+    @property
+    def _said(self):
         if not self.tried:
             where = self.divergence or "in its state, which is another"
             return f"it leaves the rule of {self.optimizer} beyond what is looked at to tell what for: {where}"
@@ -149,13 +161,11 @@ class Search:
     @cached_property
     def _shaken(self):
         """What is judged by the right rule, with budgets of several roundings."""
-        cls = OPTIMIZERS[self.name]
-
-        def taken(dtypes, prepare=None):
-            return by_the_rule(self.run, begun(self.run, counterpart(self.run, cls)), dtypes, prepare)
-
-        others = [trace for seed in range(TRIALS) for trace in taken(PRECISIONS[:1], _shaking(seed))]
-        return self._standard(taken(PRECISIONS), others)
+        optimizer = begun(self.run, counterpart(self.run, OPTIMIZERS[self.name]))
+        return self._standard(
+            by_the_rule(self.run, optimizer, PRECISIONS),
+            [shaken(self.run, self.name, seed) for seed in range(TRIALS)],
+        )
 
     def again(self, mistake: Mistake, run: Run, norms: Sequence[float]) -> Mistake:
         """The mistake as it would be made in another run, of which this one is a part."""
@@ -296,12 +306,10 @@ def _single(value):
     return value.astype(np.float32) if value.ndim and value.dtype == np.float64 else value
 
 
-def _shaking(seed):
-    """What has a rule round otherwise."""
-    rng = np.random.default_rng(seed)
-
-    def prepare(rule, i, drawn):
-        rule.shake(rng)
-        return drawn
-
-    return prepare
+def shaken(run: Run, name: str, seed: int) -> Trace:
+    """Where a rule that rounds otherwise leads on the gradients of a run."""
+    optimizer, recorder = begun(run, counterpart(run, OPTIMIZERS[name])), Recorder()
+    rule = Shaken(optimizer, seed)
+    for _ in stepped(run, optimizer, [rule]):
+        recorder.add(rule.params, rule.state)
+    return of_what_moves(run, recorder.trace())

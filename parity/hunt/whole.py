@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from mindspore import nn
@@ -12,8 +13,8 @@ from parity.cases.formats import FORMATS
 from parity.hunt.mistakes import norm_of
 from parity.judge.compare import RATIO, Divergence, errors
 from parity.runs.files import Mapped, Run, Sample, Step
-from parity.runs.follow import begun, counterpart, stepped
-from parity.sides.rules import rule_of
+from parity.runs.follow import Unjudged, begun, counterpart, stepped
+from parity.sides.rules import Shaken, rule_of
 from parity.sides.trace import PARAMETER, Trace
 
 # Of a larger tensor so many elements are looked at, where a rule goes by elements.
@@ -56,8 +57,8 @@ class Whole:
     def __init__(self, run: Run, name: str):
         self.name, sample = name, Sample(ELEMENTS)
         large = {key: value.size for key, value in run.initial.items() if value.size > ELEMENTS}
-        of_elements = OPTIMIZERS[name].elementwise and name != "SparseAdam"
-        self._draws = of_elements and "sample" not in run.header and bool(large)
+        sparse = any(isinstance(grad, tuple) for step in run.steps[:1] for grad in step.gradients.values())
+        self._draws = OPTIMIZERS[name].elementwise and not sparse and "sample" not in run.header and bool(large)
         self._places = {key: (size, sample.places(key, size)) for key, size in large.items()} if self._draws else {}
         self._least = max(1.0, ENTRIES[name].cases[0].noise / FORMATS[DTYPE].eps)
         self.norms: list[float] = []
@@ -99,18 +100,14 @@ class Whole:
         cls = cls or OPTIMIZERS[self.name]
         run = alter(self.run) if alter else self.run
         optimizer = begun(run, counterpart(run, cls))
-        single, double, *others = (
-            rule_of(optimizer, dtype, cls) for dtype in ("float32", "float64", *["float32"] * trials)
-        )
-        rngs = [np.random.default_rng(seed) for seed in range(trials)]
+        single, double = (rule_of(optimizer, dtype, cls) for dtype in ("float32", "float64"))
+        others = [Shaken(optimizer, seed, cls) for seed in range(trials)]
         gauges = {
             (PARAMETER, name): _Gauge(float(np.abs(value).max(initial=0.0))) for name, value in run.initial.items()
         }
         moved, outline = {*run.initial_state}, []
         strange: set[tuple[str, str]] = set()
         for i, step in stepped(run, optimizer, (single, double, *others), prepare):
-            for rule, rng in zip(others, rngs):
-                rule.shake(rng)
             moved |= step.gradients.keys()
             if not self._outline:
                 outline.append(Step(step.groups, dict.fromkeys(step.gradients), {}, {}))
@@ -126,7 +123,7 @@ class Whole:
                     gauges.setdefault(key, _Gauge(0.0)), i, key, told.get(key), truth, [one[key] for one in known]
                 )
         self._outline = self._outline or outline
-        strange |= {key for key, gauge in gauges.items() if gauge.told and key[0] != PARAMETER and key[1] not in moved}
+        gauges = {key: gauge for key, gauge in gauges.items() if key[0] == PARAMETER or key[1] in moved}
         return Followed(np.inf) if strange else self._judged(gauges)
 
     def _measure(self, gauge, i, key, value, truth, known):
@@ -177,7 +174,10 @@ class Whole:
             before=self._of(step.before),
         )
 
-    def _of(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _of(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        sparse = [name for name, value in arrays.items() if isinstance(value, tuple)]
+        if sparse:
+            raise Unjudged(f"For 'diagnose', the gradients of {sparse} must be sparse in all steps, or in none.")
         return {name: self._part(name, value) for name, value in arrays.items()}
 
     def _of_state(self, state):

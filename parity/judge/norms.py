@@ -10,13 +10,19 @@ from parity.cases.formats import ulp
 
 @dataclass(frozen=True)
 class Difference:
-    """That of one tensor in two runs: its norms, how far apart it is relative to the larger, and the worst element."""
+    """That of one tensor in two runs: its norms, how far apart it is relative to the larger, and the worst element.
+
+    `off` is the norm of the difference, in which the same NaN or infinity in both is none, and `size` the larger norm,
+    of what is finite.
+    """
 
     name: str
     first: float
     second: float
     relative: float
     ulps: float
+    off: float = 0.0
+    size: float = 0.0
 
 
 def differences(mine: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> list[Difference]:
@@ -26,17 +32,17 @@ def differences(mine: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]
 
 def _tensor(name, one, other):
     if one.shape != other.shape:
-        return Difference(name, float("nan"), float("nan"), float("inf"), float("inf"))
+        return Difference(name, float("nan"), float("nan"), float("inf"), float("inf"), float("inf"))
     with np.errstate(all="ignore"):
         one, other = np.asarray(one, float), np.asarray(other, float)
         both = (one == other) | (np.isnan(one) & np.isnan(other))
         off = np.where(both, 0.0, one - other)
         norms = [float(np.linalg.norm(side.ravel())) for side in (one, other)]
-        size = max(norm for norm in (*norms, 0.0) if not np.isnan(norm))
-        length = float(np.linalg.norm(off.ravel()))
+        size = max(float(np.linalg.norm(side[np.isfinite(side)])) for side in (one, other))
+        length = float(np.nan_to_num(np.linalg.norm(off.ravel()), nan=np.inf))
         relative = 0.0 if length == 0 else length / size if size else float("inf")
-        ulps = np.abs(off).max(initial=0.0) / ulp(np.abs(one).max(initial=0.0), "float32")
-        return Difference(name, *norms, float("inf") if np.isnan(relative) else relative, float(ulps))
+        ulps = np.abs(off).max(initial=0.0) / ulp(np.abs(one[np.isfinite(one)]).max(initial=0.0), "float32")
+        return Difference(name, *norms, relative, float(ulps), length, size)
 
 
 def distance(one: float, other: float) -> float:

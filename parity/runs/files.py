@@ -62,6 +62,10 @@ class Run:
         return {name: len(shapes.get(name, value.shape)) for name, value in self.initial.items()}
 
 
+class Unreadable(ValueError):
+    """What is wrong with the file of a step."""
+
+
 class Mapped(Sequence):
     """Steps as a function makes them of others, each when it is asked for.
 
@@ -259,10 +263,14 @@ def read(folder: str | Path) -> Run:
         )
     initial = {name: tensors["parameter"][name] for name in header["dtypes"]}
     kept = {name: str(value.dtype) for name, value in initial.items()}
-    odd = [name for name, dtype in header["dtypes"].items() if dtype.replace("bfloat16", "float32") != kept[name]]
+    odd = [
+        name
+        for name, dtype in header["dtypes"].items()
+        if dtype.replace("bfloat16", "float32") != kept[name] or not kept[name].startswith("float")
+    ]
     if odd:
         raise ValueError(
-            f"For 'read', 'dtypes' in '{folder / 'run.json'}' must be those of the parameters, but got "
+            f"For 'read', 'dtypes' in '{folder / 'run.json'}' must be those of the parameters, all floats, but got "
             f"{header['dtypes'][odd[0]]!r} for '{odd[0]}', which is {kept[odd[0]]}."
         )
     files = sorted(file for file in folder.iterdir() if re.fullmatch(r"\d{6}(\.safetensors|\.npz|)", file.name))
@@ -270,7 +278,8 @@ def read(folder: str | Path) -> Run:
     if numbers != [*range(0, len(files) * every, every)]:
         which = "each step" if every == 1 else f"every step of {every}"
         raise ValueError(f"For 'read', '{folder}' must have {which} from 0 once, but got {numbers}.")
-    return Run(header, initial, _by_parameter(tensors["state"]), _Steps(files, len(header["groups"])))
+    shapes = {name: value.shape for name, value in initial.items()}
+    return Run(header, initial, _by_parameter(tensors["state"]), _Steps(files, len(header["groups"]), shapes))
 
 
 # What else a header may have, and what that is.
@@ -314,8 +323,8 @@ def _check_header(folder, header):
 class _Steps(Sequence):
     """The steps of a run, which are read one at a time."""
 
-    def __init__(self, files, count):
-        self._files, self._count = files, count
+    def __init__(self, files, count, shapes):
+        self._files, self._count, self._shapes = files, count, shapes
 
     def __len__(self):
         return len(self._files)
@@ -324,11 +333,14 @@ class _Steps(Sequence):
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
         tensors, said = _tensors(self._files[i])
-        groups = said.get("groups", [])
-        if len(groups) not in (0, self._count) or not all(isinstance(group, dict) for group in groups):
-            raise ValueError(
+        groups, loss = said.get("groups", []), said.get("loss")
+        if len(groups) != self._count or not all(isinstance(group, dict) for group in groups):
+            raise Unreadable(
                 f"For 'read', '{self._files[i]}' must have the numbers of {self._count} groups, but got {groups!r}."
             )
+        if loss is not None and (not isinstance(loss, (int, float)) or isinstance(loss, bool)):
+            raise Unreadable(f"For 'read', the loss in '{self._files[i]}' must be a number, but got {loss!r}.")
+        self._check_shapes(self._files[i], tensors)
         rows, values = tensors["rows"], tensors["gradient"]
         return Step(
             groups,
@@ -338,12 +350,27 @@ class _Steps(Sequence):
             tensors["double/parameter"],
             _by_parameter(tensors["double/state"]),
             tensors["before"],
-            said.get("loss"),
+            loss,
             said.get("notes", {}),
         )
 
     def __iter__(self) -> Iterator[Step]:
         return (self[i] for i in range(len(self)))
+
+    def _check_shapes(self, file, tensors):
+        """Raise if it has not every parameter, or others, or tensors of other shapes."""
+        missing = [name for name in self._shapes if name not in tensors["parameter"]]
+        if missing:
+            raise Unreadable(f"For 'read', '{file}' must have each parameter, but got no {missing}.")
+        for kind in ("parameter", "gradient", "before", "double/parameter"):
+            for name, value in tensors[kind].items():
+                if name not in self._shapes:
+                    raise Unreadable(f"For 'read', '{file}' must be of {[*self._shapes]}, but got {kind} of '{name}'.")
+                shape = self._shapes[name]
+                if value.shape != shape and not (kind == "gradient" and name in tensors["rows"]):
+                    raise Unreadable(
+                        f"For 'read', {kind} of '{name}' in '{file}' must be of shape {shape}, but is of {value.shape}."
+                    )
 
 
 def _one(folder, name):
@@ -375,12 +402,12 @@ def _tensors(file):
                 flat, said = {key: found.get_tensor(key) for key in found.keys()}, found.metadata() or {}  # noqa: SIM118
         said = {key: json.loads(value) for key, value in said.items()}
     except (SafetensorError, OSError, ValueError, EOFError) as error:
-        raise ValueError(f"For 'read', '{file}' must be a whole file of a run, but got {error}.") from None
+        raise Unreadable(f"For 'read', '{file}' must be a whole file of a run, but got {error}.") from None
     found = {kind: {} for kind in (*KINDS, *STATES)}
     for key, value in flat.items():
         kind, slot, name = _parsed(key)
         if kind not in found:
-            raise ValueError(f"For 'read', the keys of '{file}' must begin with {[*found]}, but got {key!r}.")
+            raise Unreadable(f"For 'read', the keys of '{file}' must begin with {[*found]}, but got {key!r}.")
         if key in said.get("bfloat16", ()):
             value = np.left_shift(value, np.uint32(16), dtype=np.uint32).view(np.float32)
         found[kind][(slot, name) if slot else name] = value

@@ -178,4 +178,9 @@ def _change_numbers(optimizer, numbers, groups, i):
                     f"For '{OWNER}', '{key}' of group {number} must stay {group[key]!r}, because it decides what is "
                     f"compiled, but it is {value!r} in step {i}."
                 )
-            group[key] = value
+            try:
+                group[key] = value
+            except (TypeError, ValueError) as error:
+                raise Unjudged(
+                    f"For '{OWNER}', the numbers of step {i} must be such as ours takes, but: {error}"
+                ) from None

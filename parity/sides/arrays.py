@@ -1,5 +1,7 @@
 """Arrays of NumPy with the methods of tensors that rules use: their mathematics, with no framework's arithmetic."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -101,7 +103,7 @@ class Array(np.ndarray):
 
     def sum(self, axes=None, keepdims=False, **_):
         """Add along axes, or all."""
-        return array(np.sum(np.asarray(self), axes, keepdims=keepdims))
+        return array((_sum_in_order if _in_order else np.sum)(np.asarray(self), axes, keepdims=keepdims))
 
     def mean(self, axes=None, keepdims=False, **_):
         """Average along axes, or all."""
@@ -117,6 +119,29 @@ class Array(np.ndarray):
         if axis:
             whole = np.moveaxis(whole, axis, 0)
         return tuple(whole[i, ...].view(Array) for i in range(len(whole)))
+
+
+_in_order = False
+
+
+@contextlib.contextmanager
+def summed_in_order() -> Iterator[None]:
+    """Add one element after another, as a framework may that has no other sum for some layout: NumPy does it better."""
+    global _in_order
+    _in_order = True
+    try:
+        yield
+    finally:
+        _in_order = False
+
+
+def _sum_in_order(values, axes, keepdims):
+    axes = tuple(range(values.ndim)) if axes is None else axes if isinstance(axes, tuple) else (axes,)
+    axes = tuple(axis % values.ndim for axis in axes)
+    rest = tuple(axis for axis in range(values.ndim) if axis not in axes)
+    rows = values.transpose(*axes, *rest).reshape(-1, *(values.shape[axis] for axis in rest))
+    total = np.add.accumulate(rows, 0, dtype=values.dtype)[-1] if len(rows) else np.sum(rows, 0)
+    return np.expand_dims(total, axes) if keepdims else total
 
 
 def _power(base, exponent):

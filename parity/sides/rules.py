@@ -1,13 +1,15 @@
 """Runs the rules themselves on arrays of NumPy: their mathematics, with no arithmetic of a framework."""
 
 from collections.abc import Callable, Collection, Mapping
+from unittest.mock import patch
 
 import numpy as np
 from mindspore import Parameter, nn
 
+from ms_optim import _math
 from ms_optim._math import decide, is_near, lerp, way_of
 from parity.cases.problems import Gradient, Problem, Rows
-from parity.sides.arrays import Array, array
+from parity.sides.arrays import Array, array, summed_in_order
 from parity.sides.mindspore import parameters
 from parity.sides.trace import Recorder, Trace
 
@@ -90,16 +92,6 @@ class Rule:
                 if kinds is None or kind in kinds:
                     numbers[i] = 0
 
-    def shake(self, rng: np.random.Generator) -> None:
-        """Move each element of the state by one unit in the last place, or by none, as another rounding would."""
-
-        def moved(kept):
-            units = rng.integers(-1, 2, kept.shape) * np.finfo(self.dtype).eps
-            return array(kept * (1 + units), self.dtype)
-
-        for name, slots in self._slots.items():
-            self._slots[name] = tuple(kept if kept is None else moved(kept) for kept in slots)
-
     def step(self, gradients: Mapping[str, Gradient]) -> None:
         """Take a step; None is a gradient that is absent."""
         with np.errstate(all="ignore"):
@@ -123,7 +115,7 @@ class Rule:
         param, *kept = (one if one is None or touched is None else one[touched] for one in whole)
         param, kept = self._functions.update(param, grad, tuple(kept), *row, *chosen, *flags)
         if touched is not None:
-            param, *kept = (_put(one, touched, new) for one, new in zip(whole, (param, *kept)))
+            param, *kept = (one if one is None else _put(one, touched, new) for one, new in zip(whole, (param, *kept)))
         self.params[name], self._slots[name] = param, tuple(kept)
 
     @property
@@ -152,6 +144,29 @@ def _put(whole, rows, values):
     whole = whole.copy()
     whole[rows] = values
     return whole
+
+
+class Shaken(Rule):
+    """A rule in float32 that rounds otherwise.
+
+    After each step each element of its state moves by one unit in the last place, or by none, and its sums are those of
+    one element after another in float32.
+    """
+
+    def __init__(self, optimizer, seed, cls=None):
+        super().__init__(optimizer, "float32", cls)
+        self._rng = np.random.default_rng(seed)
+
+    def _step(self, gradients):
+        with patch.object(_math, "sums_in_float64", False), summed_in_order():
+            super()._step(gradients)
+
+        def moved(kept):
+            units = self._rng.integers(-1, 2, kept.shape) * np.finfo(self.dtype).eps
+            return array(kept * (1 + units), self.dtype)
+
+        for name, slots in self._slots.items():
+            self._slots[name] = tuple(kept if kept is None else moved(kept) for kept in slots)
 
 
 class _Average:

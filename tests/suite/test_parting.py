@@ -8,7 +8,10 @@ import torch
 from helpers.recorded import network, opened, trained
 from safetensors.numpy import save_file
 
+import parity
 from parity.__main__ import main
+from parity.hunt import search
+from parity.hunt.diagnosis import diagnose
 from parity.hunt.parting import Incomparable, compare_runs
 from parity.runs import Step, Writer, read
 
@@ -232,6 +235,130 @@ def test_noise_is_no_gradient(known, tmp_path):
     assert (lost.finding.step, lost.finding.whose) == (5, "optimizer"), str(lost)
     scaled = compare_runs(one, noisy("the fourth", lambda step, net, optimizer: step == 7 and scale(net, 1.01)))
     assert (scaled.finding.step, scaled.finding.whose) == (7, "gradient"), str(scaled)
+
+
+def embedded(folder, make, plant=lambda step, net: None, steps=5):
+    """A training of an embedding, whose gradients are of the rows that were looked up, and small."""
+    torch.manual_seed(0)
+    net, drawn = torch.nn.Embedding(1000, 6, sparse=True), torch.Generator().manual_seed(1)
+    optimizer = make(net)
+    with parity.record(optimizer, folder, model=net):
+        for step in range(steps):
+            optimizer.zero_grad()
+            (net(torch.randint(0, 1000, (16,), generator=drawn)).square().mean() * 1e-2).backward()
+            plant(step, net)
+            optimizer.step()
+    return read(folder)
+
+
+def doubled(step, net):
+    """Another gradient from a step on."""
+    if step >= 2:
+        net.weight.grad = net.weight.grad * 2
+
+
+SPARSE = {
+    "SparseAdam": lambda net: torch.optim.SparseAdam(net.parameters(), lr=0.01),
+    "SGD": lambda net: torch.optim.SGD(net.parameters(), lr=0.1),
+    "Adagrad": lambda net: torch.optim.Adagrad(net.parameters(), lr=0.1),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_gradients_are_compared_by_their_values(name, tmp_path):
+    """And not by the numbers of their rows, which are larger; each run follows its rule."""
+    one = embedded(tmp_path / "one", SPARSE[name])
+    assert compare_runs(one, embedded(tmp_path / "same", SPARSE[name])).equal and diagnose(one).is_right
+    found = compare_runs(one, embedded(tmp_path / "other", SPARSE[name], doubled)).finding
+    assert (found.step, found.whose) == (2, "gradient") and "those of the first times 2" in found.text
+
+
+def test_a_small_branch_is_no_noise(tmp_path):
+    """If its gradient is the other times something; what else is so small is said, and how far apart it ends."""
+
+    def branched(name, change):
+        torch.manual_seed(0)
+        net = torch.nn.ModuleDict({"main": torch.nn.Linear(4, 8), "aux": torch.nn.Linear(4, 8)})
+        optimizer, drawn = torch.optim.AdamW(net.parameters(), lr=0.01), torch.Generator().manual_seed(1)
+        with parity.record(optimizer, tmp_path / name, model=net):
+            for _ in range(8):
+                optimizer.zero_grad()
+                x = torch.randn(8, 4, generator=drawn)
+                (net["main"](x).square().mean() * 100 + net["aux"](x).square().mean() * 1e-5).backward()
+                change(net["aux"])
+                optimizer.step()
+        return read(tmp_path / name)
+
+    one = branched("one", lambda aux: None)
+    turned = compare_runs(one, branched("turned", lambda aux: aux.weight.grad.neg_()))
+    assert (turned.finding.step, turned.finding.whose) == (0, "gradient") and "'aux.weight' by 2" in turned.finding.text
+    lost = compare_runs(one, branched("lost", lambda aux: [param.grad.zero_() for param in aux.parameters()]))
+    assert lost.equal and {*lost.noise} == {"aux.weight", "aux.bias"} and lost.noise["aux.weight"] > 0.01
+    assert "but for aux.weight, aux.bias, which end " in str(lost) and "are taken for noise" in str(lost)
+
+
+def test_what_parts_between_recorded_steps_is_found(tmp_path):
+    """Where one of several is there, the weights part further than they drift."""
+
+    def few(name, plant):
+        net = network()
+        optimizer = adamw(net)
+        between = lambda step: step == 5 and plant(net, optimizer)  # noqa: E731
+        trained(optimizer, net, tmp_path / name, 12, between, every=2)
+        return read(tmp_path / name)
+
+    one = few("one", lambda net, optimizer: None)
+    again = compare_runs(one, few("again", lambda net, optimizer: None))
+    assert again.equal and "not by a rule: For 'replay', 'run' must have each step, but got one of 2" in str(again)
+    for name, plant in (
+        ("state", lambda net, optimizer: optimizer.state.clear()),
+        ("weights", lambda net, optimizer: net[0].weight.data.mul_(1.01)),
+    ):
+        found = compare_runs(one, few(name, plant)).finding
+        assert (found.step, found.whose) == (6, "weights") and "after the last step that is there, " in found.text
+
+
+def test_the_same_nan_is_no_difference(tmp_path):
+    """Nor is the same infinity; what else there is beside it is compared."""
+    for value in (float("nan"), float("inf")):
+
+        def broken(step, net, optimizer, value=value):
+            if step == 4:
+                net[2].bias.grad[0] = value
+
+        one = run(tmp_path / f"one{value}", plant=broken)
+        assert compare_runs(one, run(tmp_path / f"same{value}", plant=broken)).equal
+        other = run(tmp_path / f"other{value}", plant=lambda *given: (scale(given[1], 1.01), broken(*given)))
+        assert compare_runs(one, other).finding.whose == "gradient"
+
+
+def test_a_run_is_equal_to_itself(tmp_path, monkeypatch):
+    """Though it follows nothing that is known: then two are compared by their steps."""
+    monkeypatch.setattr(search, "TOGETHER", 1)
+
+    def odd(step, net, optimizer):
+        for slots in optimizer.state.values():
+            slots["exp_avg"].mul_(0.7)
+
+    one = run(tmp_path / "one", plant=odd)
+    found = compare_runs(one, one)
+    assert found.equal and "not by a rule: of the first, it follows none of " in str(found)
+    other = run(
+        tmp_path / "other",
+        plant=lambda step, net, optimizer: odd(step, net, optimizer) or (step == 6 and emptied(optimizer, net[0].bias)),
+    )
+    found = compare_runs(one, other).finding
+    assert (found.step, found.whose) == (6, "optimizer")
+
+
+def test_what_none_stands_for_is_no_other_number(tmp_path):
+    """As the first eps of Adafactor."""
+    runs = [
+        run(tmp_path / str(eps), lambda net, eps=eps: torch.optim.Adafactor(groups(net), eps=(eps, 1e-3)))
+        for eps in (None, 2.0**-23, 1e-6)
+    ]
+    assert compare_runs(runs[0], runs[1]).equal
+    assert compare_runs(runs[0], runs[2]).finding.whose == "numbers"
 
 
 def test_what_is_far_apart_says_little(tmp_path):

@@ -21,6 +21,7 @@ from parity.cases.problems import synthetic
 from parity.hunt.diagnosis import diagnose
 from parity.hunt.parting import Incomparable, compare_runs
 from parity.runs import Step, Writer, read
+from parity.runs.files import Unreadable
 from parity.runs.replay import Unjudged, named, replay
 
 ROOT = Path(__file__).parents[2]
@@ -423,7 +424,7 @@ def test_what_cannot_be_read(tmp_path):
         (
             "dtypes",
             {"w": "int3"},
-            "'dtypes' in .* must be those of the parameters, but got 'int3' for 'w', which is fl",
+            "'dtypes' in .* must be those of the parameters, .* got 'int3' for 'w', which is fl",
         ),
         ("groups", {}, "'groups' in .* must be a list of objects with a list 'params', but got {}"),
         ("groups", [{"params": "w"}], "'groups' in .* must be a list of objects with a list 'params', but got "),
@@ -457,6 +458,35 @@ def test_what_cannot_be_read(tmp_path):
     (folder / "000000.safetensors").unlink()
     with pytest.raises(ValueError, match=r"must have each step from 0 once, but got \[1\]"):
         read(folder)
+
+
+def test_steps_that_cannot_be_read(tmp_path):
+    """What is wrong with one is named, and nothing is judged by it."""
+    folder = written(tmp_path / "run")
+    step = folder / "000001.safetensors"
+    whole, (tensors, metadata) = step.read_bytes(), opened(step)
+    for change, message in [
+        ({"metadata": {"groups": "[]"}}, r"must have the numbers of 1 groups, but got \[\]"),
+        ({"metadata": {"loss": '"1.0"'}}, "the loss in '.*' must be a number, but got '1.0'"),
+        ({"gradient/w": np.ones(3, np.float32)}, r"gradient of 'w' in '.*' must be of shape \(2,\), but is of \(3,\)"),
+        ({"before/w": np.ones((2, 1), np.float32)}, r"before of 'w' in '.*' must be of shape \(2,\)"),
+        ({"gradient/x": np.ones(2, np.float32)}, r"must be of \['w'\], but got gradient of 'x'"),
+        ({"parameter/w": None}, r"must have each parameter, but got no \['w'\]"),
+    ]:
+        said = {**metadata, **change.pop("metadata", {})}
+        kept = {key: value for key, value in {**tensors, **change}.items() if value is not None}
+        save_file(kept, step, said)
+        with pytest.raises(Unreadable, match=message):
+            read(folder).steps[1]
+        for verb in (["diagnose", str(folder)], ["replay", str(folder)], ["compare", str(folder), str(folder)]):
+            assert main(verb) == 2
+    step.write_bytes(whole[:-3])
+    assert main(["replay", str(folder)]) == 2
+    save_file(tensors, step, {**metadata, "groups": '[{"lr": null}]'})
+    with pytest.raises(
+        Unjudged, match="the numbers of step 1 must be such as ours takes, but: For 'SGD', 'lr' must be"
+    ):
+        list(replay(read(folder)))
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
