@@ -168,9 +168,11 @@ def _is_multiple(one, other, allowed):
         return False
     one, other = np.ravel(one).astype(float), np.ravel(other).astype(float)
     product, squares = float(one @ other), (float(one @ one), float(other @ other))
-    if abs(product) < COSINE * np.sqrt(squares[0] * squares[1]) or not all(squares):
+    if not all(squares):
         return False
-    return abs(product / squares[0] - 1) > allowed
+    cosine = abs(product) / np.sqrt(squares[0] * squares[1])
+    unexplained = np.sqrt(max(0.0, 1 - cosine**2))
+    return cosine > COSINE and abs(product / squares[0] - 1) > max(allowed, 10 * unexplained)
 
 
 def _factor(mine, others, allowed):

@@ -135,7 +135,6 @@ class Whole:
         if value.shape != truth.shape:
             gauge.off.append(Divergence(i, name, kind, (), np.nan, np.nan, np.inf))
             return
-        value = value.astype(DTYPE) if value.dtype == np.float64 and value.ndim else value
         off, *own = (errors([one], [truth], DTYPE, gauge.largest)[0] for one in (value, *known))
         place = tuple(map(int, np.unravel_index(int(off.argmax()), off.shape)))
         gauge.off.append(Divergence(i, name, kind, place, float(value[place]), float(single[place]), float(off[place])))

@@ -249,6 +249,31 @@ def test_gradients_that_are_parameters_in_a_graph(name, either):
     assert_same(everything_of(net), everything_of(other))
 
 
+def test_a_step_without_a_kernel_reads_before_it_writes(either):
+    """Of two parameters, each of which is the gradient of the other."""
+    steps = []
+    for copied in (True, False):
+        a, b = vectors((5,), (5,))
+        ops.assign(b, Tensor([1, 2, 3, 4, 5], ms.float32))
+        optimizer = SGD([a, b], lr=0.1, momentum=0.9, fused=False)
+        for _ in range(3):
+            optimizer((b.copy(), a.copy()) if copied else (b, a))
+        steps.append(everything(optimizer))
+    assert_same(*steps)
+
+
+def test_what_lies_in_what_is_written_is_copied(either):
+    """The tensor, a view, and a part of it, in order or not; and nothing else."""
+    wide, other = vectors((4, 6), (4, 6))
+    ops.assign(wide, Tensor(np.arange(24).reshape(4, 6), ms.float32))
+    inside = [wide, wide.reshape(-1), wide[1:], wide.T, wide[:, 2:4], wide[3:, 5:]]
+    outside = [other, other.T, wide.copy(), Tensor(np.ones(3, np.float32))]
+    found = _host.apart([*inside, *outside], [wide])
+    for tensor, apart in zip((*inside, *outside), found):
+        np.testing.assert_array_equal(apart.asnumpy(), tensor.asnumpy())
+    assert [tensor is apart for tensor, apart in zip((*inside, *outside), found)] == [False] * 6 + [True] * 4
+
+
 def test_where_memory_is_not_told_what_is_written_is_copied(monkeypatch):
     """The parameter itself, if not what lies in it."""
     monkeypatch.setattr(_host, "all_there", False)

@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -235,6 +236,42 @@ def test_what_comes_late_or_to_one_of_many_is_found(lost, tmp_path, monkeypatch)
     assert (found.steps, found.tensors, found.divergence.step) == (LATE, 13, LOST_AT)
     kept = type(found)("AdamW", 1.0, steps=3, tensors=2)
     assert str(kept) == "it follows the rule of AdamW: ratio 1.00, in 3 steps of 2 parameters"
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_both_ways_to_look_at_a_run_measure_the_same(wrong, recorded, monkeypatch):
+    """In all of it, one step at a time, and in a part that is all of it; of parameters alone too."""
+    run = recorded("SGD")
+    _, ours = taken(run, lambda p: ms_optim.SGD(p, **{**MOMENTUM, "momentum": 0.9 if not wrong else 0.8}))
+    monkeypatch.setattr(search, "TOGETHER", 1)
+    for some in (ours, {key: steps for key, steps in ours.items() if key[0] == "parameter"}):
+        part = diagnose(run, some)
+        with monkeypatch.context() as patched:
+            patched.setattr(diagnosis, "STEPS", 3)
+            whole = diagnose(run, some)
+        assert (whole.right, whole.divergence) == (part.right, part.divergence) and part.is_right != wrong
+
+
+def test_a_mistake_that_ends_does_not_fit(tmp_path):
+    """Though it does as long as mistakes are tried."""
+
+    class Late(torch.optim.AdamW):
+        def step(self, closure=None):
+            told = self.param_groups[0]["eps"]
+            self.param_groups[0]["eps"] = 1e-4 if len(run.taken) < 2 * 23 else told  # its twin takes each step too
+            super().step()
+            self.param_groups[0]["eps"] = told
+            run.taken.append(1)
+
+    Late.__name__ = "AdamW"
+    net, run = network(), SimpleNamespace(taken=[])
+    trained(Late(net.parameters(), lr=0.02), net, tmp_path / "run", LATE)
+    found = read(tmp_path / "run")
+    steps = [replace(step, groups=[{**group, "eps": 1e-8} for group in step.groups]) for step in found.steps]
+    groups = [{**group, "eps": 1e-8} for group in found.header["groups"]]
+    for count, fits in ((22, ["eps 0.0001 for 1e-08"]), (LATE, [])):
+        part = type(found)({**found.header, "groups": groups}, found.initial, found.initial_state, steps[:count])
+        assert [fit for fit, _ in diagnose(part).fits] == fits
 
 
 def test_what_comes_again_is_found(tmp_path):

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 import parity
 from parity.__main__ import main
 from parity.hunt import search
+from parity.hunt.causes import gradients_apart
 from parity.hunt.diagnosis import diagnose
 from parity.hunt.parting import Incomparable, compare_runs
 from parity.runs import Step, Writer, read
@@ -295,6 +296,27 @@ def test_a_small_branch_is_no_noise(tmp_path):
     lost = compare_runs(one, branched("lost", lambda aux: [param.grad.zero_() for param in aux.parameters()]))
     assert lost.equal and {*lost.noise} == {"aux.weight", "aux.bias"} and lost.noise["aux.weight"] > 0.01
     assert "but for aux.weight, aux.bias, which end " in str(lost) and "are taken for noise" in str(lost)
+
+
+BASE = np.linspace(-1, 1, 12) * 1e-8
+SMALL = {
+    "twice": (2 * BASE, True),
+    "turned": (-BASE, True),
+    "twice, of few elements": (2 * BASE[:4], False),
+    "about the same": (BASE * (1 + 0.02 * np.cos(np.arange(12))), False),
+    "nothing": (0 * BASE, False),
+    "something else": (BASE[::-1] ** 2 * 1e8, False),
+    "larger": (BASE + 1e-5 * np.cos(np.arange(12)), True),
+}
+
+
+@pytest.mark.parametrize("what", SMALL)
+def test_what_is_noise(what):
+    """What is small, and not a multiple of what the other has."""
+    other, is_apart = SMALL[what]
+    steps = [Step([], {"large": np.ones(9), "small": grad}, {}, {}) for grad in (BASE[: other.size], other)]
+    finding, noise = gradients_apart(*steps, {"large": "large", "small": "small"}, 0, 1e-4)
+    assert (finding is not None, noise) == (is_apart, set() if is_apart else {"small"})
 
 
 def test_what_parts_between_recorded_steps_is_found(tmp_path):
