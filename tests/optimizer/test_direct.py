@@ -203,6 +203,7 @@ def test_gradients_that_do_not_lie_in_order(kind, either):
     np.testing.assert_array_equal(direct.asnumpy(), expected.asnumpy())
 
 
+@pytest.mark.usefixtures("own_graph")
 @pytest.mark.parametrize("path", ["direct", "compiled", "composed"])
 def test_gradients_that_lie_in_what_is_written(path, either, monkeypatch):
     """The parameters themselves, each for the other, and a part of a slot: all are read before anything is written."""
@@ -249,6 +250,7 @@ def test_gradients_that_are_parameters_in_a_graph(name, either):
     assert_same(everything_of(net), everything_of(other))
 
 
+@pytest.mark.usefixtures("own_graph")
 def test_a_step_without_a_kernel_reads_before_it_writes(either):
     """Of two parameters, each of which is the gradient of the other."""
     steps = []
