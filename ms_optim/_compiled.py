@@ -47,7 +47,7 @@ def step(optimizer: Any, gradients: Sequence[Any], pieces: Callable | None = Non
     present = tuple(grad is not None for grad in gradients)
     absent = Tensor(0.0, ms.float32)
     gradients = tuple(grad if here else absent for grad, here in zip(gradients, present))
-    if not optimizer.fused:
+    if pieces or not optimizer.fused:  # a kernel sets apart what lies in what it writes itself
         gradients = _apart(gradients, optimizer.written)
     if pieces is None:
         return call(optimizer, ms.mutable(gradients), present)

@@ -23,12 +23,13 @@ ELSEWHERE = ("beta1", "beta2", "epsilon", "grad_centralization", "learning_rate"
 
 def own_key(name: Any, arguments: Iterable[str]) -> bool:
     """Whether a key of a group means an argument, or means to: anything else is the user's own, and kept."""
-    arguments = [*arguments, *MEMBERS, *ELSEWHERE]
-    if name in (*arguments, *COMMON, *HOW):
+    arguments = [*arguments, "params"]
+    if name in (*arguments, *MEMBERS, *COMMON, *HOW, *ELSEWHERE):
         return True
     if not isinstance(name, str) or name in NOTES:
         return False
-    return bool(difflib.get_close_matches(_letters(name), map(_letters, arguments), 1, 0.85))
+    near = ((arguments, 0.85), ((*MEMBERS, *ELSEWHERE), 0.9))  # of which "beta" is none of "beta1"
+    return any(difflib.get_close_matches(_letters(name), map(_letters, known), 1, cutoff) for known, cutoff in near)
 
 
 def _letters(name):

@@ -7,7 +7,7 @@ from functools import partial
 from numbers import Integral
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, log
 
 from ms_optim._declaration import arguments_of
 from ms_optim._groups import HOW, MEMBERS, own_key
@@ -148,9 +148,11 @@ def changes(optimizer: Stateful, given: Mapping) -> list[Change]:
             raise ValueError(
                 f"For '{owner}', 'frozen' must be of the parameters {sorted(places.values())}, but got {frozen!r}."
             )
-        found.append(
-            partial(optimizer.set_trainable, [places[param.name] not in frozen for param in optimizer.parameters])
-        )
+        moves = [places[param.name] not in frozen for param in optimizer.parameters]
+        freed = [param.name for param, move in zip(optimizer.parameters, moves) if move and not param.requires_grad]
+        if freed:
+            found.append(partial(log.warning, f"For '{owner}', {freed} move again, as they did in the state."))
+        found.append(partial(optimizer.set_trainable, moves))
     return found
 
 

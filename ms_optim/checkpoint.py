@@ -290,11 +290,13 @@ def _compare_checksums(tensors):
 
 def _are_checksums(tensors, name):
     """Whether an entry holds those of all others, under another name than was written."""
-    if getattr(tensors[name], "dtype", None) != ms.uint8 or tensors[name].shape[:1] < (2,):
+    if getattr(tensors[name], "dtype", None) != ms.uint8 or tensors[name].ndim != 1:
+        return False
+    if tensors[name].asnumpy()[:2].tobytes() != b'{"':
         return False
     try:
         held = from_json(tensors[name])
-    except ValueError:
+    except (RecursionError, ValueError):
         return False
     return isinstance(held, dict) and held.keys() == tensors.keys() - {name}
 

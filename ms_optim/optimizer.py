@@ -330,6 +330,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         return [*self.state.tensors, *self.scalar_state, self.step_counts]
 
     def _told(self):
+        self.follow_requires_grad()
         return _torch_layout.told(self)
 
     def changes(self, state_dict: Mapping) -> list[_state.Change]:
@@ -371,7 +372,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         ((*groups, _),), arguments = self._made_of()
         made = Groups(type(self).__name__, [*groups, group], self.defaults, self.kinds)[-1]
         added, members = made["params"], {name: made[name] for name in MEMBERS if name in made}
-        state, places = self.state_dict(), range(len(self.parameters), len(self.parameters) + len(added))
+        state, places = self._told(), range(len(self.parameters), len(self.parameters) + len(added))
         state["param_groups"].append({"params": list(places)})
         state["frozen"] += [place for place, param in zip(places, added) if not param.requires_grad]
         order = {"order_params": [*self.parameters, *added]}

@@ -206,7 +206,7 @@ class EMA(Averaged, Stateful):
         object.__setattr__(self, "averages", tuple(averages))
 
     def __setattr__(self, name, value):
-        if self.settled and name not in self.arguments and name in getattr(self.optimizer, "settled", ()):
+        if self.settled and name not in self.arguments and name in self._inner_settled:
             setattr(self.optimizer, name, value)  # which says how, or writes it
             return
         if name in self.settled:
@@ -217,6 +217,10 @@ class EMA(Averaged, Stateful):
             self.optimizer.parameters = value
             object.__setattr__(self, "tracked", (*value, *self.tracked[len(value) :]))
             self._set_path()
+
+    @property
+    def _inner_settled(self):
+        return getattr(self.optimizer, "settled", ()) if isinstance(self.optimizer, Stateful) else ()
 
     def __getattr__(self, name):
         try:
@@ -437,11 +441,12 @@ class EMA(Averaged, Stateful):
         counts = self._step, self.global_step
         before = [int(count.asnumpy().item()) for count in counts]
         with super().average_parameters():
+            swapped = getattr(self.optimizer, "swapped", False)  # by another average around it
             object.__setattr__(self.optimizer, "swapped", True)
             try:
                 yield
             finally:
-                object.__setattr__(self.optimizer, "swapped", False)
+                object.__setattr__(self.optimizer, "swapped", swapped)
         if before != [int(count.asnumpy().item()) for count in counts]:
             raise RuntimeError(
                 "For 'EMA', a training step ran inside 'average_parameters': the parameters are what "

@@ -3,11 +3,17 @@
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
+from numbers import Rational
+
+import numpy as np
 
 from ms_optim._values import as_number
 from ms_optim.arguments import Function, Whole
 from ms_optim.lr_scheduler.base import HasGroups, LRScheduler, check_optimizer
 from ms_optim.lr_scheduler.kinds import NONNEGATIVE, PerGroup, Real, common
+
+# What a factor may be besides a float, an array or a tensor: a bool as of a comparison, and a fraction.
+PLAIN = (Rational, np.bool_)
 
 
 class _Lambdas(LRScheduler):
@@ -28,7 +34,8 @@ class _Lambdas(LRScheduler):
     def _factors(self):
         """What the functions return at `last_epoch`."""
         what = f"For '{type(self).__name__}', what 'lr_lambda' returns at epoch {self.last_epoch}"
-        return [as_number(function(self.last_epoch), what) for function in self.lr_lambdas]
+        found = (function(self.last_epoch) for function in self.lr_lambdas)
+        return [as_number(float(value) if isinstance(value, PLAIN) else value, what) for value in found]
 
 
 class LambdaLR(_Lambdas):

@@ -398,6 +398,16 @@ def test_checksums_under_another_name_are_damage(suffix, tmp_path):
         restore(nn.Dense(4, 5), file)
 
 
+@pytest.mark.parametrize("byte", b"[{")
+def test_bytes_are_no_checksums(byte, suffix, tmp_path):
+    """Though they may begin as these do."""
+    cell = nn.Cell()
+    cell.q = Parameter(Tensor(np.full(200_000, byte, np.uint8)), name="q", requires_grad=False)
+    file = str(tmp_path / f"a.{suffix}")
+    ms.save_checkpoint(cell, file, format=suffix)
+    assert restore(cell, file) == []
+
+
 def test_values_that_are_changed_on_purpose_restore(suffix, tmp_path):
     """A mapping is what the caller says, though a file has checksums; and a file without them restores."""
     net, file = nn.Dense(2, 3), str(tmp_path / f"a.{suffix}")

@@ -4,12 +4,13 @@ import inspect
 import math
 import re
 from copy import deepcopy
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.schedules import CASES, LRS, MADE_OF_OTHERS, NAMES, Fading, build, numbers, our_optimizer, stand_in
-from mindspore import nn
+from mindspore import Tensor, nn
 
 from ms_optim import SGD, lr_scheduler
 from ms_optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, SchedulerCallback, StepLR, table
@@ -344,6 +345,14 @@ def test_what_cannot_be_raises(make, kind, message):
     """What does not go together, or comes too late, and what to do instead."""
     with pytest.raises(kind, match=f"For {message}" if message.startswith("'") else message):
         make(stand_in())
+
+
+@pytest.mark.parametrize("factor", [True, np.bool_(True), Fraction(1), np.float32(1), Tensor(1.0), np.ones(1)])
+def test_factors_may_be_of_any_kind(factor):
+    """As that of a comparison."""
+    optimizer = SGD(nn.Dense(2, 3).trainable_params(), 0.5)
+    lr_scheduler.LambdaLR(optimizer, lambda epoch: factor).step()
+    assert optimizer.param_groups[0]["lr"] == 0.5
 
 
 @pytest.mark.parametrize("name", [*NAMES, "LRScheduler"])

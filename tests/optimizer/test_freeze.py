@@ -1,12 +1,13 @@
 """Frozen parameters stand still from the next step on, in every way of training, and nothing compiles for it."""
 
+import copy
 import functools
 
 import mindspore as ms
 import numpy as np
 import pytest
 from helpers import assert_compiled, assert_same, everything
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, log, nn, ops
 
 from ms_optim import EMA, OPTIMIZERS, SGD, AdamW, restore, save
 from ms_optim.lr_scheduler import ExponentialLR
@@ -192,6 +193,34 @@ def test_what_is_frozen_is_saved(averaged, graph, tmp_path):
     resumed.freeze("0.*")
     resumed.load_state_dict(moving)
     assert [param.requires_grad for param in net.get_parameters()] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("how", ["state", "copy", "group"])
+def test_what_was_frozen_by_hand_stays_so(how):
+    """Though no step has seen it yet."""
+    net = network()
+    optimizer = AdamW(net.trainable_params(), lr=0.05)
+    net[0].weight.requires_grad = False
+    if how == "state":
+        optimizer.load_state_dict(optimizer.state_dict())
+    elif how == "group":
+        optimizer.add_param_group({"params": [Parameter(Tensor(np.ones(2, np.float32)), name="more")]})
+    made = copy.deepcopy(optimizer) if how == "copy" else optimizer
+    moves = [param.requires_grad for param in made.parameters]
+    assert moves[:4] == [False, True, True, True] and made.trainable.asnumpy().tolist() == moves
+
+
+def test_loading_says_what_moves_again(monkeypatch):
+    """As a backbone that was frozen before, where the state is of a training of all."""
+    told, state = [], AdamW(network().trainable_params()).state_dict()
+    monkeypatch.setattr(log, "warning", told.append)
+    net = network()
+    net[0].weight.requires_grad = False
+    optimizer = AdamW(net.get_parameters())
+    optimizer.load_state_dict(state)
+    assert told == ["For 'AdamW', ['0.weight'] move again, as they did in the state."]
+    optimizer.load_state_dict(state)
+    assert len(told) == 1 and net[0].weight.requires_grad
 
 
 def test_frozen_from_the_start_and_given_all_the_same(mode):

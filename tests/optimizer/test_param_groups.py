@@ -174,6 +174,12 @@ def test_keys_that_are_like_an_argument_are_refused(key):
         cls(params()).param_groups[0][key] = 0.1
 
 
+@pytest.mark.parametrize("key", ["beta", "lr_scale", "wd_mult", "layer", "name", "group_name"])
+def test_keys_of_ones_own_are_kept(key):
+    """And those that mean an argument that this optimizer has not."""
+    assert SGD([{"params": params(), key: 0.1}]).param_groups[0][key] == 0.1
+
+
 def test_what_cannot_be_set_raises():
     """Arguments as attributes, and the state, which is what a step reads."""
     optimizer = SGD(params(), lr=0.5, momentum=0.9)

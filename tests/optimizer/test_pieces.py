@@ -1,9 +1,11 @@
 """Compiled steps that are taken in several graphs have the bits of those in one, and their graphs are no more."""
 
+import numpy as np
 import pytest
 from helpers import DENSE, assert_same, everything, loud, make_grads, make_params
+from mindspore import Parameter, Tensor
 
-from ms_optim import EMA, Lion, _host, _pieces
+from ms_optim import EMA, SGD, Lion, _host, _pieces
 from parity.cases import CASES
 from parity.cases.problems import synthetic
 from parity.judge.compare import compare_bits
@@ -43,6 +45,25 @@ def test_has_the_bits_of_one_graph(name, fused, averaged, graph, small, monkeypa
             optimizer(tuple(grads))
             if step == 1:
                 optimizer.freeze(optimizer.parameters[0].name)
+    assert_same(everything(parted), everything(whole))
+
+
+@pytest.mark.usefixtures("own_graph")
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_gradient_that_is_a_parameter_of_another_piece(fused, graph, small, monkeypatch):
+    """Is read before that is written."""
+    monkeypatch.setenv(_host.SWITCH, "0")
+
+    def make():
+        return SGD([Parameter(Tensor(np.full(3, i + 1, np.float32)), name=f"p{i}") for i in range(4)], 0.1, fused=fused)
+
+    whole, parted = make(), small(make)
+    assert parted.pieces
+    for optimizer in (whole, parted):
+        first, *_, last = optimizer.parameters
+        copied = optimizer is whole
+        ones = Tensor(np.ones(3, np.float32))
+        optimizer((last.copy() if copied else last, ones, ones, first.copy() if copied else first))
     assert_same(everything(parted), everything(whole))
 
 
