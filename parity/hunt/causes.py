@@ -151,15 +151,20 @@ def gradients_apart(one, other, pairs, i, allowed):
 
 def _dense(one, other):
     """Two gradients as arrays; of sparse ones the rows that either has, with zeros where it has one not."""
-    if not (isinstance(one, tuple) and isinstance(other, tuple)):
+    sparse = [grad for grad in (one, other) if isinstance(grad, tuple)]
+    if not sparse:
         return one, other
-    rows = np.unique(np.concatenate([one[0], other[0]]))
-    dense = []
-    for own, values in (one, other):
-        whole = np.zeros((len(rows), *values.shape[1:]))
-        np.add.at(whole, np.searchsorted(rows, own), values)
-        dense.append(whole)
-    return tuple(dense)
+    if len(sparse) == 2:
+        rows = np.unique(np.concatenate([own for own, _ in sparse]))
+    else:
+        rows = np.arange(len(other if isinstance(one, tuple) else one))
+
+    def dense(own, values):
+        made = np.zeros((len(rows), *values.shape[1:]))
+        np.add.at(made, np.searchsorted(rows, own), values)
+        return made
+
+    return tuple(dense(*grad) if isinstance(grad, tuple) else grad for grad in (one, other))
 
 
 def _is_multiple(one, other, allowed):

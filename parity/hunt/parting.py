@@ -246,11 +246,8 @@ def _optimizers(first, second):
     names = [run.header["optimizer"] for run in (first, second)]
     followed = [_follows(diagnosis) for diagnosis in found]
     if followed[0] == followed[1]:  # or none that is known, and then their steps tell whether they do the same
-        return (
-            None not in followed,
-            None,
-            "" if None not in followed else f"of the first, {str(found[0]).splitlines()[0]}",
-        )
+        unjudged = f"of the first, {str(found[0]).splitlines()[0]}" if None in followed else ""
+        return not unjudged, None, unjudged
     wrong = [(word, diagnosis) for word, diagnosis in zip(("first", "second"), found) if not diagnosis.is_right]
     if not wrong:
         return True, Finding(0, "optimizer", f"the first is {names[0]}, the second {names[1]}"), ""

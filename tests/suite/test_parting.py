@@ -274,6 +274,17 @@ def test_sparse_gradients_are_compared_by_their_values(name, tmp_path):
     assert (found.step, found.whose) == (2, "gradient") and "those of the first times 2" in found.text
 
 
+def test_a_sparse_gradient_may_be_dense_in_the_other():
+    """As of an embedding in another framework."""
+    rows, values = np.array([3, 1, 3]), np.arange(6, dtype=np.float32).reshape(3, 2) + 1
+    whole = np.zeros((5, 2), np.float32)
+    np.add.at(whole, rows, values)
+    for other, is_apart in ((whole, False), (2 * whole, True)):
+        for pair in (((rows, values), other), (other, (rows, values))):
+            steps = [Step([], {"w": grad}, {}, {}) for grad in pair]
+            assert (gradients_apart(*steps, {"w": "w"}, 0, 1e-4)[0] is not None) == is_apart
+
+
 def test_a_small_branch_is_no_noise(tmp_path):
     """If its gradient is the other times something; what else is so small is said, and how far apart it ends."""
 
