@@ -40,7 +40,7 @@ def kind_of(owner: str, file: str | os.PathLike) -> str:
         ValueError: If it is none of these.
         OSError: If it cannot be read.
     """
-    path = path_of(owner, file)
+    path = Path(file)
     with path.open("rb") as opened:
         begins = opened.read(64)
     if begins.startswith(TORCH):

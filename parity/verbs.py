@@ -16,7 +16,7 @@ from parity.cases import ENTRIES
 from parity.cases.networks import MODELS
 from parity.cases.stock import STOCK
 from parity.names import MODES
-from parity.runs.files import Unreadable, read
+from parity.runs.reading import Unreadable, read
 
 
 def record(argv: list[str]) -> int:

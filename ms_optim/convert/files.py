@@ -11,7 +11,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from ms_optim._files import kind_of, replacing
+from ms_optim._files import kind_of, path_of, replacing
 from ms_optim._values import as_array
 from ms_optim.checkpoint import damaged, read_checkpoint
 from ms_optim.convert.pickles import read
@@ -85,10 +85,11 @@ def load(file: str | os.PathLike) -> dict:
         dict, what the file holds, by name.
 
     Raises:
+        TypeError: If `file` is no path.
         ValueError: If the file is none of these, is damaged, or is no mapping.
         OSError: If it cannot be read.
     """
-    path = Path(file)
+    path = path_of("load", file)
     if kind_of("load", path) == "torch":
         return _of_torch(path, lambda wide: wide)
     try:
@@ -100,7 +101,7 @@ def load(file: str | os.PathLike) -> dict:
 
 def read_tensors(file: str | os.PathLike) -> Mapping:
     """What `load` reads, with the dtypes of the file: a bfloat16 is a Tensor."""
-    path = Path(file)
+    path = path_of("load", file)
     if kind_of("load", path) == "torch":
         return _of_torch(path, lambda wide: Tensor(wide, ms.bfloat16))
     return read_checkpoint("load", path)

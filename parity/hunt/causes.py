@@ -210,17 +210,12 @@ def weights_apart(last, before, i, pairs, allowed):
     return Finding(i, "weights", text, tuple(apart))
 
 
-def jumped(last, before, i, every, pairs, noise):
+def jumped(before, i, pairs, allowed, noise):
     """Where the weights parted in steps that were not recorded: further than a drift goes in so many."""
-    allowed = every * AMPLIFIED * max([ROUNDED, *(tensor.relative for tensor in _but(differences(*last), noise))])
-    apart = tuple(tensor for tensor in _but(differences(*before), noise) if tensor.relative > allowed)
+    apart = tuple(tensor for tensor in differences(*before) if tensor.relative > allowed and tensor.name not in noise)
     if not apart:
         return None
     return Finding(i, "weights", f"after the last step that is there, {in_words(apart, pairs)}", apart)
-
-
-def _but(tensors, names):
-    return [tensor for tensor in tensors if tensor.name not in names]
 
 
 def steps_apart(before, after, i, allowed, but=frozenset()):

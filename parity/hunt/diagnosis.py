@@ -81,14 +81,10 @@ class Suspects:
         self._searches: dict[tuple[str | None, int], tuple[Trace, Search]] = {}
 
     def diagnosis(self, ours: Trace | None = None) -> Diagnosis:
-        """What a trajectory follows, or that of the run itself: of a large run first a part, and then all of it."""
+        """What a trajectory follows, or that of the run itself: the right rule in all of it, or a mistake in a part."""
         run, whole = self._whole.run, self._whole
         ours = None if ours is None else whole.of(ours)
         looked: dict[str, Any] = {"steps": len(run.steps), "tensors": len(run.initial), "untold": self._untold}
-        elements = sum(value.size for value in run.initial.values())
-        if len(run.steps) <= STEPS and len(run.initial) <= TENSORS and elements <= ELEMENTS:
-            own, search = self._search(self._parts, STEPS)
-            return replace(search.diagnosis(own if ours is None else _of(search.run, ours)), **looked)
         followed = whole.follow(ours)
         parted = followed.divergence
         steps = min(max(STEPS, parted.step + BEYOND), MOST_STEPS) if parted else STEPS

@@ -39,6 +39,7 @@ class Mistake:
         prepare: From the rule, the number of the step and its gradients, what it makes of them.
         known: Whether it is wrong of every run, so that it is worth saying where it does not show.
         guessed: Whether it was made up after the run.
+        made_of: Of several, each.
     """
 
     words: tuple[str, ...]
@@ -48,6 +49,7 @@ class Mistake:
     prepare: Prepare | None = None
     known: bool = False
     guessed: bool = False
+    made_of: tuple["Mistake", ...] = ()
 
     def __str__(self) -> str:
         *others, last = self.words
@@ -63,7 +65,8 @@ class Mistake:
             made[kind] = mine or others
         if {*self.words} & {*other.words}:
             return None
-        return Mistake(self.words + other.words, self.mutants + other.mutants, **made)
+        each = (self.made_of or (self,)) + (other.made_of or (other,))
+        return Mistake(self.words + other.words, self.mutants + other.mutants, **made, made_of=each)
 
 
 def mistakes(name: str, run: Run, norms: Sequence[float]) -> Iterator[Mistake]:

@@ -169,7 +169,8 @@ def _found(first, second, pairs, steps):
         others = others | {name: other.before[called] for name, called in pairs.items() if called in other.before}
         changed = None
         if every != 1:
-            changed = jumped(last, (mine, others), i, every, pairs, noise)
+            allowed = every * AMPLIFIED * max(ROUNDED, _drift(*last, noise))
+            changed = jumped((mine, others), i, pairs, allowed, noise)
         elif one.before or other.before:
             allowed = max(ROUNDED, AMPLIFIED * _drift(*last, noise))
             changed = weights_apart(last, (mine, others), i, pairs, allowed)

@@ -6,7 +6,7 @@ by torch: what it fits is named, if the rule of torch does not fit.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,11 @@ from ms_optim import OPTIMIZERS
 from parity.cases import ENTRIES, Mutant
 from parity.hunt.mistakes import Alter, Mistake, breaks, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
 from parity.hunt.mutants import breed, differs_in_rule_alone
-from parity.hunt.whole import NEAR, TRIALS
+from parity.hunt.whole import as_precise
 from parity.judge.compare import RATIO, Divergence, Standard, errors
 from parity.runs.files import Run
-from parity.runs.follow import begun, by_the_rule, counterpart, of_what_moves, rewind, stepped
-from parity.sides.rules import Shaken
-from parity.sides.trace import PARAMETER, Recorder, Trace
+from parity.runs.follow import begun, by_the_rule, counterpart, rewind
+from parity.sides.trace import PARAMETER, Trace
 
 # How many mistakes may have been made together; after how many steps the nearest of them are chosen, and how many of
 # these are run to the end.
@@ -108,8 +107,8 @@ class Search:
         self._noise = ENTRIES[name].cases[0].noise
         self._classes: dict[tuple[Mutant, ...], type] = {}
         self._optimizers: dict[Alter | None, nn.Optimizer] = {}
-        self._singles: dict[str, Mistake] = {}
-        self._right = self._standard(by_the_rule(run, begun(run, counterpart(run, OPTIMIZERS[name])), PRECISIONS))
+        taken = by_the_rule(run, begun(run, counterpart(run, OPTIMIZERS[name])), PRECISIONS)
+        self._right, self._dtypes = self._standard(taken), {key: steps[0].dtype for key, steps in taken[0].items()}
 
     def diagnosis(
         self, ours: Trace, together: int | None = None, confirmed: Callable[[Mistake], float] | None = None
@@ -118,14 +117,15 @@ class Search:
 
         `confirmed` judges by a mistake that fits once more, as by more than this part of a run.
         """
-        ours = {key: [_single(step) for step in steps] for key, steps in ours.items()}
-        verdict = self._judge_right(ours)
+        ours = {
+            key: [as_precise(step, self._dtypes.get(key, step.dtype)) for step in steps] for key, steps in ours.items()
+        }
+        verdict = self._right.judge(ours, told=True)
         of_right, divergence = self._ratio_of(verdict), verdict.divergence
         if of_right <= RATIO:
             return Diagnosis(self.name, of_right)
         led = [*self.shown, *self._lead(self._of_constants(ours)), *self._lead(self._of_breaks(divergence))]
         fits = [(mistake, self._ratio(ours, standard)) for mistake, standard in led]
-        self._singles = {words: mistake for mistake, _ in led for words in mistake.words}
         # A constant that is not whole is a guess, which misleads beside others.
         shown = best = [mistake for mistake, _ in led if not mistake.guessed]
         tried, everything, now = len(led), [*fits], np.inf
@@ -151,29 +151,10 @@ class Search:
         hidden = tuple(str(mistake) for mistake in self._known if mistake.known and mistake not in self._shows)
         return Diagnosis(self.name, of_right, divergence, tuple(fits), tried, None if fits else nearest, hidden)
 
-    def _judge_right(self, ours):
-        """The verdict by the right rule, and if it is near, by what rounding may make of that otherwise."""
-        verdict = self._right.judge(ours, told=True)
-        if RATIO < self._ratio_of(verdict) <= NEAR:
-            verdict = self._shaken.judge(ours, told=True)
-        return verdict
-
-    @cached_property
-    def _shaken(self):
-        """What is judged by the right rule, with budgets of several roundings."""
-        optimizer = begun(self.run, counterpart(self.run, OPTIMIZERS[self.name]))
-        return self._standard(
-            by_the_rule(self.run, optimizer, PRECISIONS),
-            [shaken(self.run, self.name, seed) for seed in range(TRIALS)],
-        )
-
     def again(self, mistake: Mistake, run: Run, norms: Sequence[float]) -> Mistake:
         """The mistake as it would be made in another run, of which this one is a part."""
         known = {one.words: one for one in mistakes(self.name, run, norms)}
-        one, *others = (known.get((words,), self._singles.get(words, mistake)) for words in mistake.words)
-        for other in others:
-            one = one.with_(other) or mistake
-        return one
+        return reduce(Mistake.with_, (known.get(one.words, one) for one in mistake.made_of or (mistake,)))
 
     def _of_breaks(self, divergence):
         """Mistakes by what may have come over a run where it leaves the right rule."""
@@ -240,9 +221,9 @@ class Search:
             self._optimizers[alter] = begun(run, counterpart(run, right))
         return run, self._optimizers[alter]
 
-    def _standard(self, taken, others=()):
+    def _standard(self, taken):
         """What is judged by a rule that leads somewhere."""
-        return Standard(*taken, noise=self._noise, initial=self.run.initial, others=others)
+        return Standard(*taken, noise=self._noise, initial=self.run.initial)
 
     def _ratio(self, ours, standard):
         """How far a trajectory is, by what it tells: all of its state, or some, or none."""
@@ -299,17 +280,3 @@ class Search:
                 if abs(one - 1) > 1e-4 and not any(abs(one / known - 1) < 1e-4 for known in factors):
                     factors.append(one)
         return factors
-
-
-def _single(value):
-    """A tensor of a run in float64 as one of float32, as which it is judged."""
-    return value.astype(np.float32) if value.ndim and value.dtype == np.float64 else value
-
-
-def shaken(run: Run, name: str, seed: int) -> Trace:
-    """Where a rule that rounds otherwise leads on the gradients of a run."""
-    optimizer, recorder = begun(run, counterpart(run, OPTIMIZERS[name])), Recorder()
-    rule = Shaken(optimizer, seed)
-    for _ in stepped(run, optimizer, [rule]):
-        recorder.add(rule.params, rule.state)
-    return of_what_moves(run, recorder.trace())

@@ -55,11 +55,11 @@ class Whole:
     """
 
     def __init__(self, run: Run, name: str):
-        self.name, sample = name, Sample(ELEMENTS)
-        large = {key: value.size for key, value in run.initial.items() if value.size > ELEMENTS}
+        self.name, self._sample = name, Sample(ELEMENTS)
+        self._sizes = {key: value.size for key, value in run.initial.items()}
+        large = max(self._sizes.values(), default=0) > ELEMENTS
         sparse = any(isinstance(grad, tuple) for step in run.steps[:1] for grad in step.gradients.values())
-        self._draws = OPTIMIZERS[name].elementwise and not sparse and "sample" not in run.header and bool(large)
-        self._places = {key: (size, sample.places(key, size)) for key, size in large.items()} if self._draws else {}
+        self._draws = OPTIMIZERS[name].elementwise and not sparse and "sample" not in run.header and large
         self._least = max(1.0, ENTRIES[name].cases[0].noise / FORMATS[DTYPE].eps)
         self.norms: list[float] = []
         self._outline: list[Step] = []
@@ -131,7 +131,7 @@ class Whole:
         (kind, name), single = key, known[0]
         truth = np.where(np.isfinite(single), truth, single)
         gauge.told |= value is not None
-        value = np.zeros_like(single) if value is None else np.asarray(value)
+        value = np.zeros_like(single) if value is None else as_precise(np.asarray(value), single.dtype)
         if value.shape != truth.shape:
             gauge.off.append(Divergence(i, name, kind, (), np.nan, np.nan, np.inf))
             return
@@ -183,8 +183,13 @@ class Whole:
         return {name: {slot: self._part(name, value) for slot, value in slots.items()} for name, slots in state.items()}
 
     def _part(self, name, value):
-        size, places = self._places.get(name, (-1, None))
-        return np.ravel(value)[places] if np.size(value) == size else value
+        return self._sample.of(name, value, self._sizes[name])
+
+
+def as_precise(value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A tensor of a run in float64 as one of what it is judged by: what float32 does not hold is infinite."""
+    with np.errstate(over="ignore"):
+        return value.astype(dtype) if value.dtype == np.float64 else value
 
 
 def _values(params, state):

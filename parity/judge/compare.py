@@ -1,6 +1,6 @@
 """Judges a run by two others: the reference in the same precision, and the reference in float64, which is the truth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -169,7 +169,7 @@ def compare(
 class Standard:
     """What any number of runs are judged by: the reference, and its own error, which is measured once.
 
-    The arguments are those of `compare`, and other runs of the reference in the same precision, which round otherwise.
+    The arguments are those of `compare`.
     """
 
     def __init__(
@@ -179,10 +179,8 @@ class Standard:
         noise: float = 0.0,
         initial: Initial = MappingProxyType({}),
         dtype: str = "float32",
-        others: Sequence[Trace] = (),
     ):
         self._single, self._double, self._dtype, self._start = single, double, dtype, _sizes(initial)
-        self._others = others
         self._least = {PARAMETER: max(1.0, noise / FORMATS[dtype].eps)}
         self._known: dict[tuple[str, str], tuple[np.ndarray, np.ndarray, float]] = {}
 
@@ -208,8 +206,7 @@ class Standard:
         if key not in self._known:
             truth = truth_of({key: self._single[key]}, self._double)[key]
             off = self._errors(self._single[key], key, truth)
-            more = (_worst(self._errors(other[key], key, truth)) for other in self._others)
-            self._known[key] = truth, off, max(self._least.get(key[0], 1.0), _worst(off), *more)
+            self._known[key] = truth, off, max(self._least.get(key[0], 1.0), _worst(off))
         return self._known[key]
 
     def _errors(self, steps, key, truth):

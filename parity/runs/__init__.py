@@ -40,6 +40,7 @@ on; and so are folders of `np.save` files, 000000/parameter/NAME.npy and so on, 
 writes all of it from arrays of NumPy and knows no framework.
 """
 
-from parity.runs.files import Run, Step, Writer, read
+from parity.runs.files import Run, Step, Writer
+from parity.runs.reading import read
 
 __all__ = ["Run", "Step", "Writer", "read"]

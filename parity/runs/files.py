@@ -1,22 +1,17 @@
-"""The files of runs, written and read with NumPy alone; `parity.runs` says what is in them."""
+"""Runs, and their files, written with NumPy alone; `parity.runs` says what is in them."""
 
 import json
 import os
-import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 FORMAT = "parity run 1"
-# The kinds of tensors whose key ends with the name of a parameter.
-KINDS = ("parameter", "gradient", "rows", "before", "double/parameter")
-STATES = ("state", "double/state")
 
 Arrays = Mapping[str, np.ndarray]
 State = Mapping[str, Arrays]  # by parameter, then by slot
@@ -62,10 +57,6 @@ class Run:
         return {name: len(shapes.get(name, value.shape)) for name, value in self.initial.items()}
 
 
-class Unreadable(ValueError):
-    """What is wrong with the file of a step."""
-
-
 class Mapped(Sequence):
     """Steps as a function makes them of others, each when it is asked for.
 
@@ -97,6 +88,7 @@ class Sample:
 
     elements: int
     seed: int = 0
+    _known: dict[tuple[str, int], np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
         _check_whole("elements", self.elements, 1)
@@ -106,12 +98,10 @@ class Sample:
         """Those of a tensor that goes with a parameter of some size, as a vector; any other is whole, and a smaller."""
         if size <= self.elements or np.size(value) != size:
             return value
-        return np.ravel(value)[self.places(name, size)]
-
-    def places(self, name: str, size: int) -> np.ndarray:
-        """Which elements of a larger tensor those are."""
-        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-        return np.sort(rng.choice(size, self.elements, replace=False))
+        if (name, size) not in self._known:  # the same at each step
+            rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+            self._known[name, size] = np.sort(rng.choice(size, self.elements, replace=False))
+        return np.ravel(value)[self._known[name, size]]
 
 
 class Writer:
@@ -216,7 +206,7 @@ class Writer:
 
     def _write(self, name, tensors, said):
         if self._sample:
-            names = {key: _parsed(key)[-1] for key in tensors}
+            names = {key: parsed(key)[-1] for key in tensors}
             tensors = {key: self._sample.of(names[key], v, self._sizes[names[key]]) for key, v in tensors.items()}
         halves = [key for key, value in tensors.items() if self._is_half(key, value)]
         packed = {
@@ -228,7 +218,7 @@ class Writer:
 
     def _is_half(self, key, value):
         """Whether it is of a bfloat16 parameter and its bits hold it: a count of steps is wider."""
-        *_, name = _parsed(key)
+        *_, name = parsed(key)
         return name in self._bfloat16 and value.dtype == np.float32 and not np.any(value.view(np.uint32) & 0xFFFF)
 
 
@@ -238,195 +228,12 @@ def _check_whole(name, value, least):
         raise ValueError(f"For 'Writer', '{name}' must be an int in [{least}, inf), but got {value!r}.")
 
 
-def read(folder: str | Path) -> Run:
-    """Read a run; each step is read when it is asked for.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If a file is damaged or of another format, named with what is wrong.
-    """
-    folder = Path(folder)
-    try:
-        header = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"For 'read', 'folder' must hold a run with a run.json, but got '{folder}'.") from None
-    except ValueError as error:
-        raise ValueError(f"For 'read', '{folder / 'run.json'}' must be JSON, but got {error}.") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        got = header.get("format") if isinstance(header, dict) else type(header).__name__
-        raise ValueError(f"For 'read', the format of '{folder}' must be {FORMAT!r}, but got {got!r}.")
-    _check_header(folder, header)
-    tensors, _ = _tensors(_one(folder, "initial"))
-    if {*tensors["parameter"]} != {*header["dtypes"]}:
-        raise ValueError(
-            f"For 'read', '{folder}' must begin with {[*header['dtypes']]}, but got {[*tensors['parameter']]}."
-        )
-    initial = {name: tensors["parameter"][name] for name in header["dtypes"]}
-    kept = {name: str(value.dtype) for name, value in initial.items()}
-    odd = [
-        name
-        for name, dtype in header["dtypes"].items()
-        if dtype.replace("bfloat16", "float32") != kept[name] or not kept[name].startswith("float")
-    ]
-    if odd:
-        raise ValueError(
-            f"For 'read', 'dtypes' in '{folder / 'run.json'}' must be those of the parameters, all floats, but got "
-            f"{header['dtypes'][odd[0]]!r} for '{odd[0]}', which is {kept[odd[0]]}."
-        )
-    files = sorted(file for file in folder.iterdir() if re.fullmatch(r"\d{6}(\.safetensors|\.npz|)", file.name))
-    numbers, every = [int(file.stem) for file in files], header.get("every", 1)
-    if numbers != [*range(0, len(files) * every, every)]:
-        which = "each step" if every == 1 else f"every step of {every}"
-        raise ValueError(f"For 'read', '{folder}' must have {which} from 0 once, but got {numbers}.")
-    shapes = {name: value.shape for name, value in initial.items()}
-    return Run(header, initial, _by_parameter(tensors["state"]), _Steps(files, len(header["groups"]), shapes))
-
-
-# What else a header may have, and what that is.
-MAPPINGS = ("after", "average", "names", "sample", "versions")
-
-
-def _check_header(folder, header):
-    """Raise if what a run says of itself is not what a run says."""
-
-    def check(key, is_right, what):
-        if not is_right:
-            raise ValueError(
-                f"For 'read', '{key}' in '{folder / 'run.json'}' must be {what}, but got {header.get(key)!r}."
-            )
-
-    def is_whole(value, least):
-        return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-    missing = [key for key in ("optimizer", "groups", "dtypes") if key not in header]
-    if missing:
-        raise ValueError(f"For 'read', the header of '{folder}' must have all of its keys, but got no {missing}.")
-    dtypes, groups = header["dtypes"], header["groups"]
-    check("optimizer", isinstance(header["optimizer"], str), "the name of a class")
-    are_named = isinstance(dtypes, dict) and all(isinstance(dtype, str) for dtype in dtypes.values())
-    check("dtypes", are_named, "a dtype for each parameter")
-    are_groups = isinstance(groups, list) and all(
-        isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups
-    )
-    check("groups", are_groups, "a list of objects with a list 'params'")
-    members = [name for group in groups for name in group["params"]]
-    are_members = len(members) == len(dtypes) and all(name in dtypes for name in members)
-    check("groups", are_members and len({*members}) == len(members), f"of each of {[*dtypes]} once")
-    check("every", is_whole(header.get("every", 1), 1), "an integer in [1, inf)")
-    for key in MAPPINGS:
-        check(key, isinstance(header.get(key, {}), dict), "an object")
-    sample = header.get("sample", {"elements": 1, "seed": 0, "shapes": {}})
-    fits = is_whole(sample.get("elements"), 1) and is_whole(sample.get("seed"), 0)
-    check("sample", fits and isinstance(sample.get("shapes"), dict), "'elements', 'seed' and 'shapes'")
-
-
-class _Steps(Sequence):
-    """The steps of a run, which are read one at a time."""
-
-    def __init__(self, files, count, shapes):
-        self._files, self._count, self._shapes = files, count, shapes
-
-    def __len__(self):
-        return len(self._files)
-
-    def __getitem__(self, i):
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        tensors, said = _tensors(self._files[i])
-        groups, loss = said.get("groups", []), said.get("loss")
-        if len(groups) != self._count or not all(isinstance(group, dict) for group in groups):
-            raise Unreadable(
-                f"For 'read', '{self._files[i]}' must have the numbers of {self._count} groups, but got {groups!r}."
-            )
-        if loss is not None and (not isinstance(loss, (int, float)) or isinstance(loss, bool)):
-            raise Unreadable(f"For 'read', the loss in '{self._files[i]}' must be a number, but got {loss!r}.")
-        self._check_shapes(self._files[i], tensors)
-        rows, values = tensors["rows"], tensors["gradient"]
-        return Step(
-            groups,
-            {name: (rows[name], value) if name in rows else value for name, value in values.items()},
-            tensors["parameter"],
-            _by_parameter(tensors["state"]),
-            tensors["double/parameter"],
-            _by_parameter(tensors["double/state"]),
-            tensors["before"],
-            loss,
-            said.get("notes", {}),
-        )
-
-    def __iter__(self) -> Iterator[Step]:
-        return (self[i] for i in range(len(self)))
-
-    def _check_shapes(self, file, tensors):
-        """Raise if it has not every parameter, or others, or tensors of other shapes."""
-        missing = [name for name in self._shapes if name not in tensors["parameter"]]
-        if missing:
-            raise Unreadable(f"For 'read', '{file}' must have each parameter, but got no {missing}.")
-        for kind in ("parameter", "gradient", "before", "double/parameter"):
-            for name, value in tensors[kind].items():
-                if name not in self._shapes:
-                    raise Unreadable(f"For 'read', '{file}' must be of {[*self._shapes]}, but got {kind} of '{name}'.")
-                shape = self._shapes[name]
-                if value.shape != shape and not (kind == "gradient" and name in tensors["rows"]):
-                    raise Unreadable(
-                        f"For 'read', {kind} of '{name}' in '{file}' must be of shape {shape}, but is of {value.shape}."
-                    )
-
-
-def _one(folder, name):
-    """The file of a name, in either format."""
-    for suffix in (".safetensors", ".npz", ""):
-        if (folder / f"{name}{suffix}").exists():
-            return folder / f"{name}{suffix}"
-    raise FileNotFoundError(
-        f"For 'read', '{folder}' must hold '{name}.safetensors', '{name}.npz' or a folder '{name}', but got none."
-    )
-
-
-def _tensors(file):
-    """The tensors of a file by kind and name, those of states by pairs of slot and name; and its metadata."""
-    try:
-        if file.is_dir():
-            paths = {path.relative_to(file).with_suffix("").as_posix(): path for path in file.rglob("*.npy")}
-            flat = {key: np.load(path, allow_pickle=False) for key, path in paths.items()}
-            told = file / "metadata.json"
-            said = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
-            said = {key: json.dumps(value) for key, value in said.items()}
-        elif file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as found:
-                flat = {key: found[key] for key in found.files}
-            said = {key: str(flat.pop(key)) for key in [*flat] if key.startswith("metadata/")}
-            said = {key.removeprefix("metadata/"): value for key, value in said.items()}
-        else:
-            with safe_open(file, "np") as found:
-                flat, said = {key: found.get_tensor(key) for key in found.keys()}, found.metadata() or {}  # noqa: SIM118
-        said = {key: json.loads(value) for key, value in said.items()}
-    except (SafetensorError, OSError, ValueError, EOFError) as error:
-        raise Unreadable(f"For 'read', '{file}' must be a whole file of a run, but got {error}.") from None
-    found = {kind: {} for kind in (*KINDS, *STATES)}
-    for key, value in flat.items():
-        kind, slot, name = _parsed(key)
-        if kind not in found:
-            raise Unreadable(f"For 'read', the keys of '{file}' must begin with {[*found]}, but got {key!r}.")
-        if key in said.get("bfloat16", ()):
-            value = np.left_shift(value, np.uint32(16), dtype=np.uint32).view(np.float32)
-        found[kind][(slot, name) if slot else name] = value
-    return found, said
-
-
-def _parsed(key):
+def parsed(key: str) -> tuple[str, str, str]:
     """The kind, the slot, if it is of a state, and the name in a key."""
     double = "double/" if key.startswith("double/") else ""
     kind, _, name = key.removeprefix(double).partition("/")
     slot, _, of_state = name.partition("/")
     return (f"{double}{kind}", slot, of_state) if kind == "state" else (f"{double}{kind}", "", name)
-
-
-def _by_parameter(states):
-    found = {}
-    for (slot, name), value in states.items():
-        found.setdefault(name, {})[slot] = value
-    return found
 
 
 def _keyed(kind, arrays):

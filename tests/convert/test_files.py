@@ -300,6 +300,12 @@ def test_what_is_no_checkpoint(content, message, tmp_path):
         load(tmp_path / "bad.pt")
 
 
+def test_what_is_no_file_is_named():
+    """As by `save` and `resume`."""
+    with pytest.raises(TypeError, match="For 'load', 'file' must be a str or a PathLike, but got 5"):
+        load(5)
+
+
 def test_files_of_torch_that_are_none_or_damaged(tmp_path):
     """Cut off or changed anywhere, they are refused by name, or hold what they held."""
     file = written({"a": torch.arange(5.0)}, tmp_path / "a.pt")

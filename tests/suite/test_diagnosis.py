@@ -19,9 +19,13 @@ from parity.hunt import diagnosis, naming, search, whole
 from parity.hunt.diagnosis import Suspects, diagnose
 from parity.hunt.mutants import breed
 from parity.hunt.naming import measured
+from parity.hunt.search import Search
+from parity.hunt.whole import Whole
 from parity.runs import read
-from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart, trace_of
+from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart, stepped, trace_of
 from parity.runs.replay import replay
+from parity.sides.rules import Shaken
+from parity.sides.trace import Recorder
 
 STEPS = 12
 
@@ -239,17 +243,13 @@ def test_what_comes_late_or_to_one_of_many_is_found(lost, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_both_ways_to_look_at_a_run_measure_the_same(wrong, recorded, monkeypatch):
-    """In all of it, one step at a time, and in a part that is all of it; of parameters alone too."""
+def test_a_run_is_measured_alike_as_a_whole_and_in_parts(wrong, recorded, tmp_path):
+    """One step at a time, and all of them at once; of parameters alone too."""
     run = recorded("SGD")
     _, ours = taken(run, lambda p: ms_optim.SGD(p, **{**MOMENTUM, "momentum": 0.9 if not wrong else 0.8}))
-    monkeypatch.setattr(search, "TOGETHER", 1)
     for some in (ours, {key: steps for key, steps in ours.items() if key[0] == "parameter"}):
-        part = diagnose(run, some)
-        with monkeypatch.context() as patched:
-            patched.setattr(diagnosis, "STEPS", 3)
-            whole = diagnose(run, some)
-        assert (whole.right, whole.divergence) == (part.right, part.divergence) and part.is_right != wrong
+        followed, part = Whole(run, "SGD").follow(some), Search(run, "SGD", tmp_path).diagnosis(some, 1)
+        assert (followed.ratio, followed.divergence) == (part.right, part.divergence) and part.is_right != wrong
 
 
 def test_a_mistake_that_ends_does_not_fit(tmp_path):
@@ -318,6 +318,14 @@ def test_runs_in_float64_are_judged(tmp_path):
     net = network().double()
     trained(torch.optim.Adam(net.parameters(), lr=0.02), net, tmp_path / "wrong", STEPS, dtype=torch.float64)
     assert diagnose(read(tmp_path / "wrong"), optimizer="NAdam").right > 100
+    net = network().double()
+
+    def enlarge(step):
+        for param in net.parameters():
+            param.grad.mul_(1e25)
+
+    trained(TORCH["AdamW"](net), net, tmp_path / "huge", STEPS, enlarge, dtype=torch.float64)
+    assert diagnose(read(tmp_path / "huge")).is_right  # squares that float32 does not hold are infinite in it
 
 
 def test_sums_may_be_taken_in_another_order(tmp_path):
@@ -355,18 +363,19 @@ def test_numbers_that_are_not_told_are_said(recorded):
         diagnose(type(run)(header, run.initial, run.initial_state, run.steps))
 
 
-@pytest.mark.parametrize("large", [True, False])
-def test_a_rule_that_rounds_well_by_chance_is_no_measure(large, tmp_path, monkeypatch):
+def test_a_rule_that_rounds_well_by_chance_is_no_measure(tmp_path, monkeypatch):
     """Of Adadelta, whose roundings add up: what others may be is tried before a run is called wrong."""
     net = network()
     trained(torch.optim.Adadelta(net.parameters(), lr=1.0), net, tmp_path / "run", 60)
     run = read(tmp_path / "run")
-    monkeypatch.setattr(diagnosis, "STEPS", 20 if large else 60)
+    optimizer, recorder = begun(run, counterpart(run, ms_optim.Adadelta)), Recorder()
+    rule = Shaken(optimizer, 104)
+    for _ in stepped(run, optimizer, [rule]):
+        recorder.add(rule.params, rule.state)
     monkeypatch.setattr(search, "TOGETHER", 1)
-    ours = search.shaken(run, "Adadelta", 104)
-    assert diagnose(run, ours).is_right
-    monkeypatch.setattr(whole if large else search, "NEAR", 0.0)
-    assert diagnose(run, ours).right > 3
+    assert diagnose(run, recorder.trace()).is_right
+    monkeypatch.setattr(whole, "NEAR", 0.0)
+    assert diagnose(run, recorder.trace()).right > 3
 
 
 def test_mutants_are_told_apart():

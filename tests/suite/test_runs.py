@@ -21,7 +21,7 @@ from parity.cases.problems import synthetic
 from parity.hunt.diagnosis import diagnose
 from parity.hunt.parting import Incomparable, compare_runs
 from parity.runs import Step, Writer, read
-from parity.runs.files import Unreadable
+from parity.runs.reading import Unreadable
 from parity.runs.replay import Unjudged, named, replay
 
 ROOT = Path(__file__).parents[2]
