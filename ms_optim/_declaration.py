@@ -1,10 +1,14 @@
 """What a class of optimizers declares: the kinds of its arguments and the names of its state, held to its functions."""
 
 import inspect
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from ms_optim.arguments import COMMON, Kind, NamePatterns, Predicate, refuse_idle_patterns
+
+# What is decided of the numbers of each rule, as the class says that has it first.
+_conditions_of_rules: "weakref.WeakKeyDictionary[Callable, Mapping]" = weakref.WeakKeyDictionary()
 
 
 def arguments_of(cls: Any) -> Mapping[str, inspect.Parameter]:
@@ -76,6 +80,12 @@ class Declared:
     def _conditions_taken(cls):
         """Those that `update` takes: a class that derives from another may have a rule that takes none of its."""
         return {name: cls.conditions[name] for name in cls._taken_by_update() if name in cls.conditions}
+
+    @classmethod
+    def _has_own_conditions(cls):
+        """Whether another class has this rule, and decides otherwise."""
+        taken = cls._conditions_taken()
+        return taken != _conditions_of_rules.setdefault(cls.update, taken)
 
     @classmethod
     def _check_declaration(cls, kinds):

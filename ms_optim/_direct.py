@@ -104,7 +104,7 @@ class Launch:
         return True
 
     def read(
-        self, tensors: Sequence[Tensor | None], check: Callable[[], object] = bool, absent: Sequence[int] = ()
+        self, tensors: Sequence[Tensor | None], check: Callable[[], object] | None = None, absent: Sequence[int] = ()
     ) -> Sequence[Tensor] | None:
         """The tensors to be read, to be kept until the kernel has run; None if one of them has no memory.
 
@@ -112,13 +112,14 @@ class Launch:
 
         Args:
             tensors: Which.
-            check: What raises if they are such as the kernel does not take; it is called unless they are as those
-                before them.
+            check: What raises if they are such as the kernel does not take, if that of what is written does not; it is
+                called unless they are as those before them.
             absent: The places of those that are None, of which the kernel is told not to read them.
         """
         if absent:
             tensors = [_NOTHING if tensor is None else tensor for tensor in tensors]
-        if {*map(type, tensors)} != {Tensor}:  # what is none is not to be asked what it holds
+        check = check or self._check
+        if not {*map(type, tensors)} <= {Tensor, Parameter}:  # what is none is not to be asked what it holds
             check()
         inquired = _host.is_contiguous, _host.address, _host.shape_of, _host.dtype_of
         contiguous, places, *known = _host.look(_host.chunks(tensors), *inquired)
@@ -164,7 +165,7 @@ class Launch:
 def average(
     launch: Launch,
     values: Sequence[Tensor],
-    weight: Callable[[], tuple[Vector, Vector]],
+    weight: tuple[Vector, Vector],
     read: Sequence[Tensor] | None = None,
 ) -> bool:
     """Take a step of averages, which the launch writes, and say whether it was.
@@ -172,15 +173,14 @@ def average(
     Args:
         launch: Of the kernel of an average.
         values: What each average is of.
-        weight: What gives the weight of the values, and whether they are averaged at all.
+        weight: That of the values, and whether they are averaged at all.
         read: What the launch has read of the values before: if it needed no copies, they lie where they lay.
     """
     with launch.lock:
         if read is not values:
             read = launch.read(values) if launch.find() else None
         if read is not None:
-            with np.errstate(all="ignore"):
-                launch.arrays[0][:], launch.arrays[1][:] = weight()
+            launch.arrays[0][:], launch.arrays[1][:] = weight
             launch()
     return read is not None
 

@@ -22,14 +22,14 @@ class Freezing:
     requires_grad_seen: list[bool]
     flags_seen: list[bool] | None = None
 
-    def freeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]) -> None:
+    def freeze(self, which: str | Sequence[str] | Callable[[Parameter], bool]) -> None:
         """Let parameters stand still from the next step on, with their state and step counts.
 
         Nothing compiles again: a step that has compiled, of a training cell too, reads which parameters move. Their
         `requires_grad` becomes False. In GRAPH_MODE their gradients are computed all the same.
 
         Args:
-            which (Union[str, Iterable[str], Callable]): fnmatch patterns on the names of the parameters, or a function
+            which (Union[str, list[str], Callable]): fnmatch patterns on the names of the parameters, or a function
                 from a Parameter to bool.
 
         Raises:
@@ -38,11 +38,11 @@ class Freezing:
         """
         self._set_chosen("freeze", which, False)
 
-    def unfreeze(self, which: str | Iterable[str] | Callable[[Parameter], bool]) -> None:
+    def unfreeze(self, which: str | Sequence[str] | Callable[[Parameter], bool]) -> None:
         """Let frozen parameters move from the next step on. They must be among those that the optimizer was given.
 
         Args:
-            which (Union[str, Iterable[str], Callable]): As for `freeze`.
+            which (Union[str, list[str], Callable]): As for `freeze`.
 
         Raises:
             TypeError, ValueError: As for `freeze`.
@@ -50,9 +50,10 @@ class Freezing:
         self._set_chosen("unfreeze", which, True)
 
     def _set_chosen(self, method, which, moves):
-        chosen = Predicate().check(method, "which", tuple(which) if isinstance(which, list) else which)
+        chosen = Predicate().check(method, "which", which)
         if isinstance(chosen, NamePatterns):
             refuse_idle_patterns(method, "which", chosen, self.parameters)
+        self.follow_requires_grad()
         picked = [Predicate().decided("which", chosen, param) for param in self.parameters]
         now = self.trainable.asnumpy().tolist()
         self.set_trainable([moves if here else old for here, old in zip(picked, now)])
@@ -83,9 +84,16 @@ class Freezing:
             changed = [new if new != old else kept for new, old, kept in zip(now, self.requires_grad_seen, moves)]
             self.set_trainable(changed)
 
+    def take_over(self, moves: Sequence[bool]) -> None:
+        """Say of each parameter whether it moves, as was saved; a warning names what was frozen."""
+        freed = [param.name for param, item in zip(self.parameters, moves) if item and not param.requires_grad]
+        if freed:
+            log.warning(f"For '{type(self).__name__}', {freed} move again, as they did in the state.")
+        self.set_trainable(moves)
+
     def restored(self) -> None:
         """Let `requires_grad` follow what a checkpoint says of frozen parameters."""
-        self.set_trainable(self.trainable.asnumpy().tolist())
+        self.take_over(self.trainable.asnumpy().tolist())
 
     def warning_when_compiled(self) -> _compiled.Check:
         """What warns, whenever a graph is compiled that has it, of what was set by hand and not seen."""

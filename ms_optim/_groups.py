@@ -85,7 +85,7 @@ def _dicts(owner, params):
     if all(isinstance(item, Parameter) or _is_named(item) for item in params):
         params = [{"params": params}]
     if not all(isinstance(item, (dict, ParamGroup)) for item in params):
-        odd = next(item for item in params if not isinstance(item, dict))
+        odd = next(item for item in params if not isinstance(item, (dict, ParamGroup)))
         raise TypeError(f"For '{owner}', 'params' must be {kind}, but got an element of {type(odd).__name__}.")
     order = [item for item in params if "order_params" in item]
     return [item for item in params if "order_params" not in item], order
@@ -213,7 +213,7 @@ class Group(MutableMapping):
     def __setitem__(self, name: str, value: Any) -> None:
         value = self.check(name, value)
         if name in self._arguments:
-            self._set(name, value)
+            self.put(name, value)
         else:
             self._options[name] = value
 
@@ -265,7 +265,7 @@ class Group(MutableMapping):
         """The value of an argument as it would be set."""
 
     @abstractmethod
-    def _set(self, name, value):
+    def put(self, name: str, value: Any) -> None:
         """Set an argument to a checked value."""
 
 
@@ -285,14 +285,27 @@ class ParamGroup(Group):
         return self._optimizer.groups[self._index]
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self.settable or self.follows(name):
+        if name not in self.settable:
             return self._options[name]
         if name == "lr":
-            return self._optimizer.rates.number(self._index)
-        numbers = [float(kept.asnumpy()[..., self._index].flat[0]) for kept in self._kept(name)]
+            return self._optimizer.rates.given(self._index)
+        columns = [kept.asnumpy()[..., self._index] for kept in self._kept(name)]
+        if self.follows(name):  # behind its last may come those that fill the table of all groups
+            return columns[0][: len(self._options[name])].tolist()
+        numbers = [float(column.flat[0]) for column in columns]
         return tuple(numbers) if isinstance(self._options[name], tuple) else numbers[0]
 
     def _check(self, name, value):
+        value = self.alone(name, value)
+        self._optimizer.check_group({**self, name: value})
+        return value
+
+    def alone(self, name: str, value: Any) -> Any:
+        """The value of an argument as it would be set, whatever the others are.
+
+        Raises:
+            TypeError, ValueError: If it is out of range, or the group cannot have it.
+        """
         what = f"For '{self._owner}', '{name}'"
         if self.follows(name):
             raise ValueError(f"{what} of a group on a schedule must not be set, but got {value}.")
@@ -302,10 +315,10 @@ class ParamGroup(Group):
                 f"{what} must stay zero or stay nonzero, because it decides which state there is, but got {value} "
                 f"after {self[name]}: make an optimizer with {name}={value}."
             )
-        self._optimizer.check_group({**self, name: value})
         return value
 
-    def _set(self, name, value):
+    def put(self, name: str, value: Any) -> None:
+        """Set an argument to a checked value."""
         if name == "lr":
             self._optimizer.rates.set(self._index, value)
             return
@@ -321,7 +334,7 @@ class ParamGroup(Group):
             return self._optimizer.rates.current(self._index)
         if not self.follows(name):
             return self[name]
-        return held(self._options[name], int(self._optimizer.global_step.asnumpy()[0]))
+        return held(self[name], int(self._optimizer.global_step.asnumpy()[0]))
 
     @property
     def settable(self) -> list[str]:

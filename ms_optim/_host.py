@@ -148,6 +148,13 @@ def obstacle() -> str | None:
     return None if all_there else "this version of MindSpore does not tell where tensors lie"
 
 
+def _exp(number):
+    try:
+        return math.exp(number)
+    except OverflowError:
+        return math.inf
+
+
 class Vector(np.ndarray):
     """An array with what `scalars` and the schedules of an average use of Tensors, to the same bits as on CPU."""
 
@@ -161,7 +168,7 @@ class Vector(np.ndarray):
 
     def exp(self):
         """Take e to the power, as the C library does: NumPy's is another function where there is AVX-512."""
-        return np.array([math.exp(x) for x in self.flat]).reshape(self.shape).view(Vector)
+        return np.array([_exp(x) for x in self.flat]).reshape(self.shape).view(Vector)
 
     def double(self):
         """Convert to float64."""

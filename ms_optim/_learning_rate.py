@@ -109,6 +109,16 @@ class Rates:
         """Whether the rate of a group follows a schedule in the graph."""
         return not isinstance(self.sources[index], (Parameter, Constant))
 
+    def given(self, index: int) -> LearningRate:
+        """The rate of a group as it is given to an optimizer: a number, a list with one for each step, or a schedule.
+
+        The list is what the steps read, which a checkpoint may have changed.
+        """
+        if not self.scheduled(index):
+            return self.number(index)
+        source = self.sources[index]
+        return source.learning_rate.asnumpy().tolist() if isinstance(source, Table) else source
+
     def number(self, index: int) -> float:
         """The rate of a group that is on no schedule."""
         later = np.nan if self.later is None else self.later.asnumpy()[index]

@@ -14,7 +14,7 @@ from mindspore.communication import management
 from mindspore.parallel._utils import _get_device_num, _get_global_rank
 from mindspore.parallel.auto_parallel import AutoParallel
 
-from ms_optim._beside import as_json, from_json
+from ms_optim._plain_data import as_json, from_json
 from ms_optim._shards import listed, slicing_mode
 from ms_optim._values import LIST
 

@@ -1,5 +1,6 @@
 """The state of optimizers: what there is for each parameter, and what all that have one can do with it."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -92,10 +93,56 @@ def rewrite(kept: Parameter, value: Any, what: str) -> Change:
     return partial(write, kept, Tensor(as_array(value, what, kept.shape), kept.dtype))
 
 
-class Swappable:
-    """What may have averages in the place of its weights for a while."""
+# The blocks that are entered: for each average, by its `id`, those Parameters in whose place its values are.
+_replaced: dict[int, set[int]] = {}
 
-    swapped = False
+
+class Swappable:
+    """What has weights, in whose place averages may be for a while: its own, or those of another that has them too."""
+
+    parameters: Sequence[Parameter]
+
+    @property
+    def weights(self) -> Sequence[Parameter]:
+        """Its own weights."""
+        return self.parameters
+
+    @property
+    def swapped(self) -> bool:
+        """Whether averages are there."""
+        return bool(_replaced) and any(id(param) in those for those in _replaced.values() for param in self.weights)
+
+    @contextlib.contextmanager
+    def replacing(self, params: Iterable[Parameter]) -> Iterator[None]:
+        """Say of Parameters that averages are in their place, until the block is left.
+
+        Raises:
+            RuntimeError: If a block of the same is inside another.
+        """
+        if id(self) in _replaced:
+            self.refuse_inside("no other block can be entered")
+        _replaced[id(self)] = {*map(id, params)}
+        try:
+            yield
+        finally:
+            del _replaced[id(self)]
+
+    def hold(self, name: str, value: Any) -> None:
+        """Have an attribute that a Cell does not see: it looks through what it is given, and keeps Parameters twice."""
+        object.__setattr__(self, name, value)
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> None:
+        """Raise: steps that are no calls of `construct` run no hooks.
+
+        Raises:
+            TypeError: Always; it says what to do.
+        """
+        raise TypeError(
+            f"For '{type(self).__name__}', no hook can be registered, because none would run in most of its steps: do "
+            "what it does before or after the step."
+        )
+
+    register_forward_hook = register_forward_pre_hook
 
     def refuse_inside(self, what: str) -> None:
         """Raise if they are there, saying what does not go.
@@ -117,7 +164,7 @@ class Stateful(Swappable, nn.Optimizer):
         if not self.has_memory:
             for param in self.get_parameters():
                 param.init_data()
-            object.__setattr__(self, "has_memory", True)
+            self.hold("has_memory", True)
 
     def step(self, gradients=None):
         """Take a step, as a call does; the way in which torch's users write it, but with the gradients."""
@@ -186,7 +233,7 @@ class Stateful(Swappable, nn.Optimizer):
         before = self.__dict__.get("release_clones")
         if before is not None:
             before()
-        object.__setattr__(self, "release_clones", _clones.release_with(self, params, clones))
+        self.hold("release_clones", _clones.release_with(self, params, clones))
 
     @property
     def written(self) -> Sequence[Tensor]:

@@ -7,7 +7,7 @@ from functools import partial
 from numbers import Integral
 
 import numpy as np
-from mindspore import Tensor, log
+from mindspore import Tensor
 
 from ms_optim._declaration import arguments_of
 from ms_optim._groups import HOW, MEMBERS, own_key
@@ -149,10 +149,7 @@ def changes(optimizer: Stateful, given: Mapping) -> list[Change]:
                 f"For '{owner}', 'frozen' must be of the parameters {sorted(places.values())}, but got {frozen!r}."
             )
         moves = [places[param.name] not in frozen for param in optimizer.parameters]
-        freed = [param.name for param, move in zip(optimizer.parameters, moves) if move and not param.requires_grad]
-        if freed:
-            found.append(partial(log.warning, f"For '{owner}', {freed} move again, as they did in the state."))
-        found.append(partial(optimizer.set_trainable, moves))
+        found.append(partial(optimizer.take_over, moves))
     return found
 
 
@@ -178,7 +175,7 @@ def _group_changes(optimizer, owner, groups):
     places, found = {}, []
     for i, (group, given) in enumerate(zip(optimizer.param_groups, groups)):
         places |= {param.name: place for param, place in zip(group["params"], given["params"])}
-        extra = {}
+        extra, numbers = {}, {}
         for name, value in given.items():
             if name in (*MEMBERS, *HOW) or (name in group.settable and group.follows(name)):
                 continue
@@ -190,7 +187,7 @@ def _group_changes(optimizer, owner, groups):
                     f"correction out, but got {value!r}."
                 )
             if name in group.settable:
-                found.append(partial(group.__setitem__, name, group.check(name, value)))
+                numbers[name] = group.alone(name, plain(value, f"For '{owner}', '{name}' of group {i}"))
             elif name in optimizer.defaults:
                 value = plain(value, f"For '{owner}', '{name}' of group {i}")
                 value = tuple(value) if isinstance(group[name], tuple) and isinstance(value, list) else value
@@ -203,6 +200,8 @@ def _group_changes(optimizer, owner, groups):
                 raise ValueError(f"For '{owner}', the keys of group {i} must be in {[*group]}, but got {name!r}.")
             else:
                 extra[name] = group.check(name, copy.deepcopy(value))
+        optimizer.check_group({**group, **numbers})
+        found += [partial(group.put, name, value) for name, value in numbers.items()]
         found.append(partial(group.replace_extra, extra))
     return places, found
 

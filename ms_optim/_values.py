@@ -43,7 +43,7 @@ def as_array(value: Any, what: str = "A tensor", shape: tuple[int, ...] | None =
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def as_number(value: Any, what: str, whole: bool = False) -> float | int:
+def as_number(value: Any, what: str, whole: bool = False, finite: bool = True) -> float | int:
     """A finite number, or one element, as Python's; if `whole`, an integer that an int32 can count to.
 
     Raises:
@@ -56,7 +56,7 @@ def as_number(value: Any, what: str, whole: bool = False) -> float | int:
     number = array.item()
     if whole and not (0 <= number < 2**31 and number == int(number)):
         raise ValueError(f"{what} must be an integer in [0, 2**31), but got {number}.")
-    if not math.isfinite(number):
+    if finite and not math.isfinite(number):
         raise ValueError(f"{what} must be finite, but got {number}.")
     return int(number) if whole else number
 

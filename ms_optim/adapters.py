@@ -27,12 +27,13 @@ WORDS = {
     "epsilon": "eps",
     "use_nesterov": "nesterov",
     "use_amsgrad": "amsgrad",
-    "decay": "alpha",
     "accum": "initial_accumulator_value",
     "beta1": "betas",
     "beta2": "betas",
 }
 BETAS = ("beta1", "beta2")
+# What is a word for something in one class alone.
+WORDS_OF = {"RMSprop": {"decay": "alpha"}}
 # What has no counterpart in a class: what it may be, and, where there is something, what to do instead.
 IDLE = {
     "use_locking": (None, ""),
@@ -76,24 +77,30 @@ PLACES = {
 }
 
 
-def _translated(owner, own, given):
-    """Arguments under the names of a class, from MindSpore's."""
+def _words(owner):
+    """MindSpore's words for arguments of a class, and which argument each is."""
+    return {**WORDS, **WORDS_OF.get(owner, {})}
+
+
+def _translated(owner, own, given, before):
+    """Arguments under the names of a class, from MindSpore's; of a pair the other is as it was before."""
     found: dict[str, Any] = {}
+    words = _words(owner)
     pair = {*BETAS} & given.keys()
     if pair and "betas" in given:
         raise TypeError(f"For '{owner}', 'betas' must be given once, but got it as {sorted(pair)} too.")
     for word, value in given.items():
-        name = word if word in own else WORDS.get(word, word)
+        name = word if word in own else words.get(word, word)
         if name not in own:
             allowed, instead = IDLE.get(word, (None, ""))
             if word not in IDLE:
-                known = sorted({*own, *(word for word, name in WORDS.items() if name in own)} - {"params"})
+                known = sorted({*own, *(word for word, name in words.items() if name in own)} - {"params"})
                 raise TypeError(f"For '{owner}', the arguments must be in {known}, but got '{word}'.")
             if allowed is not None and value is not allowed:
                 raise ValueError(f"For '{owner}', '{word}' must be {allowed}, but got {value!r}{instead}.")
             continue
         if word in BETAS:
-            betas = list(found.get(name, own[name].default))
+            betas = list(found.get(name, before.get(name, own[name].default)))
             betas[BETAS.index(word)] = value
             found[name] = tuple(betas)
             continue
@@ -103,12 +110,13 @@ def _translated(owner, own, given):
     return found
 
 
-def _group(owner, own, group):
-    """A group under the names of a class; other keys are the user's."""
+def _group(owner, own, group, arguments):
+    """A group under the names of a class, beside the arguments of all; other keys are the user's."""
     if not isinstance(group, Mapping):
         return group
-    words = {key: value for key, value in group.items() if key in WORDS or key in IDLE}
-    return {key: value for key, value in group.items() if key not in words} | _translated(owner, own, words)
+    words = {key: value for key, value in group.items() if key in _words(owner) or key in IDLE}
+    rest = {key: value for key, value in group.items() if key not in words}
+    return rest | _translated(owner, own, words, arguments)
 
 
 def _adapted(name, cls):
@@ -123,9 +131,9 @@ def _adapted(name, cls):
         twice = sorted(kwargs.keys() & {*places[: len(args)]})
         if twice:
             raise TypeError(f"For '{name}', each argument must be given once, but got {twice} by place and by name.")
-        arguments = _translated(name, own, {**dict(zip(places, args)), **kwargs})
+        arguments = _translated(name, own, {**dict(zip(places, args)), **kwargs}, {})
         if isinstance(params, Iterable):
-            params = [_group(name, own, item) for item in params]
+            params = [_group(name, own, item, arguments) for item in params]
         return cls(params, **arguments)
 
     make.__name__ = make.__qualname__ = name

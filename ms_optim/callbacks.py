@@ -1,17 +1,18 @@
 """Callbacks of `Model.train` and `Model.fit` that write files: the best averages, and what a training is stopped at."""
 
+import math
 import os
 import signal
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from mindspore import nn
 from mindspore.train import Callback, RunContext
 
+from ms_optim._plain_data import encoded
 from ms_optim._values import as_number
 from ms_optim.arguments import Choice
-from ms_optim.checkpoint import FORMATS, save
+from ms_optim.checkpoint import save, to_be_saved
 from ms_optim.ema.evaluation import Averaged, warn_of_buffers
 from ms_optim.stopping import StopRequest
 
@@ -29,7 +30,7 @@ class EvaluateAverage(Callback):
         mode (str): Whether the best is the ``"max"`` or the ``"min"`` . Default: ``"max"`` .
 
     Raises:
-        TypeError: If `ema` has no averages.
+        TypeError: If `ema` has no averages, or `file` is no path.
         ValueError: If only one of `file` and `metric` is given, `file` ends otherwise, or, after an evaluation, there
             is no such metric.
 
@@ -60,8 +61,8 @@ class EvaluateAverage(Callback):
             raise TypeError(f"For '{owner}', 'ema' must be an EMA or a ParameterEMA, but got {type(ema).__name__}.")
         if (file is None) != (metric is None):
             raise ValueError(f"For '{owner}', 'file' and 'metric' must go together, but got {file!r} and {metric!r}.")
-        if file is not None and Path(file).suffix not in FORMATS:
-            raise ValueError(f"For '{owner}', 'file' must end in one of {FORMATS}, but got {str(file)!r}.")
+        if file is not None:
+            to_be_saved(owner, file)
         self.ema, self.file, self.metric = ema, file, metric
         self.mode = Choice("max", "min").check(owner, "mode", mode)
         self.best: float | None = None
@@ -83,7 +84,9 @@ class EvaluateAverage(Callback):
         found = {**told.metrics, **(told.get("eval_results") or {})}
         if self.metric not in found:
             raise ValueError(f"For 'EvaluateAverage', 'metric' must be in {sorted(found)}, but got {self.metric!r}.")
-        value = as_number(found[self.metric], f"For 'EvaluateAverage', {self.metric!r}")
+        value = as_number(found[self.metric], f"For 'EvaluateAverage', {self.metric!r}", finite=False)
+        if math.isnan(value):  # of a training that has diverged
+            return
         if self.best is None or (value > self.best if self.mode == "max" else value < self.best):
             save(told.network, self.file)
             self.best = value
@@ -113,8 +116,10 @@ class SaveOnStop(Callback):
         signals (tuple[signal.Signals]): As for `StopRequest`. Default: ``()`` .
 
     Raises:
-        TypeError: If `cell` is not a Cell.
-        ValueError: If the training is in another thread than the main one.
+        TypeError: If `cell` is not a Cell or `file` no path, or, when a training begins, if `also` cannot be saved.
+        ValueError: If `file` ends otherwise than for `save`, or, when a training begins, if that is in another thread
+            than the main one, or a signal cannot be caught.
+        FileNotFoundError: When a training begins, if the folder of `file` is not there.
 
     Examples:
         >>> from mindspore import nn
@@ -136,12 +141,18 @@ class SaveOnStop(Callback):
         super().__init__()
         if not isinstance(cell, nn.Cell):
             raise TypeError(f"For 'SaveOnStop', 'cell' must be a Cell, but got {type(cell).__name__}.")
+        to_be_saved("SaveOnStop", file)
         self.cell, self.file, self.also = cell, file, also
         self.stopped = False
         self._request = StopRequest(*signals)
 
     def on_train_begin(self, run_context: RunContext) -> None:
-        """Listen."""
+        """Listen, once it is known that what is asked for can be saved."""
+        folder = to_be_saved("SaveOnStop", self.file).absolute().parent
+        if not folder.is_dir():
+            raise FileNotFoundError(f"For 'SaveOnStop', the folder of 'file' must be there, but got '{self.file}'.")
+        if self.also is not None and not callable(self.also):
+            encoded("SaveOnStop", self.also)
         self.stopped = False
         self._request.__enter__()
 

@@ -17,9 +17,10 @@ from mindspore.train.checkpoint_pb2 import Checkpoint
 from mindspore.train.serialization import tensor_to_ms_type
 from safetensors import safe_open
 
-from ms_optim._beside import as_json, encoded, from_json, is_beside
 from ms_optim._files import kind_of, path_of, replacing
+from ms_optim._plain_data import as_json, encoded, from_json, is_plain_data
 from ms_optim._slices import SLICES, about, files_beside, fitting, merged, own_file, taken_early, why_unfit
+from ms_optim._state import Swappable
 from ms_optim._values import repeated, write
 
 FORMATS = (".ckpt", ".safetensors")
@@ -51,9 +52,10 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
 
     Raises:
         TypeError: If `cell` is not a Cell, or `also` has what is neither.
-        ValueError: If two Parameters have one name, or `file` ends otherwise.
-        RuntimeError: If `cell` holds an EMA that is inside `average_parameters`: its averages are in the place of the
-            weights. The network alone can be saved there.
+        ValueError: If two Parameters have one name, `file` ends otherwise, or `also` has an array that is not of real
+            numbers.
+        RuntimeError: If `cell` holds an optimizer or an EMA inside `average_parameters`, where averages are in the
+            place of the weights. The network alone can be saved there.
         OSError: If the file cannot be written.
 
     Examples:
@@ -69,9 +71,7 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
     """
     if not isinstance(cell, nn.Cell):
         raise TypeError(f"For 'save', 'cell' must be a Cell, but got {type(cell).__name__}.")
-    path = path_of("save", file)
-    if path.suffix not in FORMATS:
-        raise ValueError(f"For 'save', 'file' must end in one of {FORMATS}, but got {str(file)!r}.")
+    path = to_be_saved("save", file)
     params = _named(cell)
     twice = repeated(name for name, _ in params)
     if twice:
@@ -93,6 +93,18 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
         ms.save_checkpoint(
             [{"name": name, "data": data} for name, data in entries.items()], str(written), format=path.suffix[1:]
         )
+
+
+def to_be_saved(owner: str, file: str | os.PathLike) -> Path:
+    """Where `save` is to write.
+
+    Raises:
+        TypeError, ValueError: If that is no path, or ends otherwise than a checkpoint.
+    """
+    path = path_of(owner, file)
+    if path.suffix not in FORMATS:
+        raise ValueError(f"For '{owner}', 'file' must end in one of {FORMATS}, but got {str(file)!r}.")
+    return path
 
 
 def _named(cell):
@@ -118,11 +130,11 @@ def _writers(cell):
 
 
 def _refuse_swapped(owner, cell):
-    """Raise if averages are in the place of the weights of an EMA."""
-    if any(isinstance(part, nn.Optimizer) and getattr(part, "swapped", False) for _, part in cell.cells_and_names()):
+    """Raise if averages are in the place of the weights of an optimizer or of an average."""
+    if any(isinstance(part, Swappable) and part.swapped for _, part in cell.cells_and_names()):
         raise RuntimeError(
-            f"For '{owner}', 'cell' must not hold an EMA inside 'average_parameters', where the averages are in the "
-            f"place of the weights: leave the block first, or {owner} the network alone."
+            f"For '{owner}', 'cell' must not hold an optimizer or an EMA inside 'average_parameters', where the "
+            f"averages are in the place of the weights: leave the block first, or {owner} the network alone."
         )
 
 
@@ -152,7 +164,7 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
         ValueError: If a Parameter has no value, or one of another shape or dtype, or the state was written by another
             class of optimizer, or the file is damaged, or slices do not fit and not all are there. Nothing is written
             then.
-        RuntimeError: If `cell` holds an EMA that is inside `average_parameters`, whose end would undo it.
+        RuntimeError: If `cell` holds an optimizer or an EMA inside `average_parameters`, whose end would undo it.
         OSError: If the file cannot be read.
 
     Examples:
@@ -215,7 +227,7 @@ def read_for(owner: str, cell: nn.Cell, file: str | os.PathLike) -> dict:
 
 def _is_own(name):
     """Whether an entry of a file is no Parameter."""
-    return name in (WRITERS, CHECKSUMS, SLICES) or is_beside(name)
+    return name in (WRITERS, CHECKSUMS, SLICES) or is_plain_data(name)
 
 
 def _refuse_another_writer(cell, entry):

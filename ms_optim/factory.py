@@ -7,7 +7,7 @@ from typing import Any
 from mindspore import Parameter, nn
 
 from ms_optim import OPTIMIZERS
-from ms_optim.arguments import Flag
+from ms_optim.arguments import COMMON, Flag
 from ms_optim.groups import param_groups_layer_decay, param_groups_weight_decay
 
 OWNER = "create_optimizer"
@@ -66,7 +66,7 @@ def create_optimizer(
     params = params.trainable_params() if isinstance(params, nn.Cell) else params
     params = list(params) if isinstance(params, Iterable) and not isinstance(params, (str, dict, Parameter)) else params
     values = {name: arguments.get(name, known[name].default) for name in ("lr", "weight_decay") if name in known}
-    decay = values.get("weight_decay", 0.0)
+    decay = COMMON["weight_decay"].check(OWNER, "weight_decay", values.get("weight_decay", 0.0))
     grouped = isinstance(params, list) and any(isinstance(item, dict) for item in params)
     if layers and layer_decay is None:
         raise ValueError(f"For '{OWNER}', 'layers' must be given with 'layer_decay', but got {layers!r} alone.")

@@ -12,7 +12,7 @@ from mindspore import Parameter, mint, nn
 
 from ms_optim.arguments import COMMON, NamePatterns, Number, refuse_idle_patterns
 
-DECAY = Number("[0, inf)")
+DECAY = COMMON["weight_decay"]
 NORMS = tuple(
     cell
     for library in (nn, mint.nn)
@@ -22,13 +22,13 @@ NORMS = tuple(
 
 
 def param_groups_weight_decay(
-    params: Iterable[Parameter], weight_decay: float, no_decay: Sequence[str] = ()
+    params: Iterable[Parameter], weight_decay: float | Sequence[float], no_decay: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Exempt vectors, scalars, biases and named parameters from weight decay, as timm's function of this name does.
 
     Args:
         params (Iterable[Parameter]): Of any shapes, such as `net.trainable_params()`.
-        weight_decay (float): For all others. Range [0, inf).
+        weight_decay (Union[float, Sequence[float]]): For all others, or one for each step. Range [0, inf).
         no_decay (Sequence[str]): Patterns of names, as of `fnmatch`: ``("*.pos_embed", "*.gain")``. Default: ``()`` .
 
     Returns:
@@ -59,7 +59,7 @@ def param_groups_layer_decay(
     params: Iterable[Parameter],
     layers: Sequence[str],
     lr: float | Sequence[float],
-    weight_decay: float,
+    weight_decay: float | Sequence[float],
     layer_decay: float = 0.75,
     no_decay: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
@@ -74,7 +74,7 @@ def param_groups_layer_decay(
         layers (Sequence[str]): One pattern of names for each layer, from the input to the head, as of `fnmatch`. The
             first that matches a parameter has it, so a last ``"*"`` is all the rest.
         lr (Union[float, Sequence[float]]): The learning rate of the head, or one for each step. Range [0, inf).
-        weight_decay (float): Range [0, inf).
+        weight_decay (Union[float, Sequence[float]]): One, or one for each step. Range [0, inf).
         layer_decay (float): Range (0, 1]. Default: ``0.75`` .
         no_decay (Sequence[str]): Patterns of further names without weight decay. Default: ``()`` .
 
@@ -105,7 +105,7 @@ def param_groups_layer_decay(
     options = {
         (layer, decays): {
             "lr": (rates * layer_decay ** (len(layers) - 1 - layer)).tolist(),
-            "weight_decay": weight_decay * decays,
+            "weight_decay": weight_decay if decays else 0.0,
         }
         for layer in range(len(layers))
         for decays in (False, True)
@@ -115,7 +115,7 @@ def param_groups_layer_decay(
 
 def param_groups_norm_bias(
     net: nn.Cell,
-    weight_decay: float,
+    weight_decay: float | Sequence[float],
     bias_lr: float | Sequence[float] | None = None,
     norms: Sequence[type[nn.Cell]] = (),
 ) -> list[dict[str, Any]]:
@@ -126,7 +126,8 @@ def param_groups_norm_bias(
 
     Args:
         net (Cell): The network. Norm cells are those of `mindspore.nn` and `mindspore.mint.nn`.
-        weight_decay (float): For weights that are not those of norms. Range [0, inf).
+        weight_decay (Union[float, Sequence[float]]): For weights that are not those of norms, or one for each step.
+            Range [0, inf).
         bias_lr (Union[float, Sequence[float], LearningRateSchedule, None]): Of the biases; None is that of the
             optimizer. Default: ``None`` .
         norms (Sequence[type]): Further classes of norm cells, such as an RMSNorm of your own. Default: ``()`` .

@@ -53,7 +53,8 @@ class MomentumAGC(Optimizer):
 
     Where the norm of a unit of the gradient exceeds clipping * max(norm of the unit of the weight, clip_eps), it is
     scaled down to it (Brock et al. 2021, equation 3); weight decay and momentum follow, as in :class:`SGD`. Norms are
-    accumulated in float64. State: `momentum_buffer`, once the parameters, where momentum is not zero.
+    accumulated in float64, on a CPU that holds a unit as a whole. State: `momentum_buffer`, once the parameters, where
+    momentum is not zero.
 
     Args:
         params (Union[list[Parameter], list[tuple[str, Parameter]], list[dict]]): The parameters, alone or each with a

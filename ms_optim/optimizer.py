@@ -98,6 +98,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
                 setattr(cls, name, staticmethod(cls.__dict__[name]))
         if "update" in cls.__dict__:  # what another class says is not said of this rule
             cls.elementwise = cls.__dict__.get("elementwise", False)
+            cls._has_own_conditions()
         names = [slot.name for slot in cls.slots]
         taken = {name for name in names if names.count(name) > 1 or name in TAKEN}
         cls._refuse_names(taken | {name for name in cls._own_names() if hasattr(Optimizer, name)})
@@ -158,10 +159,6 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self._params[key] = param
         return param
 
-    def _hold(self, name, param):
-        """Name what is kept, without a second key for it in `Cell.state_dict`."""
-        object.__setattr__(self, name, param)
-
     def _keep_vector(self, name, value):
         return self._keep(f"optimizer.{name}", float64_parameter(value, f"optimizer.{name}"))
 
@@ -172,12 +169,12 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         del self.learning_rate  # the base's; a Cell does not replace a Parameter by a list of cells
         self.learning_rate = self.rates.learning_rate(self.group_of)
         self.rate_sources = tuple(self.rates.sources)
-        self._hold("later_rates", None if self.rates.later is None else self._keep("optimizer.lr", self.rates.later))
+        self.hold("later_rates", None if self.rates.later is None else self._keep("optimizer.lr", self.rates.later))
 
     def _set_numbers(self):
         """Every number is a float64 vector with one entry per group, or one for each step; flags are constants."""
         count = len(self.parameters)
-        self._hold("step_counts", self._keep("step", float64_parameter(np.zeros(count), "optimizer.step")))
+        self.hold("step_counts", self._keep("step", float64_parameter(np.zeros(count), "optimizer.step")))
         scalars = [slot.name for slot in self.slots if slot.scalar and slot.name != "step"]
         self.scalar_state = tuple(self._keep_vector(name, np.zeros(count)) for name in scalars)
         self.has_scalars = bool(scalars)
@@ -203,7 +200,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         )
         moves = np.array([param.requires_grad for param in self.parameters])
         trainable = Parameter(Tensor(moves), name="optimizer.trainable", requires_grad=False)
-        self._hold("trainable", self._keep("optimizer.trainable", trainable))
+        self.hold("trainable", self._keep("optimizer.trainable", trainable))
         self.requires_grad_seen = moves.tolist()
         self.warn_unseen = self.warning_when_compiled()
 
@@ -222,15 +219,10 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             for kept in column:
                 if kept is not None:
                     self._keep(kept.name, kept)
-        vectors = dict(
-            zip([slot.name for slot in self.slots if slot.scalar and slot.name != "step"], self.scalar_state)
-        )
-        if any(slot.name == "step" for slot in self.slots):
-            vectors = {
-                slot.name: self.step_counts if slot.name == "step" else vectors[slot.name]
-                for slot in self.slots
-                if slot.scalar
-            }
+        scalars = iter(self.scalar_state)
+        vectors = {
+            slot.name: self.step_counts if slot.name == "step" else next(scalars) for slot in self.slots if slot.scalar
+        }
         self.state = _state.State(self.parameters, slots, vectors)
         self._own_clones(self.parameters, self.state.tensors)
         self.slot_table = tuple(zip(*slots.values())) if slots else ((),) * len(self.parameters)
@@ -262,11 +254,13 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             obstacle = f"no kernel takes float16 or bfloat16 parameters with '{self.widened[0]}'"
         elif named:
             obstacle = f"no kernel sums over the devices of '{named[0]}'"
+        elif self._has_own_conditions():
+            obstacle = f"the class decides 'conditions' of the rule {update.__name__!r} in its own way"
         else:
             obstacle = _native.obstacle(owner, update)
         if fused and obstacle is not None:
             raise ValueError(f"For '{owner}', 'fused' must be None or False here, because {obstacle}, but got True.")
-        self._hold("fused", obstacle is None)  # which is settled, as an attribute
+        self.hold("fused", obstacle is None)  # which is settled, as an attribute
         changed = _direct.changed(
             type(self), Optimizer, "construct", "numbers_of_step", "apply_rule", "_learning_rates"
         )
@@ -295,7 +289,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             self.stepper = _direct.Stepper(self, kernel)
 
         parted = len(self.parameters) > _pieces.PIECE and not changed
-        self._hold("pieces", _pieces.Steps(self) if parted else None)  # a child would have its parent as a child
+        self.hold("pieces", _pieces.Steps(self) if parted else None)  # a child would have its parent as a child
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -348,12 +342,18 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         groups = []
         for group, own in zip(self.param_groups, self.rates.own):
             groups.append({name: group[name] for name in group if name != "lr" or own})
-        return ([*groups, {"order_params": list(self.parameters)}],), self._arguments()
-
-    def _arguments(self):
-        known = arguments_of(type(self))
-        given = {**self.defaults, **self.of_whole}
-        return {name: value for name, value in given.items() if name in known}
+        given, taken = {**self.defaults, **self.of_whole}, arguments_of(type(self))
+        known = [name for name, one in taken.items() if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+        unknown = [name for name in known if name not in ("params", *given)]
+        if unknown:
+            raise TypeError(
+                f"For '{type(self).__name__}', the constructor must take no arguments but those of groups, because "
+                f"what else it was given cannot be told, but takes {unknown}: no copy can be made, and no group added."
+            )
+        if self.rates.sharing and isinstance(self.defaults["lr"], list):  # which a checkpoint may have changed
+            given["lr"] = self.rates.given(self.rates.sharing[0])
+        arguments = {name: given[name] for name in known if name != "params"}
+        return ([*groups, {"order_params": list(self.parameters)}],), arguments
 
     def add_param_group(self, group: dict) -> None:
         """Add a group of parameters, as to torch's optimizers; they come last. All others keep their state.

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from ms_optim._beside import Saved, decoded
+from ms_optim._plain_data import Saved, decoded
 from ms_optim.checkpoint import read_for, restore
 
 

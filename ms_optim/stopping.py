@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from typing import Any
 
 
@@ -16,7 +17,8 @@ class StopRequest:
             end.
 
     Raises:
-        ValueError: If the block is entered in another thread than the main one.
+        ValueError: When the block is entered, if that is in another thread than the main one, or a signal cannot be
+            caught.
 
     Examples:
         >>> from ms_optim import StopRequest
@@ -38,10 +40,18 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         self._requested = False
-        try:
-            self._before = {number: signal.signal(number, self._request) for number in self._signals}
-        except ValueError as error:
-            raise ValueError(f"For 'StopRequest', the block must be entered in the main thread, but {error}.") from None
+        for number in self._signals:
+            try:
+                self._before[number] = signal.signal(number, self._request)
+            except (OSError, TypeError, ValueError) as error:
+                self.__exit__()
+                if threading.current_thread() is threading.main_thread():
+                    raise ValueError(
+                        f"For 'StopRequest', 'signals' must be such as can be caught, but got {number!r}: {error}."
+                    ) from None
+                raise ValueError(
+                    f"For 'StopRequest', the block must be entered in the main thread, but {error}."
+                ) from None
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -208,7 +208,7 @@ def audit(argv: list[str]) -> int:
 def _tensor_table(tensors, most):
     """The first of some tensors, in the order of the network."""
     table = Table(title=f"the first {most} of {len(tensors)} that differ" if len(tensors) > most else "what differs")
-    for heading in ("tensor", "norm in RUN_A", "norm in RUN_B", "apart, of the larger", "ulps at most"):
+    for heading in ("tensor", "norm in RUN_A", "norm in RUN_B", "apart, of the larger", "float32 ulps, at most"):
         table.add_column(heading, justify="left" if heading == "tensor" else "right")
     for tensor in tensors[:most]:
         numbers = tensor.first, tensor.second, tensor.relative, tensor.ulps

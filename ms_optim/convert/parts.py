@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ms_optim import OPTIMIZERS
-from ms_optim._beside import is_beside
+from ms_optim._plain_data import is_plain_data
+from ms_optim._slices import SLICES
 from ms_optim.checkpoint import WRITERS
+from ms_optim.slot import MASTER
 
 AVERAGE = "ema"
-# What is put before the names of parameters, here and by the optimizers of MindSpore and of its libraries.
-STATE = {slot.name for cls in OPTIMIZERS.values() for slot in getattr(cls, "slots", ())} | {
+SLOTS = [MASTER, *(slot for cls in OPTIMIZERS.values() for slot in getattr(cls, "slots", ()))]
+# What is put before the names of parameters by the optimizers of MindSpore and of its libraries, and here.
+STATE = {
     "accum",
     "accum_update",
     "adam_m",
@@ -24,19 +27,22 @@ STATE = {slot.name for cls in OPTIMIZERS.values() for slot in getattr(cls, "slot
     "moment2",
     "moments",
     "momentum_buf",
-    "prev",
     "stat",
-    "step_size",
     "vhat",
+    *(slot.name for slot in SLOTS),
 }
+# Those that have shapes of their own.
+OF_OTHER_SHAPES = {slot.name for slot in SLOTS if not slot.follows}
 # Entries that are numbers of a training, and what begins the names of others.
-NUMBERS, BEGINNING = {"beta1_power", "beta2_power", "global_step", "learning_rate", "momentum", WRITERS}, "optimizer."
+NUMBERS = {"beta1_power", "beta2_power", "global_step", "learning_rate", "momentum", WRITERS}
+BEGINNING = ("optimizer.", "learning_rate_group_")
 
 
 def weights_of(entries: Mapping[str, Any], averaged: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tell the weights in a checkpoint from all else.
 
-    State is what has the name of another entry behind the name of a kind of state, and its shape or one value.
+    State is what has the name of another entry behind the name of a kind of state, and its shape, if it is of a kind
+    that has, or one value.
 
     Args:
         entries (Mapping[str, Tensor]): What the file holds.
@@ -46,17 +52,24 @@ def weights_of(entries: Mapping[str, Any], averaged: bool = False) -> tuple[dict
         tuple[dict, dict], the weights by name, and what is left.
 
     Raises:
-        ValueError: If there are no averages.
+        ValueError: If there are no averages, or the tensors are slices.
     """
+    if SLICES in entries:
+        raise ValueError(
+            "For 'convert', the file must hold whole tensors, but those of this one are slices: 'restore' merges them "
+            "from the files of all devices."
+        )
     left, averages = {}, {}
     for name, value in entries.items():
         kind, _, parameter = name.partition(".")
-        of_another = parameter in entries and value.shape in (entries[parameter].shape, (), (1,))
+        own = (value.shape,) if kind in OF_OTHER_SHAPES else ((), (1,))
+        of_another = parameter in entries and value.shape in (entries[parameter].shape, *own)
         if (
             name in NUMBERS
-            or is_beside(name)
+            or is_plain_data(name)
             or name.startswith(BEGINNING)
             or (of_another and kind in {*STATE, AVERAGE})
+            or (of_another and kind == "decay" and not value.shape)  # of a ParameterEMA
         ):
             left[name] = value
         if of_another and kind == AVERAGE:

@@ -14,11 +14,11 @@ from ms_optim import _compiled, _direct, _native, _pieces
 from ms_optim._gradients import check_gradients
 from ms_optim._host import memory, vector
 from ms_optim._state import Change, State, Stateful
-from ms_optim._values import as_number, plain, repeated
+from ms_optim._values import as_number, float64_parameter, plain, repeated
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
 from ms_optim.ema.evaluation import Averaged
 from ms_optim.ema.schedules import SCHEDULES, ema_weight
-from ms_optim.ema.tensors import average, average_or_copy, check_parameters, float64_scalar, shadow, sides
+from ms_optim.ema.tensors import average, average_or_copy, check_parameters, shadow, sides
 
 
 class EMA(Averaged, Stateful):
@@ -152,8 +152,8 @@ class EMA(Averaged, Stateful):
         ):
             setattr(self, name, getattr(optimizer, name))
         self.made_with = {**given, "buffers": buffers}
-        self._decay = float64_scalar(given["decay"], "optimizer.ema_decay")
-        self._step = float64_scalar(0.0, "optimizer.ema_step")
+        self._decay = float64_parameter(given["decay"], "optimizer.ema_decay")
+        self._step = float64_parameter(0.0, "optimizer.ema_step")
         self.schedule = SCHEDULES[given["schedule"]]
         self.on_host = tuple(given[name] for name in ("min_decay", "gamma", "power"))
         self.warmup = tuple(Tensor(number, ms.float64) for number in self.on_host)
@@ -167,7 +167,7 @@ class EMA(Averaged, Stateful):
         # Trainers that shard state by hand look for it here.
         for name, column in vars(optimizer).items():
             if isinstance(column, ParameterTuple) and name not in vars(self):
-                object.__setattr__(self, name, column)
+                self.hold(name, column)
         self._set_path()
         self.settled = {*self.arguments, "fused", "loss_scale", "weight_decay"} - {"decay"}
 
@@ -175,9 +175,9 @@ class EMA(Averaged, Stateful):
         """Choose the native kernel or MindSpore's operators."""
         optimizer = self.optimizer
         pieces = _pieces.Averages(self) if not self._changed() and getattr(optimizer, "pieces", None) else None
-        object.__setattr__(self, "pieces", pieces)
+        self.hold("pieces", pieces)
         fused = getattr(optimizer, "fused", True) and _native.absence("EMA", "average") is None
-        object.__setattr__(self, "fused", fused)  # which is settled, as an attribute
+        self.hold("fused", fused)  # which is settled, as an attribute
         if self.fused:
             self.check_averages = _compiled.checked(
                 _native.check_averages, "EMA", self.averages, self.tracked, self.copied
@@ -202,8 +202,8 @@ class EMA(Averaged, Stateful):
         self.parameter_averages = ParameterTuple(averages[: len(self.parameters)])
         for kept in averages[len(self.parameters) :]:
             self.insert_param_to_cell(kept.name, kept, check_name_contain_dot=False)
-        object.__setattr__(self, "tracked", tracked)  # a Cell would look for names that occur twice, once more
-        object.__setattr__(self, "averages", tuple(averages))
+        self.hold("tracked", tracked)  # a Cell would look for names that occur twice, once more
+        self.hold("averages", tuple(averages))
 
     def __setattr__(self, name, value):
         if self.settled and name not in self.arguments and name in self._inner_settled:
@@ -215,7 +215,7 @@ class EMA(Averaged, Stateful):
         super().__setattr__(name, value)
         if name == "parameters" and "tracked" in vars(self):  # as of the optimizer
             self.optimizer.parameters = value
-            object.__setattr__(self, "tracked", (*value, *self.tracked[len(value) :]))
+            self.hold("tracked", (*value, *self.tracked[len(value) :]))
             self._set_path()
 
     @property
@@ -229,16 +229,6 @@ class EMA(Averaged, Stateful):
             if "optimizer" not in self.__dict__.get("_cells", ()):
                 raise
             return getattr(self.optimizer, name)
-
-    @property
-    def decay(self) -> Parameter:
-        """A float64 Parameter, to which a number may be assigned."""
-        return self._decay
-
-    @decay.setter
-    def decay(self, value: float) -> None:
-        """Check a number and write it into the Parameter: compiled steps read it."""
-        ops.assign(self._decay, Tensor(COMMON["decay"].check("EMA", "decay", value), ms.float64))
 
     @property
     def state(self) -> Mapping[str, Mapping[str, Tensor]]:
@@ -382,13 +372,14 @@ class EMA(Averaged, Stateful):
     def _step_at_once(self, gradients):
         """Take a step without a graph, and say whether it was taken: all of it or nothing."""
         with self.launch.lock:
-            read = self.launch.read(self.tracked) if self.launch.find() else None
+            read, weight = self.launch.read(self.tracked) if self.launch.find() else None, self._weight()
             if read is None or not self.optimizer.stepper(self.optimizer, "EMA", gradients):
                 return False
-            _direct.average(self.launch, self.tracked, self._weight, read)
+            _direct.average(self.launch, self.tracked, weight, read)
             memory(self._step)[...] += 1
         return True
 
+    @np.errstate(all="ignore")
     def _weight(self):
         """What `ema_weight` gives for the step that is taken, on the host."""
         given = (memory(self._step) + 1, memory(self._decay), *self.on_host)
@@ -441,12 +432,7 @@ class EMA(Averaged, Stateful):
         counts = self._step, self.global_step
         before = [int(count.asnumpy().item()) for count in counts]
         with super().average_parameters():
-            swapped = getattr(self.optimizer, "swapped", False)  # by another average around it
-            object.__setattr__(self.optimizer, "swapped", True)
-            try:
-                yield
-            finally:
-                object.__setattr__(self.optimizer, "swapped", swapped)
+            yield
         if before != [int(count.asnumpy().item()) for count in counts]:
             raise RuntimeError(
                 "For 'EMA', a training step ran inside 'average_parameters': the parameters are what "

@@ -5,11 +5,15 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mindspore import Parameter, Tensor, log, nn
+import numpy as np
+from mindspore import Parameter, Tensor, log, nn, ops
 
 from ms_optim._state import Swappable
 from ms_optim._values import write
-from ms_optim.arguments import FLOATS
+from ms_optim.arguments import COMMON, FLOATS
+
+# Of so many weights it is looked whether a step has changed them.
+LOOKED_AT = 8
 
 
 def put(params: Sequence[Parameter], values: Sequence[Tensor]) -> None:
@@ -23,27 +27,59 @@ class Averaged(Swappable):
 
     tracked: Sequence[Parameter]
     averages: Sequence[Parameter]
+    _decay: Parameter
     _block: Any = None
+
+    @property
+    def weights(self) -> Sequence[Parameter]:
+        """What is averaged."""
+        return self.tracked
+
+    @property
+    def decay(self) -> Parameter:
+        """A float64 Parameter, to which a number may be assigned."""
+        return self._decay
+
+    @decay.setter
+    def decay(self, value: float) -> None:
+        """Check a number and write it into the Parameter: compiled steps read it."""
+        number = COMMON["decay"].check(type(self).__name__, "decay", value)
+        ops.assign(self._decay, Tensor(number, self._decay.dtype))
 
     @contextlib.contextmanager
     def average_parameters(self) -> Iterator[None]:
         """Put the averages into the network, graphs that are already compiled included, until the block is left.
 
         A checkpoint of the network that is saved inside holds the averages as the parameters. At the end, also by an
-        exception, the parameters are what they were before; this takes one copy of them.
+        exception, the parameters are what they were before; this takes one copy of them. If they were changed inside, a
+        warning says so.
 
         Raises:
             RuntimeError: If a block is inside another.
         """
-        self.refuse_inside("no other block can be entered")
-        kept = [param.copy() for param in self.tracked]
-        self.swapped = True
-        try:
-            put(self.tracked, self.averages)
-            yield
-        finally:
-            put(self.tracked, kept)
-            self.swapped = False
+        with self.replacing(self.tracked):
+            kept = [param.copy() for param in self.tracked]
+            try:
+                put(self.tracked, self.averages)
+                yield
+                changed = self._changed_since()
+            finally:
+                put(self.tracked, kept)
+        if changed:
+            log.warning(
+                f"For '{type(self).__name__}', {changed} were changed inside 'average_parameters', as by a training "
+                "step: they are what they were before it, but what else that has changed is not."
+            )
+
+    def _changed_since(self):
+        """Of the smallest weights those that are no longer the averages: a step that has compiled changes all."""
+        pairs = [pair for pair in zip(self.tracked, self.averages) if pair[0].requires_grad]
+        few = sorted(pairs, key=lambda pair: pair[0].size)[:LOOKED_AT]
+        return [
+            param.name
+            for param, average in few
+            if not np.array_equal(param.asnumpy(), average.astype(param.dtype).asnumpy(), equal_nan=True)
+        ]
 
     def swap_before_eval(self) -> None:
         """Enter `average_parameters`, as trainers of MindSpore's libraries do before an evaluation.
@@ -53,7 +89,7 @@ class Averaged(Swappable):
         """
         block = self.average_parameters()
         block.__enter__()
-        object.__setattr__(self, "_block", block)
+        self.hold("_block", block)
 
     def swap_after_eval(self) -> None:
         """Leave `average_parameters`.
@@ -66,7 +102,7 @@ class Averaged(Swappable):
             raise RuntimeError(
                 f"For '{type(self).__name__}', 'swap_before_eval' must be called before 'swap_after_eval', but was not."
             )
-        object.__setattr__(self, "_block", None)
+        self.hold("_block", None)
         block.__exit__(None, None, None)
 
     def copy_to(self) -> None:

@@ -1,22 +1,22 @@
 """A network whose parameters follow another's."""
 
+import copy
 from collections.abc import Iterable
 from itertools import zip_longest
 
-import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from ms_optim import _compiled, _direct, _host, _native
 from ms_optim._clones import release_with
 from ms_optim._host import memory, vector
+from ms_optim._values import float64_parameter
 from ms_optim.arguments import COMMON, FLOATS
 from ms_optim.ema.evaluation import Averaged, put
 from ms_optim.ema.tensors import (
     average,
     average_or_copy,
     check_parameters,
-    float64_scalar,
     shadow,
     shadow_dtype,
     sides,
@@ -54,15 +54,7 @@ class ParameterEMA(Averaged, nn.Cell):
         True
     """
 
-    @property
-    def decay(self) -> Parameter:
-        """A float64 Parameter, to which a number may be assigned."""
-        return self._decay
-
-    @decay.setter
-    def decay(self, value: float) -> None:
-        """Check a number and write it into the Parameter: compiled steps read it."""
-        ops.assign(self._decay, Tensor(COMMON["decay"].check("ParameterEMA", "decay", value), ms.float64))
+    owns = False
 
     def __init__(
         self,
@@ -81,17 +73,17 @@ class ParameterEMA(Averaged, nn.Cell):
         if not pairs:
             raise ValueError("For 'ParameterEMA', 'source' must hold a parameter to average.")
         copies = isinstance(source, nn.Cell) and buffer_update == "copy"
-        self.source, self.target = tuple(param for param, _ in pairs), tuple(other for _, other in pairs)
-        self.copied = tuple(param.dtype not in FLOATS or (copies and not param.requires_grad) for param in self.source)
-        object.__setattr__(self, "tracked", self.source)
-        object.__setattr__(self, "averages", self.target)
+        self.source = tuple(check_parameters("ParameterEMA", "source", [param for param, _ in pairs]))
+        self.target = tuple(other for _, other in pairs)
+        self.hold("tracked", self.source)
+        self.hold("averages", self.target)
         self.now = Tensor(True)
         self.hyper_map = ops.HyperMap()
-        self._decay = float64_scalar(decay, f"decay.{self.target[0].name}")
-        self._copy(self.copied)
+        self._decay = float64_parameter(decay, f"decay.{self.target[0].name}")
+        self._set_path([copies and not param.requires_grad for param in self.source])
 
-    def _copy(self, copied):
-        """Lay out a call, which copies these and averages all others."""
+    def _set_path(self, copied):
+        """Choose the native kernel or MindSpore's operators; these are copied, as integers are, and others averaged."""
         self.copied = tuple(own or param.dtype not in FLOATS for own, param in zip(copied, self.source))
         self.fused = _native.absence("ParameterEMA", "average") is None
         if self.fused:
@@ -105,7 +97,8 @@ class ParameterEMA(Averaged, nn.Cell):
 
     def __call__(self):
         """Take one update: by the kernel on the tensors' own memory where that can be, or else compiled."""
-        if not self.why_compiled and _direct.average(self.launch, self.source, self._weight):
+        self.refuse_inside("no update can be made")
+        if not self.why_compiled and _direct.average(self.launch, self.source, self._weight()):
             return True
         return _compiled.call(self)
 
@@ -132,6 +125,7 @@ class ParameterEMA(Averaged, nn.Cell):
 
     def copy(self) -> None:
         """Copy the source into the target: a hard update."""
+        self.refuse_inside("'copy' has no effect")
         put(self.target, [param.init_data() if param.has_init else param for param in self.source])
 
     @classmethod
@@ -171,7 +165,23 @@ class ParameterEMA(Averaged, nn.Cell):
         averages = [shadow(param) for param in params]
         made = cls(params, averages, decay)
         release_with(made, params, averages)
-        made._copy(copied)
+        made._own_averages()
+        made._set_path(copied)
+        return made
+
+    def _own_averages(self):
+        """Have the averages among the Parameters of this Cell: they are no other's."""
+        self.owns = True
+        for kept in self.averages:
+            self.insert_param_to_cell(kept.name, kept, check_name_contain_dot=False)
+
+    def __deepcopy__(self, memo):
+        self.refuse_inside("no copy can be made")
+        made = type(self)(*copy.deepcopy((self.source, self.target), memo), self._decay.asnumpy().item())
+        memo[id(self)] = made
+        if self.owns:
+            made._own_averages()
+        made._set_path(self.copied)
         return made
 
     def ema_update(self) -> bool:

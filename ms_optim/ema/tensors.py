@@ -63,11 +63,6 @@ def shadow(param: Parameter) -> Parameter:
     return beside(param, f"ema.{param.name}", shadow_dtype(param), AsParameter(param))
 
 
-def float64_scalar(value: float, name: str) -> Parameter:
-    """A number that a graph reads."""
-    return Parameter(Tensor(value, ms.float64), name=name, requires_grad=False)
-
-
 def check_parameters(owner: str, name: str, params: Iterable[Parameter]) -> list[Parameter]:
     """The Parameters of an argument, as a list.
 

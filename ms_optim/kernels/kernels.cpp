@@ -249,7 +249,9 @@ int step_average(const Inputs &inputs, Apply apply) {
         t.numbers = numbers, t.flags = inputs.values<int>(2) + i;
         if (t.size != inputs.size(value)) return REFUSED;
         if (*t.flags && dtype == inputs.dtypes[value]) {
-            t.size *= dtype == "bool" ? 1 : std::atoi(dtype.data() + dtype.find_first_of("1368")) / 8;
+            const size_t bits = dtype.find_first_of("1368");
+            if (dtype != "bool" && bits == dtype.npos) return REFUSED;
+            t.size *= dtype == "bool" ? 1 : std::atoi(dtype.data() + bits) / 8;
             copied.push_back(t);
         } else if (t.type == Type::other || t.grad_type == Type::other) {
             return REFUSED;

@@ -23,7 +23,7 @@ from ms_optim.lbfgs.vectors import (
     OnDevice,
     OnHost,
     backward,
-    changes,
+    curvature_pair,
     dot,
     forward,
     largest,
@@ -54,7 +54,7 @@ def advance(state: dict, grad: Any, history_size: int) -> dict:
     if state["n_iter"] == 1:
         return {"d": -grad, "old_dirs": [], "old_stps": [], "ro": [], "H_diag": 1}
     old_dirs, old_stps, ro, scale = (state[name] for name in ("old_dirs", "old_stps", "ro", "H_diag"))
-    y, s, ys, r, ratio = changes(grad, state["prev_flat_grad"], state["d"], like_of(state["t"], grad))
+    y, s, ys, r, ratio = curvature_pair(grad, state["prev_flat_grad"], state["d"], like_of(state["t"], grad))
     if number(ys) > POSITIVE:
         kept = slice(max(0, len(ro) + 1 - history_size), None)
         old_dirs, old_stps, ro, scale = [*old_dirs[kept], y], [*old_stps[kept], s], [*ro[kept], r], ratio
@@ -92,7 +92,8 @@ class LBFGSGroup(Group):
     def _check(self, name, value):
         return self._optimizer.arguments[name].check("LBFGS", name, value)
 
-    def _set(self, name, value):
+    def put(self, name: str, value: Any) -> None:
+        """Set an argument to a checked value."""
         if name == "lr":
             ops.assign(self._optimizer.learning_rate, Tensor(value, ms.float64))
         else:
@@ -315,7 +316,9 @@ class LBFGS(Stateful):
         Raises:
             TypeError: If `closure` is no function or what it returns is not of this kind.
             ValueError: If the gradients do not fit the parameters.
+            RuntimeError: If averages are in the place of the weights.
         """
+        self.refuse_inside("no step can be taken")
         if not callable(closure):
             raise TypeError(
                 "For 'LBFGS', 'closure' must be a function that returns a loss and its gradients, but got "

@@ -89,7 +89,7 @@ largest = Graph(_largest, _largest_of_array)
 
 
 @Graph
-def changes(grad, previous, d, t):
+def curvature_pair(grad, previous, d, t):
     """How gradient and parameters have changed, y and s; y*s and its reciprocal; y*s / y*y."""
     y, s = grad - previous, d * t
     ys = dot(y, s)

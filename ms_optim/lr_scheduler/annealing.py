@@ -86,17 +86,18 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         """Go on to the next epoch, or to a given one, which may be a fraction: epoch + batch / batches."""
         if epoch is None and self.last_epoch < 0:
             epoch = 0
-        if epoch is None:
-            epoch = self.last_epoch + 1
-            self.T_cur += 1
-            if self.T_cur >= self.T_i:
-                self.T_cur %= self.T_i
-                self.T_i *= self.T_mult
-        else:
-            epoch = self._check_epoch(epoch)
-            self._restart(epoch)
-        self.last_epoch = math.floor(epoch)
-        self._set_lr(self.get_lr())
+        with self._as_a_whole():
+            if epoch is None:
+                epoch = self.last_epoch + 1
+                self.T_cur += 1
+                if self.T_cur >= self.T_i:
+                    self.T_cur %= self.T_i
+                    self.T_i *= self.T_mult
+            else:
+                epoch = self._check_epoch(epoch)
+                self._restart(epoch)
+            self.last_epoch = math.floor(epoch)
+            self._set_lr(self.get_lr())
 
     def _restart(self, epoch):
         """Find the cosine that an epoch is in."""

@@ -1,5 +1,6 @@
 """The base of all schedulers: it holds the optimizer, counts epochs and sets learning rates."""
 
+import contextlib
 import numbers
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, ClassVar, Protocol
@@ -146,8 +147,19 @@ class LRScheduler(Stateful):
         Call it after the optimizer's step. A `requires_grad` that was set by hand takes effect too.
         """
         epoch = epoch if epoch is None else self._check_epoch(epoch)
-        self._step_count += 1
-        self._update_lr(epoch)
+        with self._as_a_whole():
+            self._step_count += 1
+            self._update_lr(epoch)
+
+    @contextlib.contextmanager
+    def _as_a_whole(self):
+        """Be what it was before the block, if that raises."""
+        before = {**vars(self)}
+        try:
+            yield
+        except Exception:
+            vars(self).update(before)
+            raise
 
     def _update_lr(self, epoch=None):
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
@@ -164,9 +176,9 @@ class LRScheduler(Stateful):
                 f"For '{type(self).__name__}', 'optimizer' must keep the groups that it had, but got "
                 f"{len(groups)} instead of {len(lrs)}."
             )
-        for i, (group, lr) in enumerate(zip(groups, lrs)):
+        for i, (group, lr) in enumerate(zip(groups, lrs)):  # all of them, before the first is set
             try:
-                group["lr"] = lr
+                getattr(group, "check", lambda *_: None)("lr", lr)
             except (TypeError, ValueError) as error:
                 raise type(error)(
                     f"For '{type(self).__name__}', what 'step' computes for group {i} must be a learning "
@@ -174,6 +186,8 @@ class LRScheduler(Stateful):
                     f"{group['lr']} before: what is set by hand, or by another scheduler, must be what "
                     f"it can go on from{self.goes_on_from}."
                 ) from error
+        for group, lr in zip(groups, lrs):
+            group["lr"] = lr
         self._last_lr = self._lrs()
         follow_requires_grad(self.optimizer)
 

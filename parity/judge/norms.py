@@ -41,7 +41,8 @@ def _tensor(name, one, other):
         size = max(float(np.linalg.norm(side[np.isfinite(side)])) for side in (one, other))
         length = float(np.nan_to_num(np.linalg.norm(off.ravel()), nan=np.inf))
         relative = 0.0 if length == 0 else length / size if size else float("inf")
-        ulps = np.abs(off).max(initial=0.0) / ulp(np.abs(one[np.isfinite(one)]).max(initial=0.0), "float32")
+        largest = max(np.abs(side[np.isfinite(side)]).max(initial=0.0) for side in (one, other))
+        ulps = np.abs(off).max(initial=0.0) / ulp(largest, "float32")
         return Difference(name, *norms, relative, float(ulps), length, size)
 
 

@@ -1,4 +1,4 @@
-"""Training the networks of `models` in MindSpore.
+"""Training networks in MindSpore.
 
 GRAPH mode compiles the whole step; PYNATIVE calls two compiled functions, the gradients and the optimizer.
 """
@@ -12,7 +12,7 @@ from parity.cases.networks import MODELS, Run, accuracy, batches, digits, initia
 
 
 class Network(nn.Cell):
-    """A network of `models` and its weights.
+    """A network and its weights.
 
     Args:
         name: A key of `MODELS`.

@@ -1,4 +1,4 @@
-"""Training the networks of `models` in torch, in float32 or, as the oracle, in float64."""
+"""Training networks in torch, in float32 or, as the oracle, in float64."""
 
 from collections.abc import Callable
 

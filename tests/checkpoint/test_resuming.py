@@ -190,8 +190,44 @@ def test_a_request_to_stop():
     thread.start()
     thread.join()
     assert raised and raised[0].startswith("For 'StopRequest', the block must be entered in the main thread")
-    with pytest.raises(TypeError, match="For 'SaveOnStop', 'cell' must be a Cell, but got int"):
-        SaveOnStop(3, "a.ckpt")
+
+
+def test_a_signal_that_cannot_be_caught():
+    """Is named, and the others are as before."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    for odd in (signal.SIGKILL, "x"):
+        with pytest.raises(ValueError, match=r"^For 'StopRequest', 'signals' must be such as can be caught, but got"):
+            StopRequest(odd).__enter__()
+        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_what_cannot_be_saved_is_said_before_the_training(tmp_path):
+    """And not when there is no time left."""
+    optimizer = SGD(nn.Dense(2, 3).trainable_params())
+    for args, message in (
+        ((3, "a.ckpt"), "'cell' must be a Cell, but got int"),
+        ((optimizer, 12345), "'file' must be a str or a PathLike, but got 12345"),
+        ((optimizer, "a.npz"), r"'file' must end in one of \('.ckpt', '.safetensors'\), but got 'a.npz'"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"^For 'SaveOnStop', {message}"):
+            SaveOnStop(*args)
+    before = signal.getsignal(signal.SIGTERM)
+    for callback, message in (
+        (SaveOnStop(optimizer, tmp_path / "none" / "a.ckpt"), "the folder of 'file' must be there, but got"),
+        (SaveOnStop(optimizer, tmp_path / "a.ckpt", {"x": object()}), "'x' of 'also' must be plain data"),
+    ):
+        with pytest.raises((TypeError, FileNotFoundError), match=f"^For 'SaveOnStop', {message}"):
+            callback.on_train_begin(None)
+        assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    """As metrics are."""
+    optimizer = SGD(nn.Dense(2, 3).trainable_params())
+    save(optimizer, tmp_path / "a.ckpt", {"best": np.float64(0.75), "done": np.bool_(True), "count": np.int32(3)})
+    told = resume(optimizer, tmp_path / "a.ckpt")
+    assert told == {"best": 0.75, "done": True, "count": 3}
+    assert [type(value) for value in told.values()] == [float, bool, int]
 
 
 TRAINING = """

@@ -10,7 +10,7 @@ from mindspore.parallel._tensor import _load_tensor_by_layout
 from mindspore.parallel.auto_parallel import AutoParallel
 
 from ms_optim import SGD, _slices, checkpoint, restore, resume, save
-from ms_optim._beside import as_json, from_json
+from ms_optim._plain_data import as_json, from_json
 
 WHOLE = np.arange(24, dtype=np.float32).reshape(4, 6)
 # As MindSpore says it: the devices, which of their axes cuts which of the tensor, the shape of a part, what is of no

@@ -15,7 +15,7 @@ from helpers.modules import Module, Net, assert_equal, spread, trained
 from mindspore import Tensor, nn
 from safetensors.torch import load_file
 
-from ms_optim import EMA, AdamW, restore, save
+from ms_optim import EMA, Adafactor, AdamW, ParameterEMA, restore, save
 from ms_optim.convert import load, parameter_map
 from ms_optim.convert.__main__ import main, print_map
 from ms_optim.groups import param_groups_weight_decay
@@ -349,3 +349,44 @@ def test_what_no_optimizer_can_take(arguments, message, tmp_path, monkeypatch, c
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
     assert sorted(os.listdir()) == ["a.pt", "c.ckpt"]
+
+
+def adafactor(net):
+    """State of other shapes than the parameters have."""
+    return Adafactor(net.trainable_params())
+
+
+def rates(net):
+    """A group with a learning rate of its own."""
+    one, *others = net.trainable_params()
+    return AdamW([{"params": [one]}, {"params": others, "lr": 0.1}])
+
+
+def masters(net):
+    """A float32 copy of halves."""
+    for param in net.get_parameters():
+        param.set_dtype(ms.float16)
+    return AdamW(net.trainable_params(), master_weights=True)
+
+
+@pytest.mark.parametrize("make", [adafactor, rates, masters])
+def test_what_is_of_the_optimizer_is_no_weight(make, tmp_path):
+    """Nor are the averages beside a network, and what counts for them."""
+    net = nn.Dense(4, 3)
+    optimizer = make(net)
+    follower = ParameterEMA.of(net)
+    optimizer(tuple(Tensor(np.ones(param.shape), param.dtype) for param in optimizer.parameters))
+    save(nn.CellList([optimizer, follower], auto_prefix=False), tmp_path / "a.ckpt")
+    assert main([str(tmp_path / "a.ckpt"), str(tmp_path / "a.pt")]) == 0
+    assert sorted(torch.load(tmp_path / "a.pt")) == ["bias", "weight"]
+
+
+def test_slices_are_no_weights(tmp_path, capsys):
+    """What is cut over devices is to be merged first."""
+    save(nn.Dense(2, 3), tmp_path / "a.safetensors")
+    entries = {**load(tmp_path / "a.safetensors"), "ms_optim.slices": np.zeros(2, np.uint8)}
+    ms.save_checkpoint(
+        [{"name": name, "data": Tensor(value)} for name, value in entries.items()], str(tmp_path / "b.ckpt")
+    )
+    assert main([str(tmp_path / "b.ckpt"), str(tmp_path / "a.pt")]) == 2
+    assert "the file must hold whole tensors, but those of this one are slices" in capsys.readouterr().err

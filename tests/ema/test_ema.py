@@ -750,7 +750,7 @@ def test_averages_are_not_taken_for_weights(what, how, tmp_path):
         for one in (ema, ema.optimizer):
             with pytest.raises(RuntimeError, match=f"^For '{type(one).__name__}', {what} inside 'average_parameters'"):
                 how(one)
-            with pytest.raises(RuntimeError, match="'cell' must not hold an EMA inside"):
+            with pytest.raises(RuntimeError, match="'cell' must not hold an optimizer or an EMA inside"):
                 save(one, tmp_path / "x.ckpt")
         with pytest.raises(RuntimeError, match="no group can be added inside 'average_parameters'"):
             ema.optimizer.add_param_group({"params": [Parameter(Tensor(np.ones(2)), name="x")]})

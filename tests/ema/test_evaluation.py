@@ -1,5 +1,7 @@
 """Evaluation on the average: in trainers' two calls, in a copy, and in `Model.fit`."""
 
+import copy
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from helpers.modules import weights
 from mindspore import Parameter, Tensor, dataset, log, nn, ops
 from mindspore.train import Callback, Model
 
-from ms_optim import EMA, SGD, ParameterEMA, restore
+from ms_optim import EMA, LBFGS, SGD, ParameterEMA, restore, save
 from ms_optim.callbacks import EvaluateAverage
 
 
@@ -208,6 +210,7 @@ def test_what_is_broken_off_leaves_the_parameters(graph):
         ({"ema": 3}, "'ema' must be an EMA or a ParameterEMA, but got int"),
         ({"file": "a.ckpt"}, "'file' and 'metric' must go together, but got 'a.ckpt' and None"),
         ({"file": "a.pt", "metric": "acc"}, "'file' must end in one of"),
+        ({"file": 3, "metric": "acc"}, "'file' must be a str or a PathLike, but got 3"),
         ({"mode": "best"}, "'mode' must be one of"),
     ],
 )
@@ -228,3 +231,123 @@ def test_a_metric_that_there_is_not(graph, tmp_path):
     with pytest.raises(ValueError, match=r"'metric' must be in \['eval_loss', 'mse'\], but got 'acc'"):
         fit(net, ema, [EvaluateAverage(ema, tmp_path / "a.ckpt", "acc")])
     assert not ema.swapped and not list(tmp_path.iterdir())
+
+
+def test_its_averages_are_saved_with_it(either, tmp_path):
+    """Those that it made itself; by MindSpore too, and by a cell that holds it."""
+    net = make()
+    ema, step = averaged(net, ParameterEMA)
+    step()
+    kept = [average.asnumpy().copy() for average in ema.averages]
+    save(nn.CellList([net, ema], auto_prefix=False), tmp_path / "a.safetensors")
+    ms.save_checkpoint(ema, str(tmp_path / "b.ckpt"))
+    assert sorted(ms.load_checkpoint(str(tmp_path / "b.ckpt"))) == ["decay.ema.0.weight", "ema.0.bias", "ema.0.weight"]
+    step()
+    assert not np.array_equal(ema.averages[0].asnumpy(), kept[0])
+    assert restore(nn.CellList([net, ema], auto_prefix=False), tmp_path / "a.safetensors") == []
+    np.testing.assert_equal([average.asnumpy() for average in ema.averages], kept)
+
+
+class Momentum(nn.Cell):
+    """A network and one that follows it, as MoCo has them."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key = nn.Dense(2, 3), nn.Dense(2, 3)
+        self.key.update_parameters_name("target.")
+        self.follow = ParameterEMA(self.query, self.key, 0.5)
+
+
+def test_what_holds_one_is_copied(either):
+    """The copy's network is followed by the copy's; so is one that it makes beside the network."""
+    cell = Momentum()
+    made = copy.deepcopy(cell)
+    assert made.follow.source[0] is made.query.weight and made.follow.target[1] is made.key.bias
+    made.query.bias.set_data(Tensor(np.full(3, 2.0, np.float32)))
+    made.follow()
+    np.testing.assert_allclose(made.key.bias.asnumpy(), 1 + cell.key.bias.asnumpy() / 2, rtol=1e-6)
+    net = make(norm=True)
+    ema = ParameterEMA.of(net, 0.5, buffer_update="copy")
+    twin = copy.deepcopy(ema)
+    assert [param.name for param in twin.get_parameters()] == [param.name for param in ema.get_parameters()]
+    assert twin.source[0] is not ema.source[0] and twin.copied == ema.copied and any(twin.copied)
+
+
+@pytest.mark.parametrize("kind", [EMA, ParameterEMA])
+def test_no_optimizer_takes_averages_for_weights(kind, either, tmp_path):
+    """Of the same parameters, whoever has put the averages there; the network alone is saved."""
+    net = make()
+    ema, step = averaged(net, kind)
+    others = SGD(net.trainable_params()), LBFGS(net.trainable_params()), ParameterEMA.of(net), Momentum().follow
+    grads = tuple(ops.ones_like(param) for param in others[0].parameters)
+    state = others[0].state_dict()
+    with ema.average_parameters():
+        for refused in (
+            lambda: others[0](grads),
+            lambda: others[0].load_state_dict(state),
+            lambda: copy.deepcopy(others[0]),
+            lambda: others[1].step(lambda: (Tensor(0.0), grads)),
+            lambda: others[2](),
+            lambda: others[2].copy(),
+        ):
+            with pytest.raises(RuntimeError, match="inside 'average_parameters'"):
+                refused()
+        for saved in (*others[:3], ema):
+            with pytest.raises(RuntimeError, match="'cell' must not hold an optimizer or an EMA inside"):
+                save(saved, tmp_path / "a.ckpt")
+        with others[2].average_parameters():  # of another, which is inside
+            pass
+        save(net, tmp_path / "a.ckpt")
+        others[3]()  # of another network
+    others[0](grads)
+    step()
+
+
+def test_a_compiled_step_inside_is_told(graph, monkeypatch):
+    """Of an optimizer that the average does not know."""
+    told, net = [], make()
+    monkeypatch.setattr(log, "warning", told.append)
+    ema = ParameterEMA.of(net, 0.5)
+    cell = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), SGD(net.trainable_params(), lr=0.5))
+    batch = Tensor(np.ones((4, 2), np.float32)), Tensor(np.zeros((4, 3), np.float32))
+    before = weights(net)
+    with ema.average_parameters():
+        pass
+    assert not told
+    with ema.average_parameters():
+        cell(*batch)
+    assert len(told) == 1 and "['0.bias', '0.weight'] were changed inside 'average_parameters'" in told[0]
+    np.testing.assert_equal(weights(net), before)
+
+
+def test_a_metric_that_is_nan_is_not_the_best(graph, tmp_path):
+    """Nor does it end the training."""
+
+    class Told(dict):
+        __getattr__ = dict.__getitem__
+
+    net = make()
+    callback = EvaluateAverage(ParameterEMA.of(net), tmp_path / "best.ckpt", "mse", "min")
+    for value, best in ((np.nan, None), (np.inf, np.inf), (2.0, 2.0), (np.nan, 2.0)):
+        callback._keep_the_best(Told(metrics={"mse": value}, network=net))
+        assert callback.best == best
+
+
+def test_a_source_of_another_shape_is_named(either):
+    """Though it has as many elements."""
+    source, target = (Parameter(Tensor(np.ones(4, np.float32)), name=name) for name in "ab")
+    follow = ParameterEMA([source], [target], 0.5)
+    follow()
+    for shape in ((2, 2), (5,)):
+        source.set_data(Tensor(np.ones(shape, np.float32)), slice_shape=True)
+        with pytest.raises(ValueError, match=r"the average of 'a', of Float32 and shape .*, must be of its shape"):
+            follow()
+
+
+def test_hooks_are_refused():
+    """None would run."""
+    net = make()
+    for cell in (SGD(net.trainable_params()), EMA(SGD(net.trainable_params())), ParameterEMA.of(net)):
+        for name in ("register_forward_hook", "register_forward_pre_hook"):
+            with pytest.raises(TypeError, match=f"^For '{type(cell).__name__}', no hook can be registered"):
+                getattr(cell, name)(print)

@@ -19,8 +19,9 @@ from helpers.schedules import (
     step,
     torch_optimizer,
 )
+from mindspore import Parameter, Tensor
 
-from ms_optim import lr_scheduler
+from ms_optim import SGD, lr_scheduler
 from ms_optim.arguments import Number, Whole
 from ms_optim.convert import load
 from ms_optim.lr_scheduler import StepLR
@@ -269,3 +270,20 @@ def test_a_class_of_ones_own_may_declare_kinds():
             scheduler.load_state_dict({**scheduler.state_dict(), key: value})
     scheduler.load_state_dict({**scheduler.state_dict(), "trust": 1, "seen": 4})
     assert (scheduler.trust, scheduler.seen) == (1.0, 4)
+
+
+@pytest.mark.parametrize("name", ["LambdaLR", "CosineAnnealingWarmRestarts"])
+def test_a_step_that_cannot_be_changes_nothing(name):
+    """Though it could be for the first group."""
+    optimizer = SGD([{"params": [Parameter(Tensor([1.0]), name=name)], "lr": 0.5} for name in "ab"])
+    if name == "LambdaLR":
+        scheduler = lr_scheduler.LambdaLR(optimizer, [lambda epoch: 2.0 + epoch, lambda epoch: 1.0 - 2 * epoch])
+    else:
+        scheduler = lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 4)
+        scheduler.base_lrs[1] = -3.0
+    rates, state = [group["lr"] for group in optimizer.param_groups], scheduler.state_dict()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="what 'step' computes for group 1 must be a learning rate"):
+            scheduler.step()
+        assert [group["lr"] for group in optimizer.param_groups] == rates
+        assert scheduler.state_dict() == state

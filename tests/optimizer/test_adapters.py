@@ -106,6 +106,7 @@ def test_an_adapted_one_steps_as_ours(either):
             r"'betas' must be given once, but got it as \['beta1'\] too",
         ),
         ("AdamW", (), {"beta2": 2.0}, r"'betas\[1\]' must be in \[0, 1\), but got 2.0"),
+        ("ASGD", (), {"decay": 0.5}, r"the arguments must be in .*, but got 'decay'"),
         ("Lion", (0.1, 0.9), {}, r"only \('params', 'learning_rate'\) may go by place, but got 3 values"),
     ],
 )
@@ -113,6 +114,15 @@ def test_what_cannot_be_meant(name, args, kwargs, message):
     """Is refused by name."""
     with pytest.raises((TypeError, ValueError), match=f"^For '{name}', .*{message}"):
         getattr(adapters, name)(params(), *args, **kwargs)
+
+
+def test_a_group_with_one_of_a_pair():
+    """The other is that of all groups; a class with an `alpha` of its own has no "decay"."""
+    one, other = params()
+    made = adapters.AdamW([{"params": [one], "beta1": 0.8}, {"params": [other], "beta2": 0.5}], beta1=0.7, beta2=0.95)
+    assert [group["betas"] for group in made.param_groups] == [(0.8, 0.95), (0.7, 0.5)]
+    made = adapters.RMSprop([{"params": [one], "decay": 0.5}, {"params": [other]}], decay=0.75)
+    assert [group["alpha"] for group in made.param_groups] == [0.5, 0.75]
 
 
 def test_what_groups_of_mindspore_ask_for():

@@ -1,6 +1,7 @@
 """Optimizers of a user's own: what a class declares is what its arguments, groups, state and steps follow."""
 
 import copy
+import pickle
 
 import mindspore as ms
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from helpers import assert_same, outcome
 from mindspore import Parameter, Tensor, nn
 
-from ms_optim import EMA, AdamW, Optimizer, Slot
+from ms_optim import EMA, SGD, AdamW, Optimizer, Slot
 from ms_optim.arguments import Flag, Number, Predicate
 from parity.cases.problems import synthetic
 from parity.check import check
@@ -244,9 +245,46 @@ def test_a_rule_between_two_arguments():
     optimizer.param_groups[0]["trust"] = 0.3
     state = optimizer.state_dict()
     state["param_groups"][0]["trust"] = 0.2
+    state["param_groups"][0]["lr"] = 0.7
     with pytest.raises(ValueError, match=message):
         optimizer.load_state_dict(state)
-    assert optimizer.param_groups[0]["trust"] == 0.3
+    assert optimizer.param_groups[0]["trust"] == 0.3 and optimizer.param_groups[0]["lr"] != 0.7
+
+
+class Within(Optimizer):
+    """Two numbers, the first of which is the smaller."""
+
+    arguments = {"low": Number("[0, inf)"), "high": Number("[0, inf)")}
+
+    def scalars(step, lr, low, high):
+        """All."""
+        return lr, low, high
+
+    def update(param, grad, slots, lr, low, high):
+        """Clip the step."""
+        return param - (lr * grad).clip(low, high), ()
+
+    def __init__(self, params, lr=0.5, low=1.0, high=2.0):
+        super().__init__(params, dict(lr=lr, low=low, high=high))
+
+    @classmethod
+    def check_group(cls, group):
+        """Raise unless `low` is below `high`."""
+        if group["low"] >= group["high"]:
+            raise ValueError(f"For '{cls.__name__}', 'low' must be below 'high', but got {group['low']}.")
+
+
+def test_a_state_has_all_of_its_numbers_at_once():
+    """They go together, though not with those that there are; if they do not, none is taken."""
+    optimizer = Within(ones())
+    state = Within(ones(), lr=0.25, low=3.0, high=4.0).state_dict()
+    odd = copy.deepcopy(state)
+    odd["param_groups"][0]["high"] = 2.5
+    with pytest.raises(ValueError, match="'low' must be below 'high'"):
+        optimizer.load_state_dict(odd)
+    assert [optimizer.param_groups[0][name] for name in ("lr", "low", "high")] == [0.5, 1.0, 2.0]
+    optimizer.load_state_dict(state)
+    assert [optimizer.param_groups[0][name] for name in ("lr", "low", "high")] == [0.25, 3.0, 4.0]
 
 
 def test_patterns_of_a_predicate(graph):
@@ -489,3 +527,49 @@ def test_parity_judges_it(either):
     verdict, wrong = judged(0.9), judged(0.91)
     assert verdict.passed, str(verdict)
     assert not wrong.passed
+
+
+def never(number):
+    """Whether no number is itself."""
+    return number != number
+
+
+@pytest.mark.parametrize("base", [SGD, Optimizer])
+def test_conditions_of_ones_own_have_no_kernel(base, graph):
+    """Which decides as the library's class does."""
+
+    class Undecayed(base):
+        scalars, update = SGD.scalars, SGD.update
+        slots, conditions = SGD.slots, {"decays": ("weight_decay", never)}
+
+        def __init__(self, params, fused=None):
+            numbers = dict(lr=0.5, momentum=0.0, dampening=0.0, weight_decay=1.0, nesterov=False, maximize=False)
+            if base is SGD:
+                super().__init__(params, **numbers, fused=fused)
+            else:
+                super().__init__(params, numbers, fused=fused)
+
+    for fused in (None, False):
+        (param,) = ones()
+        optimizer = Undecayed([param], fused=fused)
+        optimizer((Tensor(np.zeros(param.shape, np.float32)),))
+        np.testing.assert_array_equal(param.asnumpy(), 1)
+    with pytest.raises(ValueError, match="the class decides 'conditions' of the rule 'sgd' in its own way"):
+        Undecayed(ones(), fused=True)
+
+
+def test_a_constructor_that_takes_more_cannot_be_called_again():
+    """What it was given is not known: it says so where a copy, or the optimizer with one more group, would lose it."""
+
+    class Warm(SGD):
+        def __init__(self, params, warm=10):
+            super().__init__(params, lr=0.5)
+            self.warm = warm
+
+    optimizer = Warm(ones(), warm=3)
+    for again in (copy.deepcopy, pickle.dumps, lambda one: one.add_param_group({"params": ones("b")})):
+        with pytest.raises(
+            TypeError, match=r"^For 'Warm', the constructor must take no .*, but takes \['warm'\]: no copy"
+        ):
+            again(optimizer)
+    assert optimizer.warm == 3 and len(optimizer.parameters) == 1

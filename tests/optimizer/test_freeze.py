@@ -210,16 +210,25 @@ def test_what_was_frozen_by_hand_stays_so(how):
     assert moves[:4] == [False, True, True, True] and made.trainable.asnumpy().tolist() == moves
 
 
-def test_loading_says_what_moves_again(monkeypatch):
+@pytest.mark.parametrize("how", ["state", "file"])
+def test_loading_says_what_moves_again(how, monkeypatch, tmp_path):
     """As a backbone that was frozen before, where the state is of a training of all."""
-    told, state = [], AdamW(network().trainable_params()).state_dict()
+    told, before = [], AdamW(network().trainable_params())
+    save(before, tmp_path / "a.ckpt")
     monkeypatch.setattr(log, "warning", told.append)
     net = network()
     net[0].weight.requires_grad = False
     optimizer = AdamW(net.get_parameters())
-    optimizer.load_state_dict(state)
+
+    def load():
+        if how == "state":
+            optimizer.load_state_dict(before.state_dict())
+        else:
+            restore(optimizer, tmp_path / "a.ckpt")
+
+    load()
     assert told == ["For 'AdamW', ['0.weight'] move again, as they did in the state."]
-    optimizer.load_state_dict(state)
+    load()
     assert len(told) == 1 and net[0].weight.requires_grad
 
 
@@ -254,3 +263,15 @@ def test_what_makes_no_choice_raises(which, kind, message):
         with pytest.raises(kind, match=message):
             method(which)
     assert optimizer.trainable.asnumpy().all()
+
+
+@pytest.mark.parametrize("how", ["freeze", "unfreeze"])
+def test_what_was_set_by_hand_before_stays(how, either):
+    """Where others are frozen."""
+    net = network()
+    net[1].bias.requires_grad = how == "freeze"
+    optimizer = SGD(net.get_parameters(), lr=0.05)
+    net[0].weight.requires_grad = False
+    getattr(optimizer, how)("1.bias")
+    assert [param.requires_grad for param in net.get_parameters()] == [False, True, True, how == "unfreeze"]
+    assert optimizer.trainable.asnumpy().tolist() == [False, True, True, how == "unfreeze"]

@@ -139,3 +139,26 @@ def test_what_is_no_table(given, message):
         optimizer.param_groups[0]["momentum"] = 0.5
     with pytest.raises(TypeError, match=r"'momentum' must be a number in \[0, inf\)"):
         optimizer.param_groups[1]["momentum"] = [0.5]
+
+
+def test_a_restored_table_is_what_is_told(tmp_path, graph):
+    """And what copies, and the optimizer with one more group, go by."""
+
+    def rated(rates, decays):
+        one, other = (Parameter(Tensor(np.ones(4, np.float32)), name=name) for name in "ab")
+        groups = [{"params": [one], "weight_decay": decays}, {"params": [other], "weight_decay": [*decays, 1.0]}]
+        return SGD(groups, lr=rates)
+
+    optimizer, twin = rated([0.125, 0.25], [0.5]), rated([1.0, 2.0], [0.0])
+    save(optimizer, tmp_path / "a.safetensors")
+    restore(twin, tmp_path / "a.safetensors")
+    grown = copy.deepcopy(twin)
+    grown.add_param_group({"params": [Parameter(Tensor(np.ones(4, np.float32)), name="c")]})
+    for other in (twin, copy.deepcopy(twin), grown):
+        groups = other.param_groups[:2]
+        assert [group["lr"] for group in groups] == [[0.125, 0.25]] * 2
+        assert [group["weight_decay"] for group in groups] == [[0.5], [0.5, 1.0]]
+        assert groups[1].current("weight_decay") == 0.5 and "[0.125, ..., 0.25]" in other.describe()
+        assert other.state_dict()["param_groups"][0]["weight_decay"] == 0.5
+        other(gradients(0) + gradients(0)[: len(other.parameters) - 2])
+        np.testing.assert_array_equal(other.parameters[0].asnumpy(), 1 - 0.125 * (0.25 + 0.5))

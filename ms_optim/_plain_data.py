@@ -30,12 +30,15 @@ def encoded(owner: str, given: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         TypeError: If a name is no text, or a value has no state dict and is not plain data: None, numbers, text, arrays
             and Tensors, and lists, tuples and mappings of these.
+        ValueError: If an array is not of real numbers.
     """
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise TypeError(f"For '{owner}', 'also' must map names to values, but got {given!r}.")
     arrays: dict[str, Tensor] = {}
 
     def encode(value, path):
+        if isinstance(value, np.generic):
+            value = value.item()
         if hasattr(value, "load_state_dict"):
             return {"state": encode(value.state_dict(), path)}
         if value is None or isinstance(value, (bool, str)) or type(value) in (int, float):
@@ -86,6 +89,6 @@ def decoded(entries: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: decode(value) for name, value in from_json(entries[ENTRY]).items()} if ENTRY in entries else {}
 
 
-def is_beside(name: str) -> bool:
+def is_plain_data(name: str) -> bool:
     """Whether an entry is of these."""
     return name == ENTRY or name.startswith(ARRAYS)
