@@ -16,6 +16,7 @@ from mindspore.train import Callback, FixedLossScaleManager, Model
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ms_optim import SGD, AdamW, MomentumAGC, _native, save
+from ms_optim._host import SWITCH
 from ms_optim.ema import EMA, SCHEDULES, ParameterEMA, ema_weight
 from parity.sides.mindspore import set_mode
 
@@ -758,6 +759,18 @@ def test_averages_are_not_taken_for_weights(what, how, tmp_path):
         how(one)
 
 
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_weight_that_overflows_is_that_of_a_graph(direct, monkeypatch, own_graph):
+    """As of yolov5's schedule long before it begins: e to the power of 750."""
+    monkeypatch.setenv(SWITCH, str(int(direct)))
+    weight = Parameter(Tensor(np.ones(2, np.float32)), name="w")
+    ema = EMA(SGD([weight], lr=0.5), schedule="yolov5", update_after_step=1_500_000)
+    for step in range(2):
+        ema((Tensor(np.ones(2, np.float32)),))
+        np.testing.assert_array_equal(ema.averages[0].asnumpy(), ema.parameters[0].asnumpy())
+        assert ema.state_dict()["ema"]["step"] == step + 1
+
+
 @once
 def test_a_step_of_another_optimizer_inside_is_noticed():
     """Which has no way of its own to refuse it."""
@@ -871,6 +884,24 @@ def test_parameter_ema(choice, mean, rng):
     for param, other in zip(source.trainable_params(), target.trainable_params()):
         np.testing.assert_array_equal(param.asnumpy(), other.asnumpy())
     assert names == bits(source.get_parameters()).keys() | bits(target.get_parameters()).keys()
+
+
+@pytest.mark.parametrize("choice", ["skip", "copy", "average"])
+def test_buffers_of_four_bits(choice):
+    """Are refused, unless they are skipped: no kernel copies them."""
+
+    class Packed(nn.Cell):
+        def __init__(self, prefix):
+            super().__init__()
+            self.w = Parameter(Tensor(np.ones(2, np.float32)), name=f"{prefix}w")
+            self.q = Parameter(Tensor(np.ones(2, np.int8), ms.qint4x2), name=f"{prefix}q", requires_grad=False)
+
+    pair = Packed("source."), Packed("target.")
+    if choice == "skip":
+        assert ParameterEMA(*pair, 0.5)() is True
+        return
+    with pytest.raises(TypeError, match=r"^For 'ParameterEMA', 'source' must be floats, .*Int4 for 'source.q'"):
+        ParameterEMA(*pair, 0.5, buffer_update=choice)
 
 
 def test_parameter_ema_of_lists(rng):

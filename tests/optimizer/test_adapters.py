@@ -179,15 +179,19 @@ def test_groups_of_a_recipe():
     assert type(create_optimizer(params(), "LBFGS", max_iter=3)) is ms_optim.LBFGS
     exempt = create_optimizer(params(), "adamw", no_decay=("fc.weight",))
     assert [group["weight_decay"] for group in exempt.param_groups] == [0.0]
+    risen = create_optimizer(params(), "adamw", weight_decay=[0.1, 0.2])
+    assert [group["weight_decay"] for group in risen.param_groups] == [0.0, [0.1, 0.2]]
     given = create_optimizer([group for group in groups() if group.pop("grad_centralization", 0) == 0], "adamw", lr=0.5)
     assert [group["weight_decay"] for group in given.param_groups] == [0.1, 0.0]
     net = nn.SequentialCell(nn.Dense(2, 2), nn.Dense(2, 2))
-    layered = create_optimizer(net, "adamw", lr=[0.5, 0.25], layer_decay=0.5, layers=("0.*", "*"), weight_decay=0.1)
+    layered = create_optimizer(
+        net, "adamw", lr=[0.5, 0.25], layer_decay=0.5, layers=("0.*", "*"), weight_decay=[0.1, 0]
+    )
     assert [(group["lr"], group["weight_decay"]) for group in layered.param_groups] == [
         ([0.25, 0.125], 0.0),
-        ([0.25, 0.125], 0.1),
+        ([0.25, 0.125], [0.1, 0.0]),
         ([0.5, 0.25], 0.0),
-        ([0.5, 0.25], 0.1),
+        ([0.5, 0.25], [0.1, 0.0]),
     ]
 
 
