@@ -207,7 +207,13 @@ class Stepper:
         self._rows, self._moves = np.zeros((count, len(kernel.numbers) + 1)), np.zeros(count, bool)
         self._rows[:, -1] = 1 / optimizer.loss_scale
         arrays = self._rows, self._moves, optimizer.layout.asnumpy().copy()
-        check = optimizer.check_state.function
+        checks = optimizer.check_state, optimizer.refuse_parts
+
+        def check():
+            """Raise where a compiled step would."""
+            for one in checks:
+                one.function()
+
         self.launch = Launch(kernel, check, arrays, optimizer.parameters, optimizer.kernel_slots)
         self._group_of = np.array(optimizer.group_of)
         own = optimizer.trainable, optimizer.step_counts, optimizer.global_step

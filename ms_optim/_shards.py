@@ -5,13 +5,15 @@ slices of them. Where it looks at more than one element at a time, it would take
 """
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from math import gcd
+from typing import Any
 
 from mindspore import Parameter, ops
 from mindspore.communication import management
 from mindspore.ops.primitive import constexpr
 from mindspore.parallel._auto_parallel_context import auto_parallel_context
-from mindspore.parallel._utils import _get_enable_parallel_optimizer
+from mindspore.parallel._utils import _get_device_num, _get_enable_parallel_optimizer
 
 from ms_optim import _math
 from ms_optim._compiled import Check, checked
@@ -19,6 +21,11 @@ from ms_optim._compiled import Check, checked
 SLICING = ("semi_auto_parallel", "auto_parallel")
 # What says of a parameter that no unit of it is on several devices.
 WHOLE = "whole"
+# Parameters smaller than so many KiB MindSpore does not cut for ZeRO, unless it is told another number.
+THRESHOLD = 64
+
+# The shapes of parameters by name, before they were cut.
+Wholes = Mapping[str, tuple[int, ...]]
 
 
 def is_group(value):
@@ -45,19 +52,48 @@ def unsliced(reason: str, params: Iterable[Parameter]) -> str:
     )
 
 
-def wanted_of_rows(params: Iterable[Parameter], groups: Iterable[str | None], kind: object) -> str | None:
-    """What `matrix_group` of these parameters must say where MindSpore slices tensors; None if it does."""
+def may_be_cut(param: Parameter) -> bool:
+    """Whether MindSpore slices the optimizer now (ZeRO), and may cut a parameter along its first axis for it.
+
+    It leaves whole what is small, and what is not divisible.
+    """
+    if not _get_enable_parallel_optimizer() or not param.parallel_optimizer or not param.ndim:
+        return False
+    kibibytes = auto_parallel_context().get_parallel_optimizer_threshold()
+    if param.size * param.itemsize < 1024 * (THRESHOLD if kibibytes < 0 else kibibytes):
+        return False
+    return not auto_parallel_context().get_device_num_is_set() or gcd(param.shape[0], _get_device_num()) > 1
+
+
+def named_for(what: str, names: list[str], why: str) -> str:
+    """That an argument must name the devices that have the parts of some parameters."""
+    return f"{what!r} must be the name of a communication group for {listed(names)}, {why}"
+
+
+# Why such must be named, where MindSpore cuts, and where others have.
+SLICED = "which the optimizer may slice where their 'parallel_optimizer' is not False"
+CUT = "of which there are parts here"
+
+
+def wanted_of_rows(
+    params: Iterable[Parameter], groups: Iterable[str | None], kind: object, wholes: Wholes | None
+) -> str | None:
+    """What `matrix_group` of these parameters must say where tensors are in parts; None if it does."""
     said = [(param, group) for param, group in zip(params, groups) if param.ndim]
+    if wholes is not None:
+        cut = [(param, group) for param, group in said if param.name in wholes]
+        across = [param.name for param, _ in cut if param.shape[1:] != wholes[param.name][1:]]
+        if across:
+            return f"parameters must be cut along their first axis alone, but not so {listed(across)}"
+        unnamed = [param.name for param, group in cut if not is_group(group)]
+        return named_for("matrix_group", unnamed, CUT) if unnamed else None
     unsaid = [param.name for param, group in said if group is None]
     if unsaid:
         return (
             f"'matrix_group' must be {kind} for {listed(unsaid)} where MindSpore slices tensors, which may cut matrices"
         )
-    zero = _get_enable_parallel_optimizer()
-    cut = [param.name for param, group in said if group == WHOLE and zero and param.parallel_optimizer]
-    if not cut:
-        return None
-    return f"'matrix_group' must be the name of a communication group for {listed(cut)}, which the optimizer slices"
+    unnamed = [param.name for param, group in said if group == WHOLE and may_be_cut(param)]
+    return named_for("matrix_group", unnamed, SLICED) if unnamed else None
 
 
 def refuse(owner: str, wanted: str | None) -> None:
@@ -71,20 +107,47 @@ def refuse(owner: str, wanted: str | None) -> None:
         raise ValueError(f"For '{owner}', {wanted}, but the parallel mode is {mode!r}.")
 
 
-def refused_when_compiled(owner: str, wanted: str | Callable[[], str | None] | None) -> Check:
-    """Refuse now, and return what refuses again where it is compiled: `AutoParallel` sets the mode only then.
+def refuse_parts(optimizer: Any) -> None:
+    """Raise if there are parts of tensors, MindSpore's or cut by hand, which a step of an optimizer takes for wholes.
 
-    What must be is a text, or the method that says it, whose object is not kept.
+    Raises:
+        ValueError: Naming the parameters, and what must be.
     """
-    if not callable(wanted):
-        return checked(refuse, owner, wanted)
-    method = weakref.WeakMethod(wanted)
+    owner = type(optimizer).__name__
+    sliced = any(param.sliced for param in optimizer.parameters)  # where an `AutoParallel` has compiled
+    if sliced or slicing_mode():
+        wanted = optimizer.wanted_for_parts()
+        refuse(owner, wanted)
+        if wanted:
+            raise ValueError(f"For '{owner}', {wanted}, but MindSpore has sliced them.")
+        return
+    wholes = cut_since(optimizer)
+    wanted = optimizer.wanted_for_parts(wholes)
+    if wanted:
+        raise ValueError(f"For '{owner}', {wanted}.")
+    for slot, column in optimizer.state.slots.items() if wholes else ():
+        shape_of = next(own.shape for own in optimizer.slots if own.name == slot)
+        for param, kept in zip(optimizer.parameters, column):
+            if kept is not None and kept.shape != shape_of(param.shape):
+                raise ValueError(
+                    f"For '{owner}', '{kept.name}' must be of shape {shape_of(param.shape)}, as its parameter is of "
+                    f"{param.shape} since it was cut, but got {kept.shape}."
+                )
 
-    def check():
-        says = method()
-        refuse(owner, says() if says else None)
 
-    return checked(check)
+def cut_since(optimizer: Any) -> Wholes:
+    """The shapes that the parameters of an optimizer had when it was made, of those that have others now."""
+    pairs = zip(optimizer.parameters, optimizer.shapes)
+    return {param.name: shape for param, shape in pairs if param.shape != shape}
+
+
+def parts_refused(optimizer: Any) -> Check:
+    """Refuse parts now, and return what refuses again where it is compiled: `AutoParallel` sets the mode only then.
+
+    The optimizer is not kept.
+    """
+    myself = weakref.ref(optimizer)
+    return checked(lambda: refuse_parts(myself()))
 
 
 def total_of_devices(part, group):
@@ -207,9 +270,15 @@ def shape_of_whole(x, group):
     return rows, columns
 
 
-def rows_of_all(x, group):
-    """The rows of all devices of a group, in the order of their ranks."""
-    return ops.AllGather(group)(x) if is_group(group) else x
+def rows_of_all(x, group, rows):
+    """The rows of all devices of a group, in the order of their ranks; NaN if they are not so many.
+
+    They are not where a device has more of them than another, or all have the same, or columns are cut.
+    """
+    if not is_group(group):
+        return x
+    seen = total_of_devices(ones_along(x).sum(), group)
+    return ops.AllGather(group)(x.where(seen == rows, float("nan")))
 
 
 def own_rows(x, group):

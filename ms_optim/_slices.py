@@ -15,7 +15,7 @@ from mindspore.parallel._utils import _get_device_num, _get_global_rank
 from mindspore.parallel.auto_parallel import AutoParallel
 
 from ms_optim._plain_data import as_json, from_json
-from ms_optim._shards import listed, slicing_mode
+from ms_optim._shards import cut_since, listed, slicing_mode
 from ms_optim._values import LIST
 
 # The entry of a file that says, as JSON in bytes, of which device it is, what of it is sliced, and where that is.
@@ -80,8 +80,10 @@ def device_of(cell: nn.Cell) -> tuple[int, int]:
     if slicing_mode():
         return _get_global_rank(), _get_device_num()
     # An `AutoParallel` sets the mode while it compiles and no longer.
-    around = any(isinstance(part, AutoParallel) for _, part in cell.cells_and_names())
-    if around or any(param.sliced for param in cell.get_parameters()):
+    parts = [part for _, part in cell.cells_and_names()]
+    around = any(isinstance(part, AutoParallel) for part in parts)
+    by_hand = any(hasattr(part, "refuse_parts") and cut_since(part) for part in parts)
+    if around or by_hand or any(param.sliced for param in cell.get_parameters()):
         return management.get_rank(), management.get_group_size()
     return 0, 1
 

@@ -25,7 +25,7 @@ class Step:
     def numbers_of_step(self, present):
         """The numbers of a step, a row for each parameter, and which parameters move; those that are state are kept."""
         _compiled.check_again(self.warn_unseen)
-        _compiled.check_again(self.refuse_slices)
+        _compiled.check_again(self.refuse_parts)
         moves = self.trainable.logical_and(Tensor(present))
         steps = self.step_counts + moves.double()
         hyper = ops.unbind(ops.gather(ops.stack((self._learning_rates(), *self._numbers_now())), self.group_index, 1))

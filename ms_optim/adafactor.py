@@ -7,6 +7,7 @@ from ms_optim._math import is_near, larger, lerp
 from ms_optim._native import power
 from ms_optim._shards import (
     WHOLE,
+    Wholes,
     length_of_whole,
     mean_of_slices,
     mean_square_of_slices,
@@ -90,9 +91,10 @@ class Adafactor(Optimizer):
         matrix_group (Union[None, str]): Where tensors are sliced over devices: "whole" if all of one is on each device
             that holds some of it, or the name of the communication group of the devices that hold its slices along the
             first axis, the rows of a matrix, in the order of their ranks: means are taken over all of these. A tensor
-            that each of them has all of may be among those of a group. In semi_auto_parallel and auto_parallel None,
-            which does not say, is refused but for a scalar, and so is "whole" where the optimizer is sliced, but for a
-            Parameter whose `parallel_optimizer` is False. Default: ``None`` .
+            that each of them has all of may be among those of a group. Their sums are float32. In semi_auto_parallel
+            and auto_parallel None, which does not say, is refused but for a scalar, and so is "whole" for what
+            MindSpore may slice with the optimizer: unless it is small, its rows cannot be shared, or its
+            `parallel_optimizer` is False. Default: ``None`` .
         fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
         state_dtype (Union[None, mindspore.dtype]): ``mindspore.float32`` keeps the state of float16 and bfloat16
@@ -165,7 +167,8 @@ class Adafactor(Optimizer):
         )
         super().__init__(params, defaults, loss_scale, fused, state_dtype, master_weights)
 
-    def wanted_for_slices(self) -> str | None:
+    def wanted_for_parts(self, wholes: Wholes | None = None) -> str | None:
         """That it is said of all parameters which devices hold their slices, and can be so."""
         column = self.flag_names.index("matrix_group")
-        return wanted_of_rows(self.parameters, [flags[column] for flags in self.flags], self.kinds["matrix_group"])
+        groups = [flags[column] for flags in self.flags]
+        return wanted_of_rows(self.parameters, groups, self.kinds["matrix_group"], wholes)

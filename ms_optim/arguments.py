@@ -284,7 +284,8 @@ class Devices(Kind):
 
     def check(self, owner: str, name: str, value: Any) -> str | None:
         """The value: a text that is not empty, or None."""
-        if value is not None and not (isinstance(value, str) and value):
+        meant = isinstance(value, str) and value.lower() == self.whole and value != self.whole
+        if value is not None and (meant or not (isinstance(value, str) and value)):
             kind = ValueError if isinstance(value, str) else TypeError
             raise kind(f"For '{owner}', '{name}' must be None, {self}, but got {value!r}.")
         return value

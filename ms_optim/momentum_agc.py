@@ -9,8 +9,8 @@ import mindspore as ms
 from mindspore import Parameter
 
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import clip_adaptively, is_applied
-from ms_optim._shards import WHOLE, norm_of_units
+from ms_optim._math import clip_adaptively, is_applied, unit_axes
+from ms_optim._shards import CUT, SLICED, WHOLE, Wholes, is_group, listed, may_be_cut, named_for, norm_of_units
 from ms_optim.arguments import Choice, Devices, Number, Predicate
 from ms_optim.optimizer import Optimizer, Params
 from ms_optim.sgd import check_nesterov, sgd, sgd_scalars
@@ -82,8 +82,10 @@ class MomentumAGC(Optimizer):
         maximize (bool): Ascend instead of descend. Default: ``False`` .
         unit_group (Union[None, str]): Where tensors are sliced over devices: "whole" if all of a unit is on each device
             that holds some of it, or the name of the communication group of the devices that hold the parts of a unit,
-            over which its norm is summed. In semi_auto_parallel and auto_parallel None, which does not say, is refused
-            unless the parameter is exempt. Default: ``None`` .
+            over which its norm is summed in float32. In semi_auto_parallel and auto_parallel None, which does not say,
+            is refused unless the parameter is exempt, and so is "whole" for units of several rows that MindSpore may
+            slice with the optimizer: unless the parameter is small, its rows cannot be shared, or its
+            `parallel_optimizer` is False. Default: ``None`` .
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
             the kernel where there is one. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
@@ -169,20 +171,44 @@ class MomentumAGC(Optimizer):
         """Raise unless nesterov has a momentum, and no dampening, to go with."""
         check_nesterov(cls.__name__, group)
 
-    def wanted_for_slices(self) -> str | None:
-        """That it is said of all parameters where their units are, or that they are exempt."""
-        exempt, group = map(self.flag_names.index, ("exempt", "unit_group"))
-        unsaid = [
-            param.name
-            for param, flags in zip(self.parameters, self.flags)
-            if not flags[exempt] and flags[group] is None
+    def wanted_for_parts(self, wholes: Wholes | None = None) -> str | None:
+        """That it is said of all parameters where their units are, and can be so, or that they are exempt."""
+        exempt, group, unit = map(self.flag_names.index, ("exempt", "unit_group", "unit"))
+        clipped = [
+            (param, flags[group], flags[unit]) for param, flags in zip(self.parameters, self.flags) if not flags[exempt]
         ]
-        if not unsaid:
-            return None
-        return (
-            f"'unit_group' must be {self.kinds['unit_group']} for {unsaid} where MindSpore slices tensors, which may "
-            "cut their units"
-        )
+        if wholes is None:
+            unsaid = [param.name for param, said, _ in clipped if said is None]
+            if unsaid:
+                return (
+                    f"'unit_group' must be {self.kinds['unit_group']} for {listed(unsaid)} where MindSpore slices "
+                    "tensors, which may cut their units"
+                )
+            unnamed = [
+                param.name
+                for param, said, kind in clipped
+                if said == WHOLE and unit_axes(param.shape, kind) is None and may_be_cut(param)
+            ]
+            return named_for("unit_group", unnamed, SLICED) if unnamed else None
+        narrow = [
+            param.name
+            for param, said, kind in clipped
+            if is_group(said) and param.ndim > 1 and unit_axes(param.shape, kind) is None
+        ]
+        if narrow:
+            return f"'unit' must be 'output' for {listed(narrow)}, whose parts do not tell which axes of a whole are 1"
+        unnamed = [
+            param.name
+            for param, said, kind in clipped
+            if not is_group(said) and param.name in wholes and self._cuts_units(param, wholes[param.name], kind)
+        ]
+        return named_for("unit_group", unnamed, CUT) if unnamed else None
+
+    @staticmethod
+    def _cuts_units(param, whole, unit):
+        """Whether units are not whole where of a whole there is this."""
+        axes = unit_axes(whole, unit)
+        return axes is None or len(param.shape) != len(whole) or any(param.shape[axis] != whole[axis] for axis in axes)
 
     @property
     def group_clipping_tuple(self) -> tuple[float, ...]:

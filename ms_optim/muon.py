@@ -4,7 +4,7 @@ import mindspore as ms
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import exact, is_near, lerp, total
-from ms_optim._shards import WHOLE, adder, own_rows, rows_of_all, shape_of_whole, wanted_of_rows
+from ms_optim._shards import WHOLE, Wholes, adder, own_rows, rows_of_all, shape_of_whole, wanted_of_rows
 from ms_optim.arguments import Choice, Devices, Number, Numbers, Whole
 from ms_optim.optimizer import Optimizer, Params
 from ms_optim.slot import Slot
@@ -59,7 +59,7 @@ def muon(
     momentum_buffer = lerp(momentum_buffer, grad, take, near)
     update = lerp(grad, momentum_buffer, momentum, near_momentum) if nesterov else momentum_buffer
     rows, columns = shape_of_whole(param, matrix_group)
-    update = rows_of_all(update, matrix_group)
+    update = rows_of_all(update, matrix_group, rows)
     update = own_rows(orthogonalized(update, ns_a, ns_b, ns_c, eps, ns_steps, rows > columns), matrix_group)
     if adjust_lr_fn == "match_rms_adamw":
         ratio = exact(max(rows, columns), 25, lr).sqrt()
@@ -96,10 +96,11 @@ class Muon(Optimizer):
             "match_rms_adamw" by 0.2*sqrt(max(rows, columns)), so that rates tuned for AdamW fit. None is "original".
             Default: ``None`` .
         matrix_group (Union[None, str]): Where tensors are sliced over devices: "whole" if all of a matrix is on each
-            device that holds some of it, or the name of the communication group of the devices that hold its rows, in
-            the order of their ranks: each gathers them all and computes the whole update. In semi_auto_parallel and
-            auto_parallel None, which does not say, is refused, and so is "whole" where the optimizer is sliced, but for
-            a Parameter whose `parallel_optimizer` is False. Default: ``None`` .
+            device that holds some of it, or the name of the communication group of the devices that hold its rows, as
+            many each, in the order of their ranks: each gathers them all and computes the whole update, which is NaN if
+            they are others. In semi_auto_parallel and auto_parallel None, which does not say, is refused, and so is
+            "whole" for what MindSpore may slice with the optimizer: unless it is small, its rows cannot be shared, or
+            its `parallel_optimizer` is False. Default: ``None`` .
         fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
         state_dtype (Union[None, mindspore.dtype]): ``mindspore.float32`` keeps the state of float16 and bfloat16
@@ -176,7 +177,8 @@ class Muon(Optimizer):
                     f"For 'Muon', 'params' must be matrices, but got '{param.name}' of shape {param.shape}."
                 )
 
-    def wanted_for_slices(self) -> str | None:
+    def wanted_for_parts(self, wholes: Wholes | None = None) -> str | None:
         """That it is said of all parameters which devices hold the rows of a matrix, and can be so."""
         column = self.flag_names.index("matrix_group")
-        return wanted_of_rows(self.parameters, [flags[column] for flags in self.flags], self.kinds["matrix_group"])
+        groups = [flags[column] for flags in self.flags]
+        return wanted_of_rows(self.parameters, groups, self.kinds["matrix_group"], wholes)

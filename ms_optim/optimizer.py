@@ -147,8 +147,8 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self.computed_in = tuple(ms.float64 if dtype == ms.float64 else ms.float32 for dtype in self.dtypes)
         self.precisions = tuple({*self.computed_in})
         self._set_slots()
+        self.refuse_parts = _shards.parts_refused(self)
         self._set_path(whole["fused"])
-        self.refuse_slices = _shards.refused_when_compiled(owner, self.wanted_for_slices)
         self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
         self._refuse_parameters(self.parameters, lambda param: id(param) not in kept or param is self.global_step)
@@ -236,8 +236,16 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             everywhere = all(kept is not None for kept in column)
             setattr(self, name, ParameterTuple(column) if everywhere else column)
 
-    def wanted_for_slices(self) -> str | None:
-        """What must be, and is not, for steps where MindSpore slices tensors; None if they may be taken."""
+    def wanted_for_parts(self, wholes: _shards.Wholes | None = None) -> str | None:
+        """What must be, and is not, for steps where tensors are in parts; None if they may be taken.
+
+        Args:
+            wholes: The shapes that parameters had, by name, before they were cut by hand; None is where MindSpore
+                slices tensors.
+        """
+        if wholes is not None:
+            cut = wholes and not self.elementwise
+            return f"{_shards.listed([*wholes])} must be whole, because its step looks at all of one" if cut else None
         own = [slot.name for slot in self.slots if not slot.follows]
         if own:
             return _shards.unsliced(f"{own} of the state have shapes of their own", self.parameters)
@@ -366,9 +374,14 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
 
         Raises:
             TypeError, ValueError: As at construction; nothing is changed then.
-            RuntimeError: If averages are in the place of the weights.
+            RuntimeError: If averages are in the place of the weights, or MindSpore has sliced the parameters.
         """
         self.refuse_inside("no group can be added")
+        if any(param.sliced for param in self.parameters):
+            raise RuntimeError(
+                f"For '{type(self).__name__}', no group can be added once MindSpore has sliced the parameters: make an "
+                "optimizer of all of them before the first compilation."
+            )
         ((*groups, _),), arguments = self._made_of()
         made = Groups(type(self).__name__, [*groups, group], self.defaults, self.kinds)[-1]
         added, members = made["params"], {name: made[name] for name in MEMBERS if name in made}
@@ -424,7 +437,6 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         Trainers that shard state by hand do so with clones, of which each process keeps a part as of the state.
         """
         self.wanted = wanted(type(self).__name__, self.parameters)
-        self.shapes = [param.shape for param in self.parameters]
         self._set_path(self.of_whole["fused"])
 
     def __call__(self, gradients=None):

@@ -53,10 +53,10 @@ def digits() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarra
     return (x[HELD_OUT:], y[HELD_OUT:]), (x[:HELD_OUT], y[:HELD_OUT])
 
 
-def batches(steps: int, batch_size: int = 64) -> list[tuple[np.ndarray, np.ndarray]]:
+def batches(steps: int, batch_size: int = 64, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
     """The batches of a run: the training images in a new order each epoch, whose remainder is dropped."""
     (x, y), _ = digits()
-    rng, per_epoch = np.random.default_rng(0), len(x) // batch_size
+    rng, per_epoch = np.random.default_rng(seed), len(x) // batch_size
     orders = [rng.permutation(len(x))[: per_epoch * batch_size] for _ in range(steps // per_epoch + 1)]
     chosen = np.concatenate(orders).reshape(-1, batch_size)[:steps]
     return [(x[index], y[index]) for index in chosen]
@@ -68,9 +68,9 @@ def accuracy(logits: np.ndarray) -> float:
     return float((logits.argmax(1) == y).mean())
 
 
-def initial_weights(name: str) -> dict[str, np.ndarray]:
+def initial_weights(name: str, seed: int = 0) -> dict[str, np.ndarray]:
     """The initial weights of a network, float32, by name and in order."""
-    return {key: np.asarray(value, np.float32) for key, value in MODELS[name].draw(np.random.default_rng(0)).items()}
+    return {key: np.asarray(value, np.float32) for key, value in MODELS[name].draw(np.random.default_rng(seed)).items()}
 
 
 def linear(w, name, x):

@@ -9,6 +9,7 @@ import json
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
+from mindspore.ops.primitive import constexpr
 
 from ms_optim import Adafactor, MomentumAGC, Muon, _shards
 from ms_optim._math import is_near, way_of
@@ -149,6 +150,18 @@ def far_where_sliced(rank, count, group):
     return found
 
 
+def taken_for_rows(group):
+    """What Muon makes where each process has all of a matrix, and MindSpore slices: whether all of it is NaN."""
+    weights, gradients = drawn([(8, 8)])
+    (param,) = parameters(np.asarray, weights)
+    read, _shards.in_slices = _shards.in_slices, constexpr(lambda: True)
+    try:
+        Muon([param], matrix_group=group)((Tensor(gradients[0][0]),))
+    finally:
+        _shards.in_slices = read
+    return bool(np.isnan(param.asnumpy()).all())
+
+
 def main(rank, count):
     """Train the whole and its parts alike, by each rule."""
     for name, shared in SHARED.items():
@@ -156,3 +169,4 @@ def main(rank, count):
     group = "hccl_world_group"
     print("SLICES " + json.dumps({"rank": rank, "far": far_in_slices(rank, count, group)}), flush=True)
     print("SLICED " + json.dumps({"rank": rank, "far": far_where_sliced(rank, count, group)}), flush=True)
+    print("COPIES " + json.dumps({"rank": rank, "nan": taken_for_rows(group)}), flush=True)

@@ -69,6 +69,12 @@ def test_rows_are_gathered_from_processes(two):
         assert max(each["far"]["hccl_world_group"]) == 0 and min(each["far"]["whole"]) > 1e-2, told
 
 
+def test_what_are_no_rows_gives_no_number(two):
+    """Copies in two processes are not taken for twice as many rows."""
+    told = found(two[1], "COPIES ")
+    assert sorted(each["rank"] for each in told) == [0, 1] and all(each["nan"] for each in told), told
+
+
 def test_means_are_summed_over_processes(two):
     """Slices in two processes are trained as the whole is, also where one has more, or both have all of a tensor."""
     told = found(two[1], "SLICES ")

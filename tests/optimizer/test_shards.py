@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from helpers import DENSE, eight_devices, loud, make_grads, make_params, ways_of_training
 from helpers.processes import ENVIRONMENT, resident
-from mindspore import Parameter, Tensor, context, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, context, nn, ops
 from mindspore.common.initializer import initializer
+from mindspore.communication import management
 from mindspore.nn.utils import no_init_parameters
 
-from ms_optim import EMA, OPTIMIZERS, SGD, Adafactor, AdamW, MomentumAGC, Muon, Slot, _math
+from ms_optim import EMA, OPTIMIZERS, SGD, Adafactor, AdamW, MomentumAGC, Muon, Slot, _math, restore, save
 from parity.sides.rules import rule_of
 
 PLACED = [partial(Adafactor, matrix_group="a"), partial(MomentumAGC, unit_group="a"), partial(Muon, matrix_group="a")]
@@ -77,14 +78,142 @@ def test_where_rows_are_must_be_said(cls, sliced):
     with pytest.raises(ValueError, match=r"'matrix_group' must be 'whole' or the name of .* for \['weight'\] where"):
         cls(params)
     cls(params, matrix_group="whole")
-    context.set_auto_parallel_context(enable_parallel_optimizer=True)
+    context.set_auto_parallel_context(**ZERO, device_num=8)
     with pytest.raises(
         ValueError, match=r"'matrix_group' must be the name of a communication group for \['weight'\], wh"
     ):
         cls(params, matrix_group="whole")
     cls(params, matrix_group="devices")
+    context.set_auto_parallel_context(parallel_optimizer_config={"parallel_optimizer_threshold": 1})
+    cls(params, matrix_group="whole")  # which is smaller
+    context.set_auto_parallel_context(**ZERO)
+    cls([Parameter(Tensor(np.ones((5, 6), np.float32)), name="odd")], matrix_group="whole")  # for eight devices
     params[0].parallel_optimizer = False
     cls(params, matrix_group="whole")
+
+
+ZERO = {"enable_parallel_optimizer": True, "parallel_optimizer_config": {"parallel_optimizer_threshold": 0}}
+
+
+def test_a_unit_of_several_rows_is_cut_with_the_optimizer(sliced):
+    """As a vector is; rows that are units are not."""
+    shapes = {"weight": (4, 6), "bias": (4,), "gain": (4, 1), "scale": ()}
+    params = [Parameter(Tensor(np.ones(shape, np.float32)), name=name) for name, shape in shapes.items()]
+    MomentumAGC(params, unit_group="whole")
+    context.set_auto_parallel_context(**ZERO, device_num=8)
+    for unit, names in (("output", r"\['bias'\]"), ("squeezed", r"\['bias', 'gain'\]")):
+        with pytest.raises(ValueError, match=f"'unit_group' must be the name of a communication group for {names}, wh"):
+            MomentumAGC(params, unit_group="whole", unit=unit)
+    MomentumAGC(params, unit_group="devices")
+    MomentumAGC(params, unit_group="whole", exempt="bias")
+
+
+def by_hand(optimizer, cut):
+    """Put clones in the place of the parameters, and cut these and the state as trainers do: along an axis of some."""
+    whole = optimizer.parameters
+    optimizer.parameters = optimizer.parameters.clone(prefix="rows", init="same")
+    state = [kept for kept in vars(optimizer).values() if isinstance(kept, ParameterTuple)]
+    for column in {id(kept): kept for kept in [optimizer.parameters, *state] if kept is not whole}.values():
+        for kept in column:
+            name = kept.name.rsplit(".", 1)[-1]
+            if name in cut and kept.ndim:
+                kept.assign_value(Tensor(np.split(kept.asnumpy(), 2, cut[name])[1].copy()))
+    return tuple(Tensor(np.ones(param.shape, np.float32)) for param in optimizer.parameters)
+
+
+def compiled(optimizer, gradients):
+    """A step as trainers take it."""
+
+    def step(*grads):
+        return optimizer(grads)
+
+    return ms.jit(step)(*gradients)
+
+
+def looked_at(param, grad, slots, *rest):
+    """A rule of one's own that looks at a whole."""
+    return param - grad / (grad * grad).sum(), slots
+
+
+OWN = type("Own", (SGD,), {"update": looked_at, "__module__": __name__})
+ROWS, COLUMNS = {"weight": 0, "bias": 0}, {"weight": 1}
+
+
+@pytest.mark.parametrize(
+    ("make", "cut", "message"),
+    [
+        (MomentumAGC, ROWS, r"'unit_group' must be the name of a communication group for \['[a-z.]*bias'\], of which"),
+        (MomentumAGC, COLUMNS, r"'unit_group' must be the name of a communication group for \['[a-z.]*weight'\], of"),
+        (partial(MomentumAGC, unit_group="whole"), ROWS, r"'unit_group' must be .* for \['[a-z.]*bias'\], of which"),
+        (Adafactor, ROWS, "'matrix_group' must be the name of a communication group for .*, of which there are parts"),
+        (partial(Adafactor, matrix_group="a"), COLUMNS, "parameters must be cut along their first axis alone, but not"),
+        (partial(Adafactor, matrix_group="a"), ROWS, r"row_var.weight' must be of shape \(2, 1\), as its parameter is"),
+        (OWN, ROWS, "must be whole, because its step looks at all of one"),
+        (partial(AdamW, fused=False), {"weight": 0}, None),
+        (partial(MomentumAGC, fused=False), {"weight": 0}, None),
+        (partial(SGD, momentum=0.9), COLUMNS, None),
+    ],
+)
+def test_what_trainers_cut_by_hand(make, cut, message, either, own_graph):
+    """Is refused by name where a step needs it whole; rows of units, and what goes by elements, are not."""
+    shapes = {"weight": (4, 6), "bias": (4,)}
+    optimizer = make([Parameter(Tensor(np.ones(shape, np.float32)), name=name) for name, shape in shapes.items()])
+    gradients = by_hand(optimizer, cut)
+    if message is None:
+        compiled(optimizer, gradients)
+        return
+    with pytest.raises(ValueError, match=f"^For '{type(optimizer).__name__}', .*{message}"):
+        compiled(optimizer, gradients)
+
+
+def test_muons_rows_are_cut_by_hand(either, own_graph):
+    """And must be said to be."""
+    optimizer = Muon([Parameter(Tensor(np.ones((4, 6), np.float32)), name="weight")])
+    gradients = by_hand(optimizer, ROWS)
+    with pytest.raises(ValueError, match=r"^For 'Muon', 'matrix_group' must be the name of a communication group for"):
+        compiled(optimizer, gradients)
+
+
+def test_state_that_some_have_is_not_cut_with_them(either, own_graph):
+    """It is in no ParameterTuple: that it was left is said by its name."""
+    weight, bias = (Parameter(Tensor(np.ones((4, 6), np.float32)), name=name) for name in ("weight", "bias"))
+    optimizer = SGD([{"params": [weight], "momentum": 0.9}, {"params": [bias]}])
+    gradients = by_hand(optimizer, ROWS)
+    with pytest.raises(ValueError, match=r"'[a-z._]*momentum_buffer.weight' must be of shape \(2, 6\), as its param"):
+        compiled(optimizer, gradients)
+
+
+def test_what_was_cut_by_hand_is_saved_by_each(tmp_path, monkeypatch):
+    """In a file of its own."""
+    optimizer = SGD([Parameter(Tensor(np.ones((4, 6), np.float32)), name="weight")], momentum=0.9)
+    by_hand(optimizer, ROWS)
+    for rank in range(2):
+        monkeypatch.setattr(management, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(management, "get_group_size", lambda: 2)
+        save(optimizer, tmp_path / "a.safetensors")
+        assert restore(optimizer, tmp_path / "a.safetensors") == []
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.rank_0.safetensors", "a.rank_1.safetensors"]
+
+
+def test_narrow_parts_do_not_tell_what_a_unit_is():
+    """Of a matrix a column is a vector without its axis of size 1."""
+    params = [Parameter(Tensor(np.ones((4, 1), np.float32)), name="weight")]
+    with pytest.raises(ValueError, match=r"'unit' must be 'output' for \['weight'\], whose parts do not tell"):
+        MomentumAGC(params, unit="squeezed", unit_group="devices")
+    MomentumAGC(params, unit="squeezed")
+    MomentumAGC(params, unit_group="devices")
+
+
+def test_what_is_sliced_already():
+    """As an `AutoParallel` leaves it: no whole is taken for one, and no group is added."""
+    params = [Parameter(Tensor(np.ones((4, 6), np.float32)), name="weight")]
+    made = AdamW(params)
+    params[0].sliced = True
+    with pytest.raises(ValueError, match=r"^For 'MomentumAGC', 'unit_group' must be .*, but MindSpore has sliced them"):
+        MomentumAGC(params)
+    MomentumAGC(params, unit_group="whole")
+    with pytest.raises(RuntimeError, match=r"^For 'AdamW', no group can be added once MindSpore has sliced the param"):
+        made.add_param_group({"params": [Parameter(Tensor(np.ones(2, np.float32)), name="more")]})
 
 
 def test_a_scalar_has_no_slices(sliced):
@@ -110,7 +239,7 @@ def test_a_rule_of_ones_own_does_not_inherit_that_it_is_elementwise(sliced):
         rows(make_params("SGD"), fused=False)
 
 
-@pytest.mark.parametrize(("value", "error"), [(5, TypeError), ("", ValueError)])
+@pytest.mark.parametrize(("value", "error"), [(5, TypeError), ("", ValueError), ("Whole", ValueError)])
 def test_a_group_that_is_none(value, error):
     """Devices are named by a text."""
     with pytest.raises(error, match="'unit_group' must be None, 'whole' or the name of a communication group, but got"):
@@ -145,12 +274,13 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
     expressions = {
         "EMA(AdamW(params, amsgrad=True, fused=False), 0.9)": [],
         f"MomentumAGC([{groups}])": [8] * 4 + [2] * 4,
-        "Muon([params[0], params[2]], matrix_group='8-units')": [8, 8],
+        "Muon([params[0], params[2]], matrix_group='8-units')": [8] * 4,
         # Of each tensor the length, and two norms of two sums; of a matrix its columns, their mean and a gather too.
         "Adafactor(params[:2], matrix_group='8-units')": [8] * (5 + 8),
         "late: Adafactor(params)": "For 'Adafactor', 'matrix_group' must be",
         "late: MomentumAGC(params, fused=False)": "For 'MomentumAGC', 'unit_group' must be",
         "late: Muon([params[0]], matrix_group='whole')": ([], "For 'Muon', 'matrix_group' must be the name"),
+        "late: MomentumAGC(params, unit_group='whole', fused=False)": ([], "For 'MomentumAGC', 'unit_group' must be"),
     }
     done = subprocess.run(
         [sys.executable, eight_devices.__file__, *expressions],
