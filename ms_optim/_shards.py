@@ -96,15 +96,13 @@ def wanted_of_rows(
     return named_for("matrix_group", unnamed, SLICED) if unnamed else None
 
 
-def refuse(owner: str, wanted: str | None) -> None:
-    """Raise if tensors are sliced now, and something must be then that is not.
-
-    Raises:
-        ValueError: Naming the mode, and what must be.
-    """
+def why_sliced(params: Iterable[Parameter]) -> str | None:
+    """Why tensors are in slices where a step is taken or compiled now; None if they are not, as far as is known."""
     mode = slicing_mode()
-    if mode and wanted:
-        raise ValueError(f"For '{owner}', {wanted}, but the parallel mode is {mode!r}.")
+    if mode:
+        return f"the parallel mode is {mode!r}"
+    # An `AutoParallel` sets the mode while it compiles and no longer.
+    return "MindSpore has sliced parameters" if any(param.sliced for param in params) else None
 
 
 def refuse_parts(optimizer: Any) -> None:
@@ -113,18 +111,11 @@ def refuse_parts(optimizer: Any) -> None:
     Raises:
         ValueError: Naming the parameters, and what must be.
     """
-    owner = type(optimizer).__name__
-    sliced = any(param.sliced for param in optimizer.parameters)  # where an `AutoParallel` has compiled
-    if sliced or slicing_mode():
-        wanted = optimizer.wanted_for_parts()
-        refuse(owner, wanted)
-        if wanted:
-            raise ValueError(f"For '{owner}', {wanted}, but MindSpore has sliced them.")
-        return
-    wholes = cut_since(optimizer)
+    owner, why = type(optimizer).__name__, why_sliced(optimizer.parameters)
+    wholes = None if why else cut_since(optimizer)
     wanted = optimizer.wanted_for_parts(wholes)
     if wanted:
-        raise ValueError(f"For '{owner}', {wanted}.")
+        raise ValueError(f"For '{owner}', {wanted}, but {why}." if why else f"For '{owner}', {wanted}.")
     for slot, column in optimizer.state.slots.items() if wholes else ():
         shape_of = next(own.shape for own in optimizer.slots if own.name == slot)
         for param, kept in zip(optimizer.parameters, column):
@@ -147,7 +138,13 @@ def parts_refused(optimizer: Any) -> Check:
     The optimizer is not kept.
     """
     myself = weakref.ref(optimizer)
-    return checked(lambda: refuse_parts(myself()))
+
+    def check():
+        found = myself()
+        if found is not None:
+            refuse_parts(found)
+
+    return checked(check)
 
 
 def total_of_devices(part, group):

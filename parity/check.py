@@ -3,12 +3,30 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import torch
+from mindspore import nn
+
 from parity.cases.problems import Problem, synthetic
 from parity.hunt.diagnosis import diagnose, is_known
 from parity.judge.compare import Verdict, compare, of_kinds, of_what_is_told
 from parity.runs.problems import run_of
 from parity.sides import mindspore as mindspore_side
 from parity.sides import torch as torch_side
+
+
+def _made(name, function, kind):
+    """The function, whose result is known to be an optimizer."""
+
+    def build(params):
+        optimizer = function(params)
+        if not isinstance(optimizer, kind):
+            raise TypeError(
+                f"For 'check', '{name}' must give a {kind.__module__.partition('.')[0]} optimizer, but gave "
+                f"{optimizer!r}."
+            )
+        return optimizer
+
+    return build
 
 
 def check(
@@ -37,13 +55,19 @@ def check(
         of the PyTorch optimizer that it follows, if it is one of `torch.optim`.
 
     Raises:
-        TypeError: If an optimizer is no function.
-        ValueError: If `state` names tensors that the optimizer has not.
+        TypeError: If an optimizer is no function, or gives none, or `state` is no mapping.
+        ValueError: If `state` names tensors that the optimizer has not, or there is no such mode.
     """
     for name, function in (("optimizer", optimizer), ("reference", reference)):
         if not callable(function):
             raise TypeError(f"For 'check', '{name}' must be a function of the parameters, but got {function!r}.")
+    if mode not in mindspore_side.MODES:
+        raise ValueError(f"For 'check', 'mode' must be one of {[*mindspore_side.MODES]}, but got {mode!r}.")
+    if state is not None and not isinstance(state, Mapping):
+        raise TypeError(f"For 'check', 'state' must map names to names, but got {state!r}.")
     problem = problem or synthetic(absent=False)
+    reference = _made("reference", reference, torch.optim.Optimizer)
+    optimizer = _made("optimizer", optimizer, nn.Optimizer)
     ours = mindspore_side.run(optimizer, problem, mode, slots=state)
     unknown = sorted({*(state or {}).values()} - {kind for kind, _ in ours})
     if unknown:

@@ -17,5 +17,5 @@ def parse_names(parser: argparse.ArgumentParser, known: Collection[str], argv: l
             near = difflib.get_close_matches(name.lower(), [other.lower() for other in known], 1, 0.0)
             nearest = next(other for other in known if other.lower() == near[0])
             parser.error(f"unknown optimizer {name!r}; did you mean {nearest!r}? There are {', '.join(known)}.")
-    options.names = options.names or list(known)
+    options.names = [*dict.fromkeys(options.names or known)]
     return options

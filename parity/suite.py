@@ -31,13 +31,13 @@ class Outcome:
 
     case: Case
     problem: str
-    maths: Verdict
+    maths: Verdict | None
     modes: dict[str, Verdict]
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
         """Each verdict, by the name of its leg."""
-        return {"maths": self.maths, **self.modes}
+        return {**({"maths": self.maths} if self.maths else {}), **self.modes}
 
     @property
     def passed(self) -> bool:
@@ -47,7 +47,9 @@ class Outcome:
     @property
     def brief(self) -> "Outcome":
         """The same without the errors of each element, which only plots show."""
-        return replace(self, maths=self.maths.brief, modes={mode: leg.brief for mode, leg in self.modes.items()})
+        return replace(
+            self, maths=self.maths and self.maths.brief, modes={mode: leg.brief for mode, leg in self.modes.items()}
+        )
 
 
 def verify(
@@ -65,7 +67,7 @@ def verify(
     """
     problem = problem.fitting(case)
     double = torch_side.run(torch_side.factory(case), problem, "float64")
-    exact = Verdict()
+    exact = None
     if maths:
         exact = compare_exactly(rules.run(mindspore_side.factory(case), problem), double, case.noise, problem.initial)
     verdicts = {}
@@ -154,7 +156,7 @@ def resumed(case: Case, problem: Problem, modes: Iterable[str]) -> Outcome:
         verdicts[f"torch from {mode}"] = judge(ours, theirs, how)
         verdicts[f"{mode} from .ckpt"] = from_file(mode, ".ckpt", True)
         verdicts[f"{mode} from .safetensors"] = from_file(mode, ".safetensors", False)
-    return Outcome(case, f"{problem.name}, resumed", Verdict(), verdicts)
+    return Outcome(case, f"{problem.name}, resumed", None, verdicts)
 
 
 def teacher_forced(case: Case, model: str, steps: int, modes: Iterable[str]) -> Outcome:
@@ -221,7 +223,7 @@ def minimized(case: Case, loss: Loss, modes: Iterable[str]) -> Outcome:
         )
         for mode in modes
     }
-    return Outcome(case, loss.name, Verdict(), verdicts)
+    return Outcome(case, loss.name, None, verdicts)
 
 
 def _trained(train):

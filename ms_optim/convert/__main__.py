@@ -81,8 +81,11 @@ def _convert(options):
     given = json.loads(Path(options.map).read_text(encoding="utf-8")) if options.map else {}
     if not isinstance(given, dict):
         raise ValueError(f"'--map' must be a JSON object, but got {type(given).__name__}.")
-    cell = _made(options.cell) if options.cell else None
-    optimizer = _made(options.optimizer, cell) if options.optimizer else None
+    odd = [name for name, goal in given.items() if goal is not None and not (isinstance(goal, str) and goal)]
+    if odd:
+        raise ValueError(f"'--map' must map names to names or null, but got {given[odd[0]]!r} for {odd[0]!r}.")
+    cell = _made("--cell", nn.Cell, options.cell) if options.cell else None
+    optimizer = _made("--optimizer", nn.Optimizer, options.optimizer, cell) if options.optimizer else None
     back = sides[1] == "torch" or sides[0] == "MindSpore"
     if options.ema and not back:
         raise ValueError("'--ema' must be given for a checkpoint of MindSpore, but SOURCE is of torch.")
@@ -113,14 +116,24 @@ def _convert(options):
     return rows, left
 
 
-def _made(factory, *args):
+def _made(option, kind, factory, *args):
     """What a function, given as PACKAGE.MODULE:NAME, makes."""
     module, _, name = factory.partition(":")
-    return getattr(importlib.import_module(module), name)(*args)
+    function = getattr(importlib.import_module(module), name)
+    try:
+        made = function(*args)
+    except Exception as error:
+        raise ValueError(
+            f"'{option}' must make a {kind.__name__}, but raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(made, kind):
+        raise TypeError(f"'{option}' must make a {kind.__name__}, but made {made!r}.")
+    return made
 
 
 def _to_torch(options, found, values, left, given, cell, optimizer):
-    values, state = weights_of(values, options.ema)
+    known = () if cell is None else [param.name for param in cell.get_parameters()]
+    values, state = weights_of(values, options.ema, known)
     if options.like:
         like = read_tensors(options.like)
         names, _ = _weights(like, None)

@@ -1,10 +1,10 @@
 """What a checkpoint of MindSpore holds besides weights: state of an optimizer, averages, numbers of a training."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ms_optim import OPTIMIZERS
-from ms_optim._plain_data import is_plain_data
+from ms_optim._plain_data import from_json, is_plain_data
 from ms_optim._slices import SLICES
 from ms_optim.checkpoint import WRITERS
 from ms_optim.slot import MASTER
@@ -38,15 +38,18 @@ NUMBERS = {"beta1_power", "beta2_power", "global_step", "learning_rate", "moment
 BEGINNING = ("optimizer.", "learning_rate_group_")
 
 
-def weights_of(entries: Mapping[str, Any], averaged: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+def weights_of(
+    entries: Mapping[str, Any], averaged: bool = False, known: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tell the weights in a checkpoint from all else.
 
     State is what has the name of another entry behind the name of a kind of state, and its shape, if it is of a kind
-    that has, or one value.
+    that has, or one value; but a file without the numbers of a training holds a network, whose layers may be called so.
 
     Args:
         entries (Mapping[str, Tensor]): What the file holds.
         averaged (bool): Take the averages that an EMA has in the place of the weights.
+        known (Collection[str]): The names of the network's Parameters, which are weights however they are called.
 
     Returns:
         tuple[dict, dict], the weights by name, and what is left.
@@ -59,8 +62,10 @@ def weights_of(entries: Mapping[str, Any], averaged: bool = False) -> tuple[dict
             "For 'convert', the file must hold whole tensors, but those of this one are slices: 'restore' merges them "
             "from the files of all devices."
         )
-    left, averages = {}, {}
+    left, averages, kinds = {}, {}, _kinds(entries, averaged)
     for name, value in entries.items():
+        if name in known:
+            continue
         kind, _, parameter = name.partition(".")
         own = (value.shape,) if kind in OF_OTHER_SHAPES else ((), (1,))
         of_another = parameter in entries and value.shape in (entries[parameter].shape, *own)
@@ -68,7 +73,7 @@ def weights_of(entries: Mapping[str, Any], averaged: bool = False) -> tuple[dict
             name in NUMBERS
             or is_plain_data(name)
             or name.startswith(BEGINNING)
-            or (of_another and kind in {*STATE, AVERAGE})
+            or (of_another and kind in kinds)
             or (of_another and kind == "decay" and not value.shape)  # of a ParameterEMA
         ):
             left[name] = value
@@ -80,3 +85,17 @@ def weights_of(entries: Mapping[str, Any], averaged: bool = False) -> tuple[dict
     if not averages:
         raise ValueError("For 'convert', '--ema' must be given for a file that has averages, but it has none.")
     return weights | averages, {name: value for name, value in left.items() if name.partition(".")[0] != AVERAGE}
+
+
+def _kinds(entries, averaged):
+    """What begins the names of state in a file: that of the classes which wrote it, if it says so."""
+    if WRITERS in entries:
+        written = {*dict(from_json(entries[WRITERS])).values()}
+        if written <= OPTIMIZERS.keys():
+            own = {slot.name for name in written for slot in getattr(OPTIMIZERS[name], "slots", ())}
+            return {AVERAGE, MASTER.name, *own}
+    if any(name in NUMBERS or name.startswith(BEGINNING) for name in entries):
+        return {AVERAGE, *STATE}
+    inside = {name.partition(".")[2] for name in entries if name.startswith(f"{AVERAGE}.")}
+    others = {name for name in entries if not name.startswith((f"{AVERAGE}.", "decay."))}
+    return {AVERAGE} if averaged or others <= inside else set()

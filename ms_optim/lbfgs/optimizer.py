@@ -193,7 +193,10 @@ class LBFGS(Stateful):
                 raise TypeError(
                     f"For 'LBFGS', the dtype of '{param.name}' must be Float32 or Float64, but got {param.dtype}."
                 )
-        _shards.refuse("LBFGS", _shards.unsliced("its directions are made of all of them", groups.parameters))
+        why = _shards.why_sliced(groups.parameters)
+        if why:
+            wanted = _shards.unsliced("its directions are made of all of them", groups.parameters)
+            raise ValueError(f"For 'LBFGS', {wanted}, but {why}.")
         self._refuse_parameters(groups.parameters)
         super().__init__(0.0, groups.parameters)
         groups[0]["params"] = groups.parameters

@@ -152,9 +152,11 @@ class SWALR(LRScheduler):
         self.optimizer = check_optimizer(type(self).__name__, optimizer)
         self._keep(anneal_epochs=anneal_epochs)
         self._anneal_strategy = self._check("anneal_strategy", anneal_strategy)
-        for group, lr in zip(optimizer.param_groups, self._for_each_group("swa_lr", swa_lr)):
-            group["swa_lr"] = lr
-        super().__init__(optimizer, last_epoch)
+        rates = self._for_each_group("swa_lr", swa_lr)
+        with self._as_a_whole():
+            for group, lr in zip(optimizer.param_groups, rates):
+                group["swa_lr"] = lr
+            super().__init__(optimizer, last_epoch)
 
     def _next(self, group):
         lr, swa_lr = group["lr"], group["swa_lr"]

@@ -94,7 +94,13 @@ class LRScheduler(Stateful):
         self.optimizer = check_optimizer(owner, optimizer)
         self.last_epoch = self._check("last_epoch", last_epoch)
         self._get_lr_called_within_step = False
-        for i, group in enumerate(optimizer.param_groups):
+        with self._as_a_whole():
+            self._begin(last_epoch)
+
+    def _begin(self, last_epoch):
+        """Note what each group begins with, and set what its first step reads."""
+        owner = type(self).__name__
+        for i, group in enumerate(self.optimizer.param_groups):
             if last_epoch == -1:
                 group.setdefault("initial_lr", group["lr"])
             missing = [name for name in self._notes if name not in group]
@@ -103,7 +109,7 @@ class LRScheduler(Stateful):
                     f"For '{owner}', 'last_epoch' must be -1 unless each group has {self._notes}, but got "
                     f"{last_epoch} and no {missing} in group {i}."
                 )
-        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        self.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
         self._initial_step()
 
     def _initial_step(self):
@@ -147,18 +153,30 @@ class LRScheduler(Stateful):
         Call it after the optimizer's step. A `requires_grad` that was set by hand takes effect too.
         """
         epoch = epoch if epoch is None else self._check_epoch(epoch)
-        with self._as_a_whole():
+        with self._as_a_whole(groups=False):  # of which all rates are checked before the first is set
             self._step_count += 1
             self._update_lr(epoch)
 
+    def _inside(self):
+        """It, and the schedulers that it is made of."""
+        return [self, *(inner for one in getattr(self, "_schedulers", ()) for inner in one._inside())]
+
     @contextlib.contextmanager
-    def _as_a_whole(self):
-        """Be what it was before the block, if that raises."""
-        before = {**vars(self)}
+    def _as_a_whole(self, groups=True):
+        """Leave it, the schedulers that it is made of, and the groups of the optimizer as they were, if it raises."""
+        before = [(one, {**vars(one)}) for one in self._inside()]
+        kept = [(group, {**group}) for group in self.optimizer.param_groups] if groups else []
         try:
             yield
         except Exception:
-            vars(self).update(before)
+            for one, attributes in before:
+                vars(one).update(attributes)
+            for group, values in kept:
+                for key in [*group]:
+                    if key not in values:
+                        del group[key]
+                    elif group[key] != values[key]:
+                        group[key] = values[key]
             raise
 
     def _update_lr(self, epoch=None):

@@ -88,12 +88,13 @@ class SequentialLR(LRScheduler):
                     "which cannot start at a milestone."
                 )
         self.last_epoch = self._check("last_epoch", last_epoch) + 1
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"]
-        _undo(self)
-        first = self._schedulers[bisect_right(self._milestones, 0)]
-        first._initial_step()
-        self._last_lr = first.get_last_lr()
+        with self._as_a_whole():
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"]
+            _undo(self)
+            first = self._schedulers[bisect_right(self._milestones, 0)]
+            first._initial_step()
+            self._last_lr = first.get_last_lr()
 
     def step(self):
         """Go on to the next epoch."""
@@ -133,6 +134,7 @@ class ChainedScheduler(LRScheduler):
 
     def step(self):
         """Go on to the next epoch."""
-        for scheduler in self._schedulers:
-            scheduler.step()
+        with self._as_a_whole():
+            for scheduler in self._schedulers:
+                scheduler.step()
         self._last_lr = self._lrs()

@@ -129,13 +129,14 @@ class CyclicLR(MomentumCycle):
         else:
             self.mode = mode
         self._scale_fn_custom = self._check("scale_fn", scale_fn)
-        lows, highs = self._start_momentum(cycle_momentum, base_momentum, max_momentum, last_epoch)
-        if cycle_momentum:
-            self.base_momentums, self.max_momentums = lows, highs
-        if last_epoch == -1:
-            for group, lr in zip(optimizer.param_groups, base_lrs):
-                group["lr"] = lr
-        super().__init__(optimizer, last_epoch)
+        with self._as_a_whole():
+            lows, highs = self._start_momentum(cycle_momentum, base_momentum, max_momentum, last_epoch)
+            if cycle_momentum:
+                self.base_momentums, self.max_momentums = lows, highs
+            if last_epoch == -1:
+                for group, lr in zip(optimizer.param_groups, base_lrs):
+                    group["lr"] = lr
+            super().__init__(optimizer, last_epoch)
         self.base_lrs = base_lrs
 
     def _kinds(self):

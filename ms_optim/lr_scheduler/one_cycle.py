@@ -113,13 +113,14 @@ class OneCycleLR(MomentumCycle):
         div_factor = self._check("div_factor", div_factor)
         final_div_factor = self._check("final_div_factor", final_div_factor)
         highest = self._for_each_group("max_lr", max_lr)
-        self._start_momentum(cycle_momentum, base_momentum, max_momentum, last_epoch)
-        if last_epoch == -1:
-            for group, lr in zip(optimizer.param_groups, highest):
-                group["initial_lr"] = lr / div_factor
-                group["max_lr"] = lr
-                group["min_lr"] = group["initial_lr"] / final_div_factor
-        super().__init__(optimizer, last_epoch)
+        with self._as_a_whole():
+            self._start_momentum(cycle_momentum, base_momentum, max_momentum, last_epoch)
+            if last_epoch == -1:
+                for group, lr in zip(optimizer.param_groups, highest):
+                    group["initial_lr"] = lr / div_factor
+                    group["max_lr"] = lr
+                    group["min_lr"] = group["initial_lr"] / final_div_factor
+            super().__init__(optimizer, last_epoch)
 
     @property
     def _notes(self):

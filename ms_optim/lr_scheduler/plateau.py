@@ -101,17 +101,18 @@ class ReduceLROnPlateau(LRScheduler):
             metric = float(metrics)
         except (TypeError, ValueError) as error:
             raise TypeError(f"For 'ReduceLROnPlateau', 'metrics' must be a number, but got {metrics!r}.") from error
-        self.last_epoch = self.last_epoch + 1 if epoch is None else self._check_epoch(epoch)
-        if self._is_better(metric):
-            self.best, self.num_bad_epochs = metric, 0
-        else:
-            self.num_bad_epochs += 1
-        if self.in_cooldown:
-            self.cooldown_counter -= 1
-            self.num_bad_epochs = 0
-        if self.num_bad_epochs > self.patience:
-            self._reduce()
-            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+        with self._as_a_whole():
+            self.last_epoch = self.last_epoch + 1 if epoch is None else self._check_epoch(epoch)
+            if self._is_better(metric):
+                self.best, self.num_bad_epochs = metric, 0
+            else:
+                self.num_bad_epochs += 1
+            if self.in_cooldown:
+                self.cooldown_counter -= 1
+                self.num_bad_epochs = 0
+            if self.num_bad_epochs > self.patience:
+                self._reduce()
+                self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
         self._last_lr = self._lrs()
         follow_requires_grad(self.optimizer)
 

@@ -27,7 +27,7 @@ class Finding:
 
     Attributes:
         step (int): At which step, from 0; -1 is before the first.
-        whose (str): "names", "weights", "numbers", "loss", "gradient", "optimizer" or "steps".
+        whose (str): "names", "weights", "state", "numbers", "loss", "gradient", "optimizer" or "steps".
         text (str): What was found.
         tensors (tuple[Difference, ...]): What differs, in the order of the network.
     """
@@ -40,6 +40,43 @@ class Finding:
     def __str__(self) -> str:
         when = "before the first step" if self.step < 0 else f"at step {self.step}"
         return f"{when}, {self.whose}: {self.text}"
+
+
+def averages_apart(first, second):
+    """What averages around the optimizers are made with otherwise."""
+    one, other = (run.header.get("average", {}) for run in (first, second))
+    differing = [key for key in one if key in other and not is_same(one[key], other[key])]
+    if not differing:
+        return None
+    said = "; ".join(f"{key} is {told(one[key])} and {told(other[key])}" for key in differing)
+    return Finding(-1, "numbers", f"of the averages, {said}")
+
+
+def state_apart(first, second, pairs):
+    """What state the runs begin with, of that which both can have: what comes later was nothing before."""
+    mine, others, alone = {}, {}, {}
+    for name, called in pairs.items():
+        one, other = first.initial_state.get(name, {}), second.initial_state.get(called, {})
+        for slot in one.keys() & other.keys():
+            if np.shape(one[slot]) == np.shape(other[slot]):
+                mine[f"{slot} of {name}"], others[f"{slot} of {name}"] = one[slot], other[slot]
+        for word, some, none in (("first", one, other), ("second", other, one)):
+            if not none and _has_begun(some):
+                alone.setdefault(word, []).append(name)
+    if alone:
+        said = "; ".join(
+            f"the {word} alone goes on with that of {_some(names, len(pairs))}" for word, names in alone.items()
+        )
+        return Finding(-1, "state", said)
+    apart = tuple(tensor for tensor in differences(mine, others) if not tensor.relative <= ROUNDED)
+    return Finding(-1, "state", in_words(apart, mine), apart) if apart else None
+
+
+def _has_begun(slots):
+    """Whether state is that of a parameter which has taken steps."""
+    if "step" in slots:
+        return bool(np.any(slots["step"]))
+    return any(np.any(value) for value in slots.values())
 
 
 def numbers_apart(first, second, pairs, i):

@@ -14,11 +14,13 @@ from parity.hunt.causes import (
     SAME,
     SAME_STEP,
     Finding,
+    averages_apart,
     gradients_apart,
     in_words,
     jumped,
     loss_apart,
     numbers_apart,
+    state_apart,
     steps_apart,
     weights_apart,
 )
@@ -53,7 +55,9 @@ class Comparison:
     @property
     def equal(self) -> bool:
         """Whether they part in nothing that rounding does not explain."""
-        return self.verdict.passed if self.verdict else self.finding is None
+        if self.finding is None or (self.verdict and self.finding.whose in OF_ROUNDING):
+            return self.verdict is None or self.verdict.passed
+        return False
 
     def __str__(self) -> str:
         said = [f"first part {self.finding}"] if self.finding else []
@@ -88,6 +92,8 @@ class Comparison:
         return "\n".join(said)
 
 
+# What rounding may part, so that float64 has the last word.
+OF_ROUNDING = ("weights", "loss", "gradient", "optimizer")
 # How far apart losses and gradients may be for anything to be told by them.
 FAR = 0.1
 
@@ -105,7 +111,7 @@ def compare_runs(
         first (Run): One run.
         second (Run): The other, of the same network.
         truth (Run): The first in float64. Then they are equal if the second is no further from it than ten times the
-            first is. Default: ``None`` .
+            first is, and they have the same steps, numbers, parameters and state at first. Default: ``None`` .
         names (Mapping[str, str]): What parameters of the second are called in the first, if not the same.
             Default: ``None`` .
 
@@ -212,7 +218,9 @@ def _begun(first, second, pairs, mine, others):
     if shapes:
         return Finding(-1, "names", f"shapes differ: {', '.join(shapes)}")
     apart = tuple(tensor for tensor in differences(mine, others) if not tensor.relative <= ROUNDED)
-    return Finding(-1, "weights", in_words(apart, pairs), apart) if apart else None
+    if apart:
+        return Finding(-1, "weights", in_words(apart, pairs), apart)
+    return averages_apart(first, second) or state_apart(first, second, pairs)
 
 
 def _fit(name, mine, others):

@@ -70,16 +70,18 @@ def case_table(outcomes: Iterable[Outcome]) -> Table:
     for heading in ("maths", "mode", "oracle ratio", "worst ulps", "bit-equal", "verdict"):
         result.add_column(heading, justify="right", no_wrap=True)
     for outcome in outcomes:
-        exact = _worst(outcome.maths.scores.values(), "ulps") * np.finfo(np.float64).eps
-        exact = f"{exact:.0e}" if outcome.maths.scores else ""
-        first = str(outcome.case), outcome.problem, exact if outcome.maths.passed else VERDICT[False]
+        told, right = "", outcome.maths is None or outcome.maths.passed
+        if outcome.maths:
+            exact = _worst(outcome.maths.scores.values(), "ulps") * np.finfo(np.float64).eps
+            told = f"{exact:.0e}" if right else VERDICT[False]
+        first = str(outcome.case), outcome.problem, told
         for mode, verdict in outcome.modes.items():
             cells = [
                 _pair([verdict], "ratio", "{:.2f}"),
                 _pair([verdict], "ulps", "{:.3g}"),
                 _pair([verdict], "bit_equal", "{:.1%}", min),
             ]
-            result.add_row(*first, mode, *cells, VERDICT[verdict.passed and outcome.maths.passed])
+            result.add_row(*first, mode, *cells, VERDICT[verdict.passed and right])
             first = "", "", ""
     return result
 

@@ -56,7 +56,8 @@ def read(folder: str | Path) -> Run:
             f"For 'read', 'dtypes' in '{folder / 'run.json'}' must be those of the parameters, all floats, but got "
             f"{header['dtypes'][odd[0]]!r} for '{odd[0]}', which is {kept[odd[0]]}."
         )
-    files = sorted(file for file in folder.iterdir() if re.fullmatch(r"\d{6}(\.safetensors|\.npz|)", file.name))
+    files = [file for file in folder.iterdir() if re.fullmatch(r"\d{6,}(\.safetensors|\.npz|)", file.name)]
+    files.sort(key=lambda file: int(file.stem))
     numbers, every = [int(file.stem) for file in files], header.get("every", 1)
     if numbers != [*range(0, len(files) * every, every)]:
         which = "each step" if every == 1 else f"every step of {every}"

@@ -57,13 +57,22 @@ def set_mode(mode: str, device: str | None = None, jit_level: str | None = None)
 
 
 def structure(optimizer: nn.Optimizer) -> tuple | None:
-    """What two optimizers share that differ in numbers only, so that one graph serves both; None if it is not known."""
+    """What two optimizers share that differ in numbers only, so that one graph serves both; None if it is not known.
+
+    It is of those of this library, and of what edited sources make, but not of what may have attributes of its own.
+    """
+    if not all(
+        type(one).__module__.startswith(OURS) for one in (optimizer, getattr(optimizer, "optimizer", optimizer))
+    ):
+        return None
     constants = getattr(optimizer, "constants", None)
     described = tuple((param.name, param.shape, param.dtype) for param in optimizer.get_parameters())
     level = str(ms.get_context("jit_config"))
     return constants and (ms.get_context("mode"), level, *constants, described)
 
 
+# The modules of this library, of this package, and of edited sources.
+OURS = ("ms_optim.", "parity.", "mutant_")
 _compiled: dict[tuple, nn.Optimizer] = {}
 KEPT = 16  # a compiled graph takes megabytes
 

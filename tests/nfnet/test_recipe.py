@@ -185,6 +185,22 @@ def test_files(tmp_path):
     )
     with pytest.raises(ValueError, match="'num_classes' must be more than the label 9, but got 5"):
         dataset.read(replace(DIGITS, dataset="csv", data_path=str(file), num_classes=5))
+    for cut, label, said in (
+        (slice(None), -1, "the labels in .* must be integers from 0 on, but got -1"),
+        (slice(None), 1.5, "the labels in .* must be integers from 0 on, but got 1.5"),
+        (slice(3, None), 1, "must have rows of the pixels of a square, .*, but has 142 numbers in"),
+    ):
+        rows = np.column_stack([pixels.reshape(20, -1)[:, cut], np.full(20, label)])
+        np.savetxt(file, rows, "%g", ",")
+        with pytest.raises(ValueError, match=f"^For 'recipe', .*{said}"):
+            dataset.read(replace(DIGITS, dataset="csv", data_path=str(file)))
+    np.savetxt(file, np.column_stack([pixels.reshape(20, -1) / 255, labels]), "%g", ",")
+    with pytest.raises(ValueError, match=r"each an integer in \[0, 255\], and a label, but has"):
+        dataset.read(replace(DIGITS, dataset="csv", data_path=str(file)))
+    with gzip.open(tmp_path / "train-labels-idx1-ubyte.gz", "wb") as stream:
+        stream.write(bytes([0, 0, 8, 1]) + np.array([16], ">i4").tobytes() + labels[:16].tobytes())
+    with pytest.raises(ValueError, match="must have a label for each image, but got 20 images and 16 labels"):
+        dataset.read(replace(DIGITS, dataset="idx", data_path=str(tmp_path)))
 
 
 def test_a_folder_of_images(tmp_path):
@@ -234,7 +250,9 @@ def test_learns_digits(tmp_path, monkeypatch, quiet):
     last = lines[-1]
     assert last["step"] == 132 and last["accuracy"] > 0.95 and last["average"] > 0.95
     rates = [line["lr"] for line in lines if "lr" in line]
-    assert max(rates) == pytest.approx(DIGITS.lr, rel=0.01) and rates[-1] < 1e-3
+    assert (
+        rates == [training.rates(recipe, 22)[line["step"] - 1] for line in lines if "lr" in line] and rates[-1] < 1e-3
+    )
     log = (tmp_path / "log.txt").read_text()
     assert f"epoch 6/6 accuracy {last['accuracy']:.4f} average {last['average']:.4f}" in log
     assert "step 132/132 loss" in log and "images/s" in log
@@ -247,6 +265,23 @@ def test_learns_digits(tmp_path, monkeypatch, quiet):
     averages = training.load(network, checkpoint, average=True)(image).asnumpy()
     assert np.array_equal(loaded(image).asnumpy(), averages)
     assert not np.array_equal(training.load(network, checkpoint, average=False)(image).asnumpy(), averages)
+
+
+def test_no_weights_that_a_loss_has_spoiled_are_kept(tmp_path, monkeypatch, quiet):
+    """By a signal between two lines of the log: the file is that of the epoch before."""
+    monkeypatch.setitem(training.ARCHITECTURES, SHORT.model, Architecture((0,), (32,), 16, 16))
+    told = Log.on_train_step_end
+
+    def spoiled(self, run_context):
+        if self.step == 24:
+            run_context.original_args().net_outputs = Tensor(np.nan, ms.float32)
+            os.kill(os.getpid(), signal.SIGTERM)
+        told(self, run_context)
+
+    monkeypatch.setattr(Log, "on_train_step_end", spoiled)
+    with pytest.raises(FloatingPointError, match="The loss is nan at step 25"):
+        training.train(replace(SHORT, log_steps=1000), tmp_path)
+    assert load_file(tmp_path / LAST)["global_step"].item() == 22
 
 
 def test_goes_on_to_the_bit(tmp_path, monkeypatch, quiet):
@@ -266,7 +301,7 @@ def test_goes_on_to_the_bit(tmp_path, monkeypatch, quiet):
 
         patch.setattr(Log, "on_train_step_end", stopping)
         training.train(SHORT, tmp_path / "parts")
-    assert load_file(tmp_path / "parts" / LAST)["global_step"].item() == 31
+    assert load_file(tmp_path / "parts" / LAST)["global_step"].item() == 30
     with pytest.raises(
         OSError, match=r"must have no training, but has 'last.safetensors': go on from it with --resume"
     ):
@@ -281,5 +316,19 @@ def test_goes_on_to_the_bit(tmp_path, monkeypatch, quiet):
         for name in ("whole", "parts")
     ]
     assert evaluated[0] == evaluated[1] and len(evaluated[0]) == 2
+    steps = [json.loads(line) for line in (tmp_path / "whole" / "history.jsonl").read_text().splitlines()]
+    rates = training.rates(SHORT, steps[-1]["step"] // SHORT.epochs)
+    assert [one["lr"] for one in steps if "lr" in one] == [rates[one["step"] - 1] for one in steps if "lr" in one]
+    for name, change in (("lr", 0.01), ("epochs", 3), ("ema_decay", 0.5)):
+        with pytest.raises(
+            ValueError, match=f"For 'recipe', '{name}' must be .*, as in the training that goes on, but"
+        ):
+            training.train(replace(SHORT, **{name: change}), tmp_path / "parts", again=True)
+    # A last line that was not finished, and an evaluation for which there was no time, when the process was stopped.
+    history = tmp_path / "parts" / "history.jsonl"
+    kept = history.read_text().splitlines()
+    history.write_text("\n".join(kept[:-1]) + '\n{"step": 9')
+    training.train(replace(SHORT, log_steps=7), tmp_path / "parts", again=True)
+    assert history.read_text().splitlines() == kept
     with pytest.raises(OSError, match=r"'.*none.*' must be there to go on from it"):
         training.train(SHORT, tmp_path / "none", again=True)

@@ -209,7 +209,9 @@ def test_what_is_sliced_already():
     params = [Parameter(Tensor(np.ones((4, 6), np.float32)), name="weight")]
     made = AdamW(params)
     params[0].sliced = True
-    with pytest.raises(ValueError, match=r"^For 'MomentumAGC', 'unit_group' must be .*, but MindSpore has sliced them"):
+    with pytest.raises(
+        ValueError, match=r"^For 'MomentumAGC', 'unit_group' must be .*, but MindSpore has sliced param"
+    ):
         MomentumAGC(params)
     MomentumAGC(params, unit_group="whole")
     with pytest.raises(RuntimeError, match=r"^For 'AdamW', no group can be added once MindSpore has sliced the param"):

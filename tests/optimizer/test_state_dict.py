@@ -259,7 +259,10 @@ COUNTS = [
         (setting(5, to=1.0), r"must have the keys 'state' and 'param_groups', .* but got \[5, "),
         (setting("param_groups", 1, "initial_lr", to="x"), f"'initial_lr' {REAL}'x'"),
         (setting("param_groups", 1, "max_lr", to=float("nan")), "'max_lr' must be finite, but got nan"),
-        (setting("param_groups", 1, "lr", to=torch.ones(2).to_sparse()), f"'lr' {REAL}Tensor of torch.float32: "),
+        (
+            setting("param_groups", 1, "lr", to=torch.ones(2).to_sparse()),
+            f"'lr' of group 1 {REAL}Tensor of torch.float32: ",
+        ),
         (setting("param_groups", 1, "amsgrad", to=np.ones(2)), r"'amsgrad' of group 1 must be False .* \[1.0, 1.0\]"),
         (
             setting("param_groups", 0, "momentum", to=1),

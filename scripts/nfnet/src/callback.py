@@ -1,7 +1,9 @@
 """What is written while a network trains: the log, the history and the checkpoint."""
 
+import contextlib
 import json
 import logging
+import os
 import time
 
 import numpy as np
@@ -10,6 +12,26 @@ from mindspore.train import Callback
 from ms_optim import save
 
 LAST = "last.safetensors"
+
+
+def _told(history):
+    """What a history tells, but for a last line that a process did not finish."""
+    lines = history.read_text(encoding="utf-8").splitlines() if history.exists() else []
+    told = []
+    for line in lines:
+        try:
+            told.append(json.loads(line))
+        except ValueError:
+            break
+    return told
+
+
+@contextlib.contextmanager
+def replacing(file):
+    """A file to be written, which takes the place of another when it is whole."""
+    written = file.with_name(f".{file.name}.new")
+    yield written
+    os.replace(written, file)
 
 
 class Log(Callback):
@@ -38,26 +60,32 @@ class Log(Callback):
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
             self.log.addHandler(handler)
 
-    def on_train_begin(self, run_context):
-        """Forget what was written after the step that a training goes on from."""
+    def go_on(self):
+        """Forget what was written after the step that a training goes on from; evaluate there if that is lacking."""
         self.step = self.logged = int(self.ema.global_step.asnumpy().item())
+        # All groups have one, and `get_lr` gives that of the step that comes.
+        self.rates = self.ema.param_groups[0]["lr"]
+        told = _told(self.history)
+        kept = [entry for entry in told if entry["step"] <= self.step]
+        if self.rank == 0 and self.history.exists():
+            with replacing(self.history) as file:
+                file.write_text("".join(f"{json.dumps(entry)}\n" for entry in kept), encoding="utf-8")
+        done = any(entry["step"] == self.step and "accuracy" in entry for entry in kept)
+        if self.step and self.step % self.per_epoch == 0 and not done:
+            self._evaluate()
+
+    def on_train_begin(self, run_context):
+        """Begin to measure time."""
         self.time = time.perf_counter()
-        if self.rank == 0:
-            lines = self.history.read_text().splitlines() if self.history.exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-            self.history.write_text("".join(f"{line}\n" for line in kept))
 
     def on_train_step_end(self, run_context):
         """Tell a step, each so many."""
         told = run_context.original_args()
         self.step += told.batch_num if told.dataset_sink_mode else 1
+        self.outputs = told.net_outputs
         if self.step - self.logged < self.recipe.log_steps and self.step % self.per_epoch:
             return
-        loss = float(told.net_outputs.asnumpy())
-        if not np.isfinite(loss):
-            raise FloatingPointError(f"The loss is {loss} at step {self.step}.")
-        rate = self.ema.get_lr()
-        rate = float((rate[0] if isinstance(rate, tuple) else rate).asnumpy())
+        loss, rate = self.loss(), self.rates[min(self.step, len(self.rates)) - 1]
         now = time.perf_counter()
         speed = (self.step - self.logged) * self.recipe.batch_size / (now - self.time)
         self.log.info(
@@ -68,19 +96,33 @@ class Log(Callback):
         self._keep({"step": self.step, "loss": loss, "lr": rate})
         self.logged, self.time = self.step, now
 
+    def loss(self):
+        """That of the step that was taken last.
+
+        Raises:
+            FloatingPointError: If it is not finite.
+        """
+        loss = float(self.outputs.asnumpy())
+        if not np.isfinite(loss):
+            raise FloatingPointError(f"The loss is {loss} at step {self.step}.")
+        return loss
+
     def on_train_epoch_end(self, run_context):
-        """Evaluate the weights and their averages, and write the checkpoint."""
+        """Evaluate the weights and their averages, and write the checkpoint, unless there is no time for it."""
         if run_context.get_stop_requested():
             return
+        self._evaluate()
+        if self.rank == 0:
+            save(self.ema, self.folder / LAST)
+        self.time = time.perf_counter()
+
+    def _evaluate(self):
         weights = self.evaluate()
         with self.ema.average_parameters():
             averages = self.evaluate()
         epoch = self.step // self.per_epoch
         self.log.info("epoch %d/%d accuracy %.4f average %.4f", epoch, self.recipe.epochs, weights, averages)
         self._keep({"step": self.step, "accuracy": weights, "average": averages})
-        if self.rank == 0:
-            save(self.ema, self.folder / LAST)
-        self.time = time.perf_counter()
 
     def _keep(self, told):
         if self.rank == 0:

@@ -32,7 +32,7 @@ class Recipe:
         data_path (str): The folder, or the file of "csv".
         image_size (int): The side of the images that are trained on.
         eval_image_size (int): The side of those that are evaluated.
-        pad (int): Images that are not of a folder are cut from themselves with so many pixels around them.
+        pad (int): Images are cut from themselves with so many pixels around them.
         flip (bool): Half of the images are mirrored.
         randaugment_layers (int): How many operations RandAugment applies, 0 for none.
         randaugment_magnitude (int): How strong they are, from 0 to 30.

@@ -72,8 +72,16 @@ def read(recipe):
     if recipe.dataset == "digits":
         pairs = _halves(*_digits(), 360)
     elif recipe.dataset == "csv":
-        rows = np.loadtxt(path, delimiter=",")
+        rows = np.loadtxt(path, delimiter=",", ndmin=2)
         side = int((rows.shape[1] - 1) ** 0.5)
+        if (
+            side * side != rows.shape[1] - 1
+            or not ((rows[:, :-1] % 1 == 0) & (rows[:, :-1] >= 0) & (rows[:, :-1] < 256)).all()
+        ):
+            raise ValueError(
+                f"For 'recipe', '{path}' must have rows of the pixels of a square, each an integer in [0, 255], and a "
+                f"label, but has {rows.shape[1]} numbers in [{rows.min():g}, {rows.max():g}]."
+            )
         pairs = _halves(rows[:, :-1].reshape(-1, side, side).astype(np.uint8), rows[:, -1], len(rows) // 5)
     elif recipe.dataset == "idx":
         pairs = [
@@ -88,6 +96,15 @@ def read(recipe):
                 "in one."
             )
         pairs = [_listed(path / part) for part in ("train", "val")]
+    for images, labels in pairs:
+        if len(images) != len(labels) or not len(labels):
+            raise ValueError(
+                f"For 'recipe', '{path}' must have a label for each image, but got {len(images)} images and "
+                f"{len(labels)} labels."
+            )
+        odd = labels[(labels < 0) | (labels % 1 != 0)]
+        if odd.size:
+            raise ValueError(f"For 'recipe', the labels in '{path}' must be integers from 0 on, but got {odd[0]:g}.")
     pairs = [(images, labels.astype(np.int32)) for images, labels in pairs]
     largest = max(labels.max() for _, labels in pairs)
     if largest >= recipe.num_classes:

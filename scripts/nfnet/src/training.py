@@ -1,6 +1,8 @@
 """A training by a recipe, from its first step or from where one was left; evaluation and export of what it came to."""
 
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import mindspore as ms
@@ -14,8 +16,11 @@ from ms_optim.callbacks import SaveOnStop
 from ms_optim.groups import param_groups_weight_decay
 from ms_optim.lr_scheduler import get_cosine_schedule_with_warmup, table
 from src import dataset
-from src.callback import LAST, Log
+from src.callback import LAST, Log, replacing
 from src.nfnet import ARCHITECTURES, NFNet
+
+# What of a recipe may be otherwise where a training goes on.
+MAY_DIFFER = ("data_path", "data_sink", "data_workers", "device_target", "eval_batch_size", "log_steps")
 
 
 def prepare(recipe):
@@ -119,6 +124,22 @@ def accuracy(network, data, total=None):
     return float(right / count)
 
 
+def _keep_recipe(recipe, folder, again, rank):
+    """Write what a training goes by; where one goes on, refuse what would not be as it was."""
+    file, said = folder / "recipe.json", json.loads(json.dumps(asdict(recipe)))
+    if again and file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        odd = [name for name in said if name not in MAY_DIFFER and before.get(name, said[name]) != said[name]]
+        if odd:
+            raise ValueError(
+                f"For 'recipe', '{odd[0]}' must be {before[odd[0]]!r}, as in the training that goes on, but got "
+                f"{said[odd[0]]!r}."
+            )
+    if rank == 0:
+        with replacing(file) as written:
+            written.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
 def train(recipe, folder, again=False):
     """Train by a recipe.
 
@@ -137,6 +158,7 @@ def train(recipe, folder, again=False):
     Raises:
         FloatingPointError: If the loss is not finite.
         OSError: If there is no checkpoint to go on from, or there is one and `again` is False.
+        ValueError: If it is to go on by another recipe.
     """
     rank, workers = prepare(recipe)
     folder = Path(folder)
@@ -147,6 +169,7 @@ def train(recipe, folder, again=False):
             if again
             else f"For 'train', '{folder}' must have no training, but has '{LAST}': go on from it with --resume."
         )
+    _keep_recipe(recipe, folder, again, rank)
     training, evaluated = dataset.read(recipe)
     batches = dataset.Batches(recipe, *training, rank, workers)
     network, ema = build(recipe, batches.per_epoch)
@@ -161,14 +184,16 @@ def train(recipe, folder, again=False):
     )
     held, total = dataset.held(recipe, *evaluated, rank, workers), Sum() if workers > 1 else None
     log = Log(folder, recipe, ema, lambda: accuracy(network, held, total), batches.per_epoch, rank)
-    stop = SaveOnStop(ema, folder / LAST)
+    log.go_on()
+    # No weights that a loss has spoiled are to take the place of good ones.
+    stop = SaveOnStop(ema, folder / LAST, lambda: {"loss": log.loss()})
     while first < len(batches) and not stop.stopped:
         epoch, broken_off = divmod(first, batches.per_epoch)
         model.train(
             epoch + 1 if broken_off else recipe.epochs,
             dataset.steps(batches, first),
             # of several workers each would stop at a step of its own, and the others wait for it
-            callbacks=[log] if workers > 1 else [stop, log],
+            callbacks=[log] if workers > 1 else [log, stop],
             dataset_sink_mode=recipe.data_sink,
             initial_epoch=epoch,
         )
