@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 from shutil import which
-from tempfile import TemporaryFile
 
 from rich.console import Console
 from rich.progress import Progress
@@ -18,7 +17,7 @@ from rich.progress import Progress
 from parity.cases import ENTRIES, MUTANTS
 from parity.cases.draws import Draw
 from parity.cases.problems import STEPS, synthetic
-from parity.names import MODES, parse_names
+from parity.command_line import MODES, check_target, parse_names
 from parity.verbs import VERBS
 
 # How many steps tell mutants apart.
@@ -66,6 +65,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
             options.case = Draw.parse(options.case)
         except (ValueError, TypeError) as error:
             parser.error(f"--case: {error}")
+    others = {name: getattr(options, name) for name in ("list", "case", "record", "mutants")}
+    chosen = [name for name, value in others.items() if value not in (None, False)]
+    idle = ["report", "junit", *(["mode"] if chosen != ["case"] else []), *(["full"] if chosen != ["list"] else [])]
+    left = [name for name in (*chosen[1:], *idle) if getattr(options, name)]
+    if chosen and left:
+        parser.error(f"--{chosen[0]} must be without --{left[0]}, which it does nothing with")
     options.mode = options.mode or ("both" if options.full else "graph")
     options.free_steps = FREE_STEPS if options.full else FIRST_FREE_STEPS
     if options.steps is not None:
@@ -75,14 +80,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--steps must be at least 2, but got {options.steps}")
     if options.workers < 1:
         parser.error(f"--workers must be at least 1, but got {options.workers}")
-    for name, folder in (("--report", options.report), ("--junit", options.junit and options.junit.parent)):
-        if folder is None:
-            continue
-        try:  # before the run, not after it
-            folder.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=folder).close()
-        except OSError as error:
-            parser.error(f"{name} must be in a folder that can be written, but got {str(folder)!r}: {error}")
+    check_target(parser, "--report", options.report, is_folder=True)
+    check_target(parser, "--junit", options.junit)
     return options
 
 
@@ -174,9 +173,10 @@ def _verify(options, console):
     if options.report or options.junit:
         from parity.report import files
 
-        written = files.write(outcomes, options.report) if options.report else []
+        threads = jobs.threads(min(options.workers, len(todo)))
+        written = files.write(outcomes, options.report, threads) if options.report else []
         if options.junit:
-            files.write_junit(outcomes, options.junit)
+            files.write_junit(outcomes, options.junit, threads)
             written.append(options.junit)
         console.print(f"wrote {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
     passed = sum(outcome.passed for outcome in outcomes)

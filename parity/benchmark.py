@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from parity.cases import ENTRIES
+from parity.command_line import check_target
 
 WARM_UP, MORE = 10, 4
 INSIDE, FLOOR = "native in a graph", "memory floor"
@@ -399,6 +400,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.repeats < 1:
         parser.error(f"--repeats must be at least 1, but got {options.repeats}")
+    for name, values in (("parameters", options.parameters), ("seconds", [options.seconds])):
+        if not all(math.isfinite(value) and value > 0 for value in values):
+            parser.error(f"--{name} must be positive numbers, but got {' '.join(map(str, values))}")
+    check_target(parser, "--json", options.json)
+    check_target(parser, "--plot", options.plot)
     if min(options.tensors) < 2:
         parser.error(f"--tensors must be at least 2, but got {min(options.tensors)}")
     return options
@@ -452,6 +458,9 @@ def main(argv: list[str] | None = None) -> int:
             if len(chosen) > 1:
                 figure = figure.with_stem(f"{figure.stem}-{len(shapes)}-{sum(map(math.prod, shapes))}")
             plot(rows, title, figure)
+    if not everything:
+        console.print(f"there is no contender {' or '.join(map(repr, options.contender or []))}", style="red")
+        return 2
     return 0 if any("ms" in row for row in everything) else 1
 
 

@@ -17,6 +17,8 @@ from parity.workers import start, start_worker
 Outcomes = list[suite.Outcome | suite.FreeRun]
 # How a pool runs jobs: their places come with their outcomes, in the order in which they are done.
 Runner = Callable[["Iterable[Job]", bool], Iterator[tuple[int, Outcomes]]]
+# What says how many threads a process has.
+THREADS = "OMP_NUM_THREADS"
 # Where the average is trained that NFNet is trained with.
 AVERAGED = "MomentumAGC"
 
@@ -78,6 +80,12 @@ def comparisons(names: Iterable[str], modes: Iterable[str], steps: int, free_ste
     return trained + found
 
 
+def threads(workers: int) -> str | None:
+    """How many threads each of some processes has; None are as many as the libraries choose."""
+    given = os.environ.get(THREADS)
+    return given or (None if workers == 1 else str(max(1, (os.cpu_count() or 1) // workers)))
+
+
 @contextlib.contextmanager
 def pool(workers: int) -> Iterator[Runner]:
     """A function that runs jobs in processes that share the cores, or in this one if one is enough."""
@@ -85,8 +93,8 @@ def pool(workers: int) -> Iterator[Runner]:
         start()
         yield lambda jobs, keep: ((i, job.run(keep)) for i, job in enumerate(jobs))
         return
-    threads, given = "OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS")
-    os.environ[threads] = given or str(max(1, (os.cpu_count() or 1) // workers))
+    given = os.environ.get(THREADS)
+    os.environ[THREADS] = str(threads(workers))
     # Neither framework survives a fork.
     processes = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
 
@@ -105,4 +113,4 @@ def pool(workers: int) -> Iterator[Runner]:
         raise
     finally:
         if given is None:
-            del os.environ[threads]
+            del os.environ[THREADS]

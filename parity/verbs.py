@@ -15,7 +15,7 @@ from rich.text import Text
 from parity.cases import ENTRIES
 from parity.cases.networks import MODELS
 from parity.cases.stock import STOCK
-from parity.names import MODES
+from parity.command_line import MODES, check_target
 from parity.runs.reading import Unreadable, read
 
 
@@ -45,7 +45,7 @@ def record(argv: list[str]) -> int:
     try:
         with ExitStack() as block:
             losses = torch_networks.train(model, build, options.steps, rank=case.rank).losses
-    except FileExistsError as error:
+    except OSError as error:
         return _refused(error)
     (run,) = runs
     Console().print(
@@ -180,6 +180,7 @@ def audit(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.workers < 1:
         parser.error(f"--workers must be at least 1, but got {options.workers}")
+    check_target(parser, "--json", options.json)
     known = {stock.place: stock for stock in STOCK}
     unknown = [name for name in options.names if name not in known]
     if unknown:

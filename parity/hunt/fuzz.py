@@ -21,9 +21,9 @@ from rich.table import Table
 import ms_optim
 from parity.cases import ENTRIES
 from parity.cases.draws import DTYPES, PATHS, REGIMES, Draw
+from parity.command_line import parse_names
 from parity.hunt.drawn import Judged, compare_draw
 from parity.hunt.strategies import PATTERN, arguments_of, values
-from parity.names import parse_names
 from parity.report import failures
 from parity.suite import paths
 from parity.workers import start_worker
@@ -354,13 +354,13 @@ def main(argv: list[str] | None = None) -> int:
         f"{(time.monotonic() - began) / 60:.1f} minutes, seed {options.seed}",
         highlight=False,
     )
-    return 1 if failed else 0
+    return 1 if failed or not count else 0
 
 
 def tally_table(tallies: list[Tally]) -> Table:
     """One row for each optimizer: how many draws, and the worst of those that were decided."""
     result = Table(title="draws, and the worst oracle ratio of those that were decided", title_justify="left")
-    result.add_column("optimizer")
+    result.add_column("optimizer", no_wrap=True)
     legs = ("maths", *(f"{mode} {path}" for mode in ("graph", "pynative") for path in PATHS))
     for heading in ("draws", "undecided", "draws a minute", *legs, "verdict"):
         result.add_column(heading, justify="right", no_wrap=True)

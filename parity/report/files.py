@@ -22,8 +22,8 @@ from parity.suite import FreeRun, Outcome
 TENSORS = 8
 
 
-def about() -> dict[str, str]:
-    """What a run was made with."""
+def about(threads: str | None) -> dict[str, str]:
+    """What a run was made with; of threads None are as many as there were by themselves."""
     packages = {name: version(name) for name in ("mindspore", "torch", "numpy")}
     return {
         "command": " ".join(["python -m parity", *sys.argv[1:]]),
@@ -32,7 +32,7 @@ def about() -> dict[str, str]:
         **packages,
         "processor": _processor(),
         "cores": str(os.cpu_count()),
-        "threads": os.environ.get("OMP_NUM_THREADS", "as many as the libraries choose"),
+        "threads": threads or "as many as the libraries choose",
         "system": platform.system(),
         "seed": "0",
     }
@@ -48,10 +48,10 @@ def _processor():
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def write(outcomes: Iterable[Outcome | FreeRun], folder: Path) -> list[Path]:
-    """Write `index.html` and `parity.json` into a folder that is made if need be."""
+def write(outcomes: Iterable[Outcome | FreeRun], folder: Path, threads: str | None = None) -> list[Path]:
+    """Write `index.html` and `parity.json` into a folder that is made if need be; each process had so many threads."""
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes, made_with = list(outcomes), about()
+    outcomes, made_with = list(outcomes), about(threads)
     page, data = folder / "index.html", folder / "parity.json"
     told = {"about": made_with, "outcomes": [_outcome_as_dict(outcome) for outcome in outcomes]}
     data.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
@@ -59,8 +59,8 @@ def write(outcomes: Iterable[Outcome | FreeRun], folder: Path) -> list[Path]:
     return [page, data]
 
 
-def write_junit(outcomes: Iterable[Outcome | FreeRun], file: Path) -> None:
-    """Write a test case for each leg, as JUnit has it."""
+def write_junit(outcomes: Iterable[Outcome | FreeRun], file: Path, threads: str | None = None) -> None:
+    """Write a test case for each leg, as JUnit has it; each process had so many threads."""
     outcomes = list(outcomes)
     legs = [
         (f"{outcome.case} on {outcome.problem}", leg, verdict)
@@ -70,7 +70,7 @@ def write_junit(outcomes: Iterable[Outcome | FreeRun], file: Path) -> None:
     failed = sum(not verdict.passed for _, _, verdict in legs)
     suite = ElementTree.Element("testsuite", name="parity", tests=str(len(legs)), failures=str(failed))
     properties = ElementTree.SubElement(suite, "properties")
-    for name, value in about().items():
+    for name, value in about(threads).items():
         ElementTree.SubElement(properties, "property", name=name, value=value)
     for case, leg, verdict in legs:
         element = ElementTree.SubElement(suite, "testcase", classname=case, name=leg)

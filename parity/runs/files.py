@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -154,8 +155,11 @@ class Writer:
         self._sizes = {name: np.size(value) for name, value in initial.items()}
         self._folder, self._count, self._bfloat16 = Path(folder), 0, {*bfloat16}
         self._folder.mkdir(parents=True, exist_ok=True)
-        if (self._folder / "run.json").exists():
-            raise FileExistsError(f"For 'Writer', 'folder' must not hold a run, but got '{self._folder}'.")
+        held = [path.name for path in self._folder.iterdir() if re.match(r"run\.json$|initial|\d{6}", path.name)]
+        if held:
+            raise FileExistsError(
+                f"For 'Writer', 'folder' must not hold a run, but '{self._folder}' has {sorted(held)[:3]}."
+            )
         unknown = [name for group in groups for name in group["params"] if name not in initial]
         if unknown:
             raise ValueError(f"For 'Writer', 'groups' must be of the parameters {[*initial]}, but got {unknown}.")

@@ -54,16 +54,39 @@ def counterpart(run: Run, cls: type[nn.Optimizer], fused: bool | None = None) ->
 
 def begun(run: Run, build: Build, dtype: ms.dtype.Type | None = None) -> nn.Optimizer:
     """The optimizer before the first step, with the weights, of their own dtype or another, and the state of then."""
-    optimizer = build(parameters(run.initial, dtype))
+    try:
+        optimizer = build(parameters(run.initial, dtype))
+    except Unjudged:
+        raise
+    except Exception as error:
+        raise Unjudged(
+            f"For '{OWNER}', 'optimizer' must be made, but raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(optimizer, nn.Optimizer) or getattr(optimizer, "takes_closure", False):
+        raise Unjudged(
+            f"For '{OWNER}', 'optimizer' must give a mindspore.nn.Optimizer that takes gradients, but gave "
+            f"{optimizer!r}."
+        )
+    lost = sorted({*run.initial} - {param.name for param in optimizer.parameters})
+    if lost:
+        raise Unjudged(f"For '{OWNER}', 'optimizer' must be of all parameters, but left out {lost}.")
     if "sample" in run.header and not getattr(optimizer, "elementwise", True):
         raise Unjudged(
             f"For '{OWNER}', 'run' must have all elements, because a step of {type(optimizer).__name__} looks at whole "
             f"tensors, but it has {run.header['sample']['elements']} of each."
         )
     if run.initial_state:
+        if not hasattr(optimizer, "load_state_dict") or not hasattr(optimizer, "groups"):
+            raise Unjudged(
+                f"For '{OWNER}', 'run' must begin with the first step for {type(optimizer).__name__}, which takes over "
+                "no state."
+            )
         places = {param.name: i for i, param in enumerate(p for group in optimizer.groups for p in group["params"])}
         state = {places[name]: dict(slots) for name, slots in run.initial_state.items()}
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        try:
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        except (TypeError, ValueError) as error:
+            raise Unjudged(f"For '{OWNER}', 'run' must begin with state that fits, but: {error}") from None
     return optimizer
 
 

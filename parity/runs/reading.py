@@ -2,8 +2,10 @@
 
 import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -63,7 +65,11 @@ def read(folder: str | Path) -> Run:
         which = "each step" if every == 1 else f"every step of {every}"
         raise ValueError(f"For 'read', '{folder}' must have {which} from 0 once, but got {numbers}.")
     shapes = {name: value.shape for name, value in initial.items()}
-    return Run(header, initial, _by_parameter(tensors["state"]), _Steps(files, len(header["groups"]), shapes))
+    state = _by_parameter(tensors["state"])
+    unknown = [name for name in state if name not in initial]
+    if unknown:
+        raise ValueError(f"For 'read', the state in '{folder}' must be of {[*initial]}, but got that of {unknown}.")
+    return Run(header, initial, state, _Steps(files, len(header["groups"]), shapes))
 
 
 def _check_header(folder, header):
@@ -86,9 +92,12 @@ def _check_header(folder, header):
     are_named = isinstance(dtypes, dict) and all(isinstance(dtype, str) for dtype in dtypes.values())
     check("dtypes", are_named, "a dtype for each parameter")
     are_groups = isinstance(groups, list) and all(
-        isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups
+        isinstance(group, dict)
+        and isinstance(group.get("params"), list)
+        and all(isinstance(name, str) for name in group["params"])
+        for group in groups
     )
-    check("groups", are_groups, "a list of objects with a list 'params'")
+    check("groups", are_groups, "a list of objects with a list 'params' of names")
     members = [name for group in groups for name in group["params"]]
     are_members = len(members) == len(dtypes) and all(name in dtypes for name in members)
     check("groups", are_members and len({*members}) == len(members), f"of each of {[*dtypes]} once")
@@ -97,7 +106,9 @@ def _check_header(folder, header):
         check(key, isinstance(header.get(key, {}), dict), "an object")
     sample = header.get("sample", {"elements": 1, "seed": 0, "shapes": {}})
     fits = is_whole(sample.get("elements"), 1) and is_whole(sample.get("seed"), 0)
-    check("sample", fits and isinstance(sample.get("shapes"), dict), "'elements', 'seed' and 'shapes'")
+    shapes = sample.get("shapes")
+    fits = fits and isinstance(shapes, dict) and all(isinstance(shape, list) for shape in shapes.values())
+    check("sample", fits, "'elements', 'seed' and 'shapes'")
 
 
 class _Steps(Sequence):
@@ -105,6 +116,7 @@ class _Steps(Sequence):
 
     def __init__(self, files, count, shapes):
         self._files, self._count, self._shapes = files, count, shapes
+        self._states: dict[tuple[str, str], tuple[int, ...]] = {}  # the shapes that were seen
 
     def __len__(self):
         return len(self._files)
@@ -114,13 +126,21 @@ class _Steps(Sequence):
             return [self[k] for k in range(*i.indices(len(self)))]
         tensors, said = _tensors(self._files[i])
         groups, loss = said.get("groups", []), said.get("loss")
-        if len(groups) != self._count or not all(isinstance(group, dict) for group in groups):
+        if (
+            not isinstance(groups, list)
+            or len(groups) != self._count
+            or not all(isinstance(group, dict) for group in groups)
+        ):
             raise Unreadable(
                 f"For 'read', '{self._files[i]}' must have the numbers of {self._count} groups, but got {groups!r}."
             )
         if loss is not None and (not isinstance(loss, (int, float)) or isinstance(loss, bool)):
             raise Unreadable(f"For 'read', the loss in '{self._files[i]}' must be a number, but got {loss!r}.")
+        notes = said.get("notes", {})
+        if not isinstance(notes, dict):
+            raise Unreadable(f"For 'read', the notes in '{self._files[i]}' must be an object, but got {notes!r}.")
         self._check_shapes(self._files[i], tensors)
+        self._check_rows(self._files[i], tensors)
         rows, values = tensors["rows"], tensors["gradient"]
         return Step(
             groups,
@@ -131,7 +151,7 @@ class _Steps(Sequence):
             _by_parameter(tensors["double/state"]),
             tensors["before"],
             loss,
-            said.get("notes", {}),
+            notes,
         )
 
     def __iter__(self) -> Iterator[Step]:
@@ -151,6 +171,27 @@ class _Steps(Sequence):
                     raise Unreadable(
                         f"For 'read', {kind} of '{name}' in '{file}' must be of shape {shape}, but is of {value.shape}."
                     )
+        for kind in STATES:
+            for (slot, name), value in tensors[kind].items():
+                if name not in self._shapes:
+                    raise Unreadable(f"For 'read', '{file}' must be of {[*self._shapes]}, but got {kind} of '{name}'.")
+                shape = self._states.setdefault((slot, name), value.shape)
+                if value.shape != shape:
+                    raise Unreadable(
+                        f"For 'read', '{slot}' of '{name}' in '{file}' must be of shape {shape}, as in other steps, "
+                        f"but is of {value.shape}."
+                    )
+
+    def _check_rows(self, file, tensors):
+        """Raise if a sparse gradient is not of rows of its parameter."""
+        for name, rows in tensors["rows"].items():
+            values, shape = tensors["gradient"].get(name), self._shapes.get(name, ())
+            fits = values is not None and rows.ndim == 1 and rows.dtype.kind in "iu" and len(shape) > 0
+            if not fits or values.shape != (len(rows), *shape[1:]) or ((rows < 0) | (rows >= shape[0])).any():
+                raise Unreadable(
+                    f"For 'read', rows of '{name}' in '{file}' must be places of those of its gradient in a parameter "
+                    f"of shape {shape}, but got {rows.tolist()[:5]} for {None if values is None else values.shape}."
+                )
 
 
 def _one(folder, name):
@@ -171,6 +212,8 @@ def _tensors(file):
             flat = {key: np.load(path, allow_pickle=False) for key, path in paths.items()}
             told = file / "metadata.json"
             said = json.loads(told.read_text(encoding="utf-8")) if told.exists() else {}
+            if not isinstance(said, dict):
+                raise ValueError(f"metadata that is {said!r}")
             said = {key: json.dumps(value) for key, value in said.items()}
         elif file.suffix == ".npz":
             with np.load(file, allow_pickle=False) as found:
@@ -181,14 +224,19 @@ def _tensors(file):
             with safe_open(file, "np") as found:
                 flat, said = {key: found.get_tensor(key) for key in found.keys()}, found.metadata() or {}  # noqa: SIM118
         said = {key: json.loads(value) for key, value in said.items()}
-    except (SafetensorError, OSError, ValueError, EOFError) as error:
+    except (SafetensorError, OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise Unreadable(f"For 'read', '{file}' must be a whole file of a run, but got {error}.") from None
+    bits = said.get("bfloat16", [])
+    if not isinstance(bits, list) or not all(key in flat and flat[key].dtype == np.uint16 for key in bits):
+        raise Unreadable(f"For 'read', 'bfloat16' in '{file}' must be keys of tensors of uint16, but got {bits!r}.")
     found = {kind: {} for kind in (*KINDS, *STATES)}
     for key, value in flat.items():
         kind, slot, name = parsed(key)
         if kind not in found:
             raise Unreadable(f"For 'read', the keys of '{file}' must begin with {[*found]}, but got {key!r}.")
-        if key in said.get("bfloat16", ()):
+        if value.dtype.kind not in "biuf":
+            raise Unreadable(f"For 'read', {key!r} in '{file}' must be of numbers, but is of {value.dtype}.")
+        if key in bits:
             value = np.left_shift(value, np.uint32(16), dtype=np.uint32).view(np.float32)
         found[kind][(slot, name) if slot else name] = value
     return found, said

@@ -81,6 +81,9 @@ def test_table_json_and_plot_agree(tmp_path, capsys):
         (["--repeats", "0"], "--repeats must be at least 1, but got 0"),
         (["--tensors", "1"], "--tensors must be at least 2, but got 1"),
         (["--optimizer", "AdmW"], "invalid choice: 'AdmW'"),
+        (["--parameters", "nan"], "--parameters must be positive numbers, but got nan"),
+        (["--seconds", "0"], "--seconds must be positive numbers, but got 0.0"),
+        (["--json", "."], "--json must be such as can be written, but got '.': it is a folder"),
     ],
 )
 def test_bad_arguments(arguments, message, capsys):

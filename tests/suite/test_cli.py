@@ -1,6 +1,7 @@
 """`python -m parity` from the command line."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from parity import jobs, report, suite
-from parity.__main__ import main
+from parity.__main__ import arguments, main
 from parity.cases import CASES, ENTRIES, networks
 from parity.cases.problems import PART, synthetic
 from parity.hunt.rules import hunt
@@ -28,7 +29,7 @@ def test_lists_cases(full, cases, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("argv", "message"),
     [
         (["AdmW"], "unknown optimizer 'AdmW'; did you mean 'AdamW'?"),
         (["sgd"], "did you mean 'SGD'?"),
@@ -36,14 +37,27 @@ def test_lists_cases(full, cases, capsys):
         (["--steps", "1"], "--steps must be at least 2, but got 1"),
         (["--steps", "many"], "invalid int value: 'many'"),
         (["--mode", "eager"], "invalid choice: 'eager'"),
+        (["SGD", "--junit", "."], "--junit must be such as can be written, but got '.': it is a folder"),
+        (["SGD", "--record", "none", "--report", "none"], "--record must be without --report, which it does nothing"),
+        (["SGD", "--record", "none", "--mode", "both"], "--record must be without --mode, which it does nothing with"),
+        (["SGD", "--mutants", "--junit", "none"], "--mutants must be without --junit, which it does nothing with"),
+        (["SGD", "--list", "--report", "none"], "--list must be without --report, which it does nothing with"),
+        (["SGD", "--list", "--mutants"], "--list must be without --mutants, which it does nothing with"),
+        (["audit", "--json", "/dev/null/x"], "--json must be such as can be written, but got '/dev/null/x'"),
     ],
 )
-def test_bad_arguments(arguments, message, capsys):
+def test_bad_arguments(argv, message, capsys):
     """They exit with 2 and say what is allowed."""
     with pytest.raises(SystemExit) as stop:
-        main(arguments)
+        main(argv)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+    assert not os.path.exists("none")
+
+
+def test_a_name_is_taken_once():
+    """Though it was given twice."""
+    assert arguments(["SGD", "Adam", "SGD"]).names == ["SGD", "Adam"]
 
 
 def test_report_must_be_a_folder(tmp_path, capsys):
@@ -52,7 +66,7 @@ def test_report_must_be_a_folder(tmp_path, capsys):
     for folder in (tmp_path / "file", tmp_path / "file" / "report"):
         with pytest.raises(SystemExit):
             main(["SGD", "--report", str(folder)])
-        assert "--report must be in a folder that can be written, but got" in capsys.readouterr().err
+        assert "--report must be such as can be written, but got" in capsys.readouterr().err
 
 
 def test_what_has_no_gradients_is_not_recorded(tmp_path, capsys):
@@ -101,7 +115,6 @@ def test_runs_and_reports(tmp_path, monkeypatch, capsys, part):
     )
     assert set(outcomes[0]["legs"]) == {"maths", "graph composed", "graph native", "graph direct"}
     assert set(outcomes[-3]["legs"]) == {
-        "maths",
         "graph from torch",
         "torch from graph",
         "graph from .ckpt",
@@ -170,7 +183,7 @@ def test_every_optimizer_is_in_the_first_answer():
 INTERRUPTED = """
 import os, signal, threading
 from parity import jobs
-from parity.__main__ import main
+from parity.__main__ import arguments, main
 
 def stuck(keep):
     os.kill(os.getppid(), signal.SIGINT)

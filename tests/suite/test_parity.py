@@ -1,5 +1,6 @@
 """Every case of the parity suite on the synthetic problem."""
 
+import functools
 import sys
 
 import mindspore as ms
@@ -10,7 +11,7 @@ from helpers import COMPOSED
 from mindspore import nn
 
 import ms_optim
-from ms_optim import _composed, _host, _math
+from ms_optim import SGD, _composed, _host, _math
 from parity import suite
 from parity.cases import CASES, ENTRIES, MINIMIZERS
 from parity.cases.losses import losses
@@ -176,3 +177,41 @@ def test_tells_a_user_where_an_optimizer_parts(monkeypatch):
     assert bad.divergence.step == 0
     assert "first leaves the reference at step 0, parameter of" in str(bad) and " of it)" in str(bad)
     assert "eps before the bias correction" in bad.why and bad.why in str(bad)
+
+
+def test_a_class_of_ones_own_is_judged_by_what_it_is(graph):
+    """Though one that has its numbers was right."""
+
+    class Scaled(SGD):
+        def __init__(self, params, factor):
+            super().__init__(params, lr=0.1)
+            self.factor = factor
+
+        def construct(self, gradients, present=None):
+            """Take the step of other gradients."""
+            return super().construct(tuple(grad * self.factor for grad in gradients), present)
+
+    def reference(params):
+        return torch.optim.SGD(params, lr=0.1)
+
+    problem = synthetic(3, absent=False)
+    for factor in (1.0, 3.0):
+        made = functools.partial(Scaled, factor=factor)
+        assert check(made, reference, problem).passed == (factor == 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mode": "GRAPH"}, r"'mode' must be one of \['graph', 'pynative'\], but got 'GRAPH'"),
+        ({"state": ["moment1"]}, r"'state' must map names to names, but got \['moment1'\]"),
+        ({"optimizer": lambda params: None}, "'optimizer' must give a mindspore optimizer, but gave None"),
+        ({"reference": lambda params: None}, "'reference' must give a torch optimizer, but gave None"),
+        ({"optimizer": 3}, "'optimizer' must be a function of the parameters, but got 3"),
+    ],
+)
+def test_what_cannot_be_checked(change, message):
+    """Is named."""
+    given = {"optimizer": SGD, "reference": torch.optim.SGD, **change}
+    with pytest.raises((TypeError, ValueError), match=f"^For 'check', {message}"):
+        check(problem=synthetic(2, absent=False), **given)

@@ -1,6 +1,7 @@
 """Where two runs part, and whose it is: causes that are planted are told apart and named."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -467,6 +468,11 @@ def test_names_are_matched(tmp_path):
     assert compare_runs(one, bare, names={"norm.gamma": "norm.weight"}).equal
     with pytest.raises(Incomparable, match=r"'names' must be of \['fc.weight', 'norm.gamma'\], but got \['x'\]"):
         compare_runs(one, bare, names={"x": "norm.weight"})
+    for names in ({"norm.gamma": "x"}, {"norm.gamma": "fc.weight", "fc.weight": "fc.weight"}):
+        with pytest.raises(
+            Incomparable, match=r"'names' must go to \['fc.weight', 'norm.weight'\], each once, but got"
+        ):
+            compare_runs(one, bare, names=names)
     with pytest.raises(Incomparable, match=r"must have parameters in common, but got \['fc.weight', 'norm.weight'\]"):
         compare_runs(one, written(tmp_path / "none", {"a": gain}))
     with pytest.raises(Incomparable, match="must have steps, but got none"):
@@ -498,3 +504,59 @@ def test_command(tmp_path, capsys):
     (tmp_path / "names.json").write_text(json.dumps({"none": "scale"}))
     assert main([*argv, "--names", str(tmp_path / "names.json")]) == 2
     assert "'names' must be of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("make", [adamw, lambda net: torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9)])
+def test_a_resume_that_lost_its_state_parts(make, tmp_path):
+    """Before the first step, though each run follows its rule."""
+
+    def resumed(folder, change):
+        net = network()
+        optimizer = make(net)
+        for param in net.parameters():
+            param.grad = torch.full_like(param, 0.5)
+        optimizer.step()
+        optimizer = change(optimizer, net)
+        trained(optimizer, net, folder, STEPS)
+        return read(folder)
+
+    def halved(optimizer, net):
+        for slots in optimizer.state.values():
+            slots["exp_avg" if "exp_avg" in slots else "momentum_buffer"] *= 0.5
+        return optimizer
+
+    whole = resumed(tmp_path / "whole", lambda optimizer, net: optimizer)
+    assert compare_runs(whole, resumed(tmp_path / "again", lambda optimizer, net: optimizer)).equal
+    for change, said in (
+        (lambda optimizer, net: make(net), "the first alone goes on with that of all"),
+        (halved, "5 of 1?5 differ"),
+    ):
+        found = compare_runs(whole, resumed(tmp_path / said[:9].strip(), change))
+        assert not found.equal and (found.finding.step, found.finding.whose) == (-1, "state")
+        assert re.search(said, str(found)), str(found)
+
+
+def test_a_truth_judges_rounding_alone(first, tmp_path):
+    """Not other steps, parameters or numbers."""
+    net = network().double()
+    trained(adamw(net), net, tmp_path / "truth", STEPS, dtype=torch.float64)
+    truth = read(tmp_path / "truth")
+    constant = run(tmp_path / "constant", rate=lambda step: 0.02)
+    assert compare_runs(constant, constant, truth).equal
+    shorter = type(constant)(constant.header, constant.initial, constant.initial_state, constant.steps[:-1])
+    found = compare_runs(constant, shorter, type(truth)(truth.header, truth.initial, {}, truth.steps[:-1]))
+    assert found.verdict.passed and not found.equal and found.finding.whose == "steps"
+    once = run(tmp_path / "once", rate=lambda step: 0.02 * (1 + 1e-5 * (step == 2)))
+    found = compare_runs(constant, once, truth)
+    assert found.verdict.passed and not found.equal and found.finding.whose == "numbers"
+
+
+def test_averages_are_made_alike(first):
+    """What they are made with is in the headers."""
+    one, other = (
+        type(first)({**first.header, "average": {"decay": decay}}, first.initial, first.initial_state, first.steps)
+        for decay in (0.5, 0.999)
+    )
+    found = compare_runs(one, other)
+    assert not found.equal and "numbers: of the averages, decay is 0.5 and 0.999" in str(found)
+    assert compare_runs(one, first).equal and compare_runs(one, one).equal

@@ -249,7 +249,7 @@ def test_what_cannot_be_recorded(tmp_path):
             TypeError, match=f"what 'loss' is given must be a number or have one element, but got {got}"
         ):
             run.loss(loss)
-    with pytest.raises(FileExistsError, match="For 'Writer', 'folder' must not hold a run, but got"):
+    with pytest.raises(FileExistsError, match=r"For 'Writer', 'folder' must not hold a run, but '.*' has .*'run.json'"):
         parity.record(plain, tmp_path / "run", model=net)
     with (
         pytest.raises(ValueError, match="'optimizer' must keep its groups of parameters, but they are others now"),
@@ -426,14 +426,28 @@ def test_what_cannot_be_read(tmp_path):
             {"w": "int3"},
             "'dtypes' in .* must be those of the parameters, .* got 'int3' for 'w', which is fl",
         ),
-        ("groups", {}, "'groups' in .* must be a list of objects with a list 'params', but got {}"),
-        ("groups", [{"params": "w"}], "'groups' in .* must be a list of objects with a list 'params', but got "),
+        ("groups", {}, "'groups' in .* must be a list of objects with a list 'params' of names, but got {}"),
+        (
+            "groups",
+            [{"params": "w"}],
+            "'groups' in .* must be a list of objects with a list 'params' of names, but got ",
+        ),
+        (
+            "groups",
+            [{"params": [["w"]]}],
+            "'groups' in .* must be a list of objects with a list 'params' of names, but",
+        ),
         ("groups", [{"params": ["w", "w"]}], r"'groups' in .* must be of each of \['w'\] once"),
         ("groups", [{"params": []}], r"'groups' in .* must be of each of \['w'\] once"),
         ("groups", [{"params": ["x"]}], r"'groups' in .* must be of each of \['w'\] once"),
         ("every", 0, r"'every' in .* must be an integer in \[1, inf\), but got 0"),
         ("every", "x", r"'every' in .* must be an integer in \[1, inf\), but got 'x'"),
         ("average", 3, "'average' in .* must be an object, but got 3"),
+        (
+            "sample",
+            {"elements": 5, "seed": 0, "shapes": {"w": 5}},
+            "'sample' in .* must be 'elements', 'seed' and 'shapes', but got",
+        ),
         ("sample", {"elements": 5}, "'sample' in .* must be 'elements', 'seed' and 'shapes', but got {'elements': 5}"),
     ]:
         (folder / "run.json").write_text(json.dumps({**json.loads(header), key: value}))
@@ -472,6 +486,20 @@ def test_steps_that_cannot_be_read(tmp_path):
         ({"before/w": np.ones((2, 1), np.float32)}, r"before of 'w' in '.*' must be of shape \(2,\)"),
         ({"gradient/x": np.ones(2, np.float32)}, r"must be of \['w'\], but got gradient of 'x'"),
         ({"parameter/w": None}, r"must have each parameter, but got no \['w'\]"),
+        ({"metadata": {"groups": "5"}}, "must have the numbers of 1 groups, but got 5"),
+        ({"metadata": {"notes": "[1]"}}, r"the notes in '.*' must be an object, but got \[1\]"),
+        ({"metadata": {"bfloat16": "5"}}, "'bfloat16' in '.*' must be keys of tensors of uint16, but got 5"),
+        (
+            {"metadata": {"bfloat16": '["parameter/w"]'}},
+            "'bfloat16' in '.*' must be keys of tensors of uint16, but got",
+        ),
+        ({"state/momentum_buffer/x": np.ones(2)}, r"must be of \['w'\], but got state of 'x'"),
+        (
+            {"rows/w": np.array([0, 7])},
+            r"rows of 'w' in '.*' must be places .* of shape \(2,\), but got \[0, 7\] for \(2,",
+        ),
+        ({"rows/w": np.ones(2)}, r"rows of 'w' in '.*' must be places"),
+        ({"rows/x": np.array([0])}, "rows of 'x' in '.*' must be places .* for None"),
     ]:
         said = {**metadata, **change.pop("metadata", {})}
         kept = {key: value for key, value in {**tensors, **change}.items() if value is not None}
@@ -482,6 +510,24 @@ def test_steps_that_cannot_be_read(tmp_path):
             assert main(verb) == 2
     step.write_bytes(whole[:-3])
     assert main(["replay", str(folder)]) == 2
+    step.unlink()
+    packed = {**tensors, **{f"metadata/{key}": value for key, value in metadata.items()}}
+    np.savez(folder / "000001.npz", **packed)
+    content = (folder / "000001.npz").read_bytes()
+    assert read(folder).steps[1].parameters.keys() == {"w"}
+    (folder / "000001.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(Unreadable, match="must be a whole file of a run, but got"):
+        read(folder).steps[1]
+    np.savez(folder / "000001.npz", **{**packed, "parameter/w": np.array(["a", "b"])})
+    with pytest.raises(Unreadable, match=r"'parameter/w' in '.*' must be of numbers, but is of <U1"):
+        read(folder).steps[1]
+    (folder / "000001.npz").unlink()
+    (folder / "000001").mkdir()
+    (folder / "000001" / "metadata.json").write_text("[1]")
+    with pytest.raises(Unreadable, match=r"must be a whole file of a run, but got metadata that is \[1\]"):
+        read(folder).steps[1]
+    (folder / "000001" / "metadata.json").unlink()
+    (folder / "000001").rmdir()
     save_file(tensors, step, {**metadata, "groups": '[{"lr": null}]'})
     with pytest.raises(
         Unjudged, match="the numbers of step 1 must be such as ours takes, but: For 'SGD', 'lr' must be"
@@ -536,6 +582,63 @@ def test_what_cannot_be_judged(tmp_path):
         named("nowhere:build")
     with pytest.raises(Unjudged, match="'optimizer' must name a function, but got"):
         named("sys:path")
+
+
+def raising(params):
+    """No optimizer."""
+    raise RuntimeError("mine")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (raising, "'optimizer' must be made, but raised RuntimeError: mine"),
+        (lambda params: 3, "'optimizer' must give a mindspore.nn.Optimizer that takes gradients, but gave 3"),
+        (ms_optim.LBFGS, "'optimizer' must give a mindspore.nn.Optimizer that takes gradients, but gave LBFGS"),
+        (
+            lambda params: ms_optim.SGD(params[1:]),
+            r"'optimizer' must be of all parameters, but left out \['scale'\]",
+        ),
+        (
+            lambda params: nn.Momentum(params, 0.1, 0.9),
+            "'run' must begin with the first step for Momentum, which takes",
+        ),
+        (ms_optim.SGD, "'run' must begin with state that fits, but: For 'SGD', the state of"),
+    ],
+)
+def test_a_run_that_began_before_it_was_recorded(build, message, tmp_path):
+    """Is gone on with by what takes over its state; anything else is named."""
+    net = network()
+    optimizer = torch.optim.Adam(net.parameters())
+    for param in net.parameters():
+        param.grad = torch.ones_like(param)
+    optimizer.step()
+    trained(optimizer, net, tmp_path / "run", 2)
+    with pytest.raises(Unjudged, match=f"^For 'replay', {message}"):
+        list(replay(read(tmp_path / "run"), build))
+    assert judged(tmp_path / "run")
+
+
+def test_bfloat16_that_nothing_here_writes(tmp_path):
+    """Is not judged, and so not passed."""
+    net = network().bfloat16()
+    trained(torch.optim.Adafactor(net.parameters()), net, tmp_path / "run", 2, dtype=torch.bfloat16)
+    assert main(["replay", str(tmp_path / "run")]) == 2
+    with pytest.raises(Unjudged, match=r"must not be of bfloat16 on CPU, where .* there is no kernel of Adafactor"):
+        list(replay(read(tmp_path / "run")))
+
+
+def test_steps_beyond_six_digits(tmp_path):
+    """Are read in their order; what is left of another run is none."""
+    weight = np.ones(2, np.float32)
+    writer = Writer(tmp_path / "run", "SGD", [{"params": ["w"], "lr": 0.5}], {"w": weight}, every=250_000)
+    for step in range(6 * 250_000):
+        if writer.is_due():
+            writer.add(Step([{"lr": 0.5}], {"w": weight}, {"w": weight * step}, {}))
+    assert [step.parameters["w"][0] for step in read(tmp_path / "run").steps] == [250_000.0 * i for i in range(6)]
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(FileExistsError, match="For 'Writer', 'folder' must not hold a run, but"):
+        Writer(tmp_path / "run", "SGD", [{"params": ["w"], "lr": 0.5}], {"w": weight})
 
 
 BLOCKED = """

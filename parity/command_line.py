@@ -1,8 +1,10 @@
-"""Names of optimizers and of modes on a command line."""
+"""What command lines have in common: names of optimizers and of modes, and files that are to be written."""
 
 import argparse
 import difflib
 from collections.abc import Collection
+from pathlib import Path
+from tempfile import TemporaryFile
 
 # What --mode may be, and the modes that it means.
 MODES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
@@ -19,3 +21,17 @@ def parse_names(parser: argparse.ArgumentParser, known: Collection[str], argv: l
             parser.error(f"unknown optimizer {name!r}; did you mean {nearest!r}? There are {', '.join(known)}.")
     options.names = [*dict.fromkeys(options.names or known)]
     return options
+
+
+def check_target(parser: argparse.ArgumentParser, option: str, target: Path | None, is_folder: bool = False) -> None:
+    """End with an error if a file, or a folder that is made, cannot be written: before a run, and not after it."""
+    if target is None:
+        return
+    try:
+        if not is_folder and target.is_dir():
+            raise IsADirectoryError("it is a folder")
+        folder = target if is_folder else target.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        parser.error(f"{option} must be such as can be written, but got {str(target)!r}: {error}")
