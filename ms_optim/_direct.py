@@ -119,7 +119,8 @@ class Launch:
         if absent:
             tensors = [_NOTHING if tensor is None else tensor for tensor in tensors]
         check = check or self._check
-        if not {*map(type, tensors)} <= {Tensor, Parameter}:  # what is none is not to be asked what it holds
+        # What is no Tensor is not to be asked what it holds; each Parameter is of a class made for it.
+        if not all(issubclass(kind, Tensor) for kind in {*map(type, tensors)}):
             check()
         inquired = _host.is_contiguous, _host.address, _host.shape_of, _host.dtype_of
         contiguous, places, *known = _host.look(_host.chunks(tensors), *inquired)

@@ -475,3 +475,17 @@ def test_what_compiles_says_why(at_fault, graph, monkeypatch, compilations):
 def test_what_runs_at_once_says_so():
     """By `describe`."""
     assert AdamW(vectors(3)).describe().endswith("\nDirect calls run the native kernel at once.")
+
+
+@pytest.mark.parametrize("kind", [EMA, ParameterEMA])
+def test_what_is_averaged_is_checked_once(kind, either, monkeypatch):
+    """And not at each step, which would take twice as long."""
+    net = nn.Dense(3, 3)
+    params = net.trainable_params()
+    average = EMA(SGD(params)) if kind is EMA else ParameterEMA.of(net)
+    launch, called = average.launch, []
+    check = launch._check
+    monkeypatch.setattr(launch, "_check", lambda: (called.append(1), check()))
+    for _ in range(4):
+        average(*([tuple(map(ops.ones_like, params))] if kind is EMA else []))
+    assert 1 <= len(called) <= 2  # where it lies, and what it is of
