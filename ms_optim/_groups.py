@@ -290,8 +290,8 @@ class ParamGroup(Group):
         if name == "lr":
             return self._optimizer.rates.given(self._index)
         columns = [kept.asnumpy()[..., self._index] for kept in self._kept(name)]
-        if self.follows(name):  # behind its last may come those that fill the table of all groups
-            return columns[0][: len(self._options[name])].tolist()
+        if self.follows(name):
+            return self._column(name, columns[0].tolist())
         numbers = [float(column.flat[0]) for column in columns]
         return tuple(numbers) if isinstance(self._options[name], tuple) else numbers[0]
 
@@ -346,7 +346,20 @@ class ParamGroup(Group):
         """Whether an argument follows a schedule in the graph: a learning rate, or what has a number for each step."""
         if name == "lr":
             return self._optimizer.rates.scheduled(self._index)
-        return isinstance(self._options[name], list)
+        if isinstance(self._options[name], list):
+            return True
+        # A checkpoint may have numbers for each step where one was given.
+        read = self._optimizer.hyperparameters
+        kept = [read[member] for member in self._optimizer.kinds[name].members(name) if member in read]
+        tables = [column.asnumpy()[:, self._index] for column in kept if column.ndim > 1]
+        return any((table != table[0]).any() for table in tables)
+
+    def _column(self, name, table):
+        """The numbers of each step, without those after the last that fill the table of all groups."""
+        given = self._options[name]
+        while len(table) > (len(given) if isinstance(given, list) else 1) and table[-1] == table[-2]:
+            table = table[:-1]
+        return table
 
     def _kept(self, name):
         """The vectors over groups that hold the numbers of an argument."""

@@ -39,6 +39,14 @@ def slicing_mode() -> str | None:
     return mode if mode in SLICING else None
 
 
+def devices() -> int:
+    """How many devices there are, as far as communication has been set up."""
+    try:
+        return management.get_group_size()
+    except (RuntimeError, ValueError):
+        return 1
+
+
 def listed(names: list[str]) -> str:
     """Names as a message has them: three, and how many more."""
     return f"{names[:3]} and {len(names) - 3} more" if len(names) > 3 else f"{names}"
@@ -101,8 +109,8 @@ def why_sliced(params: Iterable[Parameter]) -> str | None:
     mode = slicing_mode()
     if mode:
         return f"the parallel mode is {mode!r}"
-    # An `AutoParallel` sets the mode while it compiles and no longer.
-    return "MindSpore has sliced parameters" if any(param.sliced for param in params) else None
+    # An `AutoParallel` sets the mode while it compiles and no longer; on one device `set_data` says so of other shapes.
+    return "MindSpore has sliced parameters" if devices() > 1 and any(param.sliced for param in params) else None
 
 
 def refuse_parts(optimizer: Any) -> None:

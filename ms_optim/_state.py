@@ -98,22 +98,24 @@ _replaced: dict[int, set[int]] = {}
 
 
 class Swappable:
-    """What has weights, in whose place averages may be for a while: its own, or those of another that has them too."""
+    """What has weights, in whose place averages may be for a while: its own, or those of another that has them too.
+
+    What it has of its own is private: Parameters must have other names than an optimizer has.
+    """
 
     parameters: Sequence[Parameter]
 
     @property
-    def weights(self) -> Sequence[Parameter]:
-        """Its own weights."""
+    def _weights(self) -> Sequence[Parameter]:
         return self.parameters
 
     @property
     def swapped(self) -> bool:
         """Whether averages are there."""
-        return bool(_replaced) and any(id(param) in those for those in _replaced.values() for param in self.weights)
+        return are_replaced(self._weights)
 
     @contextlib.contextmanager
-    def replacing(self, params: Iterable[Parameter]) -> Iterator[None]:
+    def _replacing(self, params: Iterable[Parameter]) -> Iterator[None]:
         """Say of Parameters that averages are in their place, until the block is left.
 
         Raises:
@@ -127,9 +129,46 @@ class Swappable:
         finally:
             del _replaced[id(self)]
 
-    def hold(self, name: str, value: Any) -> None:
+    @property
+    def _is_inside(self) -> bool:
+        """Whether its own averages are in the place of its weights."""
+        return id(self) in _replaced
+
+    def _refuse_crossing(self) -> None:
+        """Raise if a block that was entered later, of some of the same Parameters, has not been left."""
+        blocks = list(_replaced.items())
+        places = [place for place, _ in blocks]
+        if id(self) in places:
+            own, later = _replaced[id(self)], blocks[places.index(id(self)) + 1 :]
+            if any(own & those for _, those in later):
+                raise RuntimeError(
+                    f"For '{type(self).__name__}', the block of averages that was entered last must be left first."
+                )
+
+    def _hold(self, name: str, value: Any) -> None:
         """Have an attribute that a Cell does not see: it looks through what it is given, and keeps Parameters twice."""
         object.__setattr__(self, name, value)
+
+    def refuse_inside(self, what: str) -> None:
+        """Raise if averages are there, saying what does not go.
+
+        Raises:
+            RuntimeError: If they are.
+        """
+        if self.swapped:
+            raise RuntimeError(f"For '{type(self).__name__}', {what} inside 'average_parameters'.")
+
+
+def are_replaced(params: Iterable[Parameter]) -> bool:
+    """Whether averages are in the place of some Parameters."""
+    blocks = list(_replaced.values())  # which another thread may change
+    return bool(blocks) and any(id(param) in those for those in blocks for param in params)
+
+
+class Stateful(Swappable, nn.Optimizer):
+    """An optimizer whose state can be told, loaded and copied as a whole."""
+
+    has_memory = False
 
     def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> None:
         """Raise: steps that are no calls of `construct` run no hooks.
@@ -144,27 +183,12 @@ class Swappable:
 
     register_forward_hook = register_forward_pre_hook
 
-    def refuse_inside(self, what: str) -> None:
-        """Raise if they are there, saying what does not go.
-
-        Raises:
-            RuntimeError: If they are.
-        """
-        if self.swapped:
-            raise RuntimeError(f"For '{type(self).__name__}', {what} inside 'average_parameters'.")
-
-
-class Stateful(Swappable, nn.Optimizer):
-    """An optimizer whose state can be told, loaded and copied as a whole."""
-
-    has_memory = False
-
     def give_memory(self) -> None:
         """Initialize what was made under `no_init_parameters`, before a step touches it."""
         if not self.has_memory:
             for param in self.get_parameters():
                 param.init_data()
-            self.hold("has_memory", True)
+            self._hold("has_memory", True)
 
     def step(self, gradients=None):
         """Take a step, as a call does; the way in which torch's users write it, but with the gradients."""
@@ -233,7 +257,7 @@ class Stateful(Swappable, nn.Optimizer):
         before = self.__dict__.get("release_clones")
         if before is not None:
             before()
-        self.hold("release_clones", _clones.release_with(self, params, clones))
+        self._hold("release_clones", _clones.release_with(self, params, clones))
 
     @property
     def written(self) -> Sequence[Tensor]:

@@ -54,8 +54,8 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
         TypeError: If `cell` is not a Cell, or `also` has what is neither.
         ValueError: If two Parameters have one name, `file` ends otherwise, or `also` has an array that is not of real
             numbers.
-        RuntimeError: If `cell` holds an optimizer or an EMA inside `average_parameters`, where averages are in the
-            place of the weights. The network alone can be saved there.
+        RuntimeError: If `cell` holds an optimizer inside `average_parameters`, where averages are in the place of the
+            weights. The network alone can be saved there.
         OSError: If the file cannot be written.
 
     Examples:
@@ -78,7 +78,7 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
         raise ValueError(
             f"For 'save', the Parameters of 'cell' must have different names, but got {twice} more than once."
         )
-    _refuse_swapped("save", cell)
+    _refuse_swapped("save", cell, nn.Optimizer)  # a network may hold averages of its own, and be saved with these
     for part, follow in _methods(cell, "follow_requires_grad"):
         follow(part)
     path, entries = own_file(path, cell), dict(params)
@@ -129,9 +129,9 @@ def _writers(cell):
     }
 
 
-def _refuse_swapped(owner, cell):
+def _refuse_swapped(owner, cell, kind):
     """Raise if averages are in the place of the weights of an optimizer or of an average."""
-    if any(isinstance(part, Swappable) and part.swapped for _, part in cell.cells_and_names()):
+    if any(isinstance(part, kind) and getattr(part, "swapped", False) for _, part in cell.cells_and_names()):
         raise RuntimeError(
             f"For '{owner}', 'cell' must not hold an optimizer or an EMA inside 'average_parameters', where the "
             f"averages are in the place of the weights: leave the block first, or {owner} the network alone."
@@ -185,7 +185,7 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
         raise TypeError(
             f"For 'restore', 'parameters' must map names to Tensors or be a file, but got {type(parameters).__name__}."
         )
-    _refuse_swapped("restore", cell)
+    _refuse_swapped("restore", cell, Swappable)
     _refuse_another_writer(cell, parameters.get(WRITERS))
     wanted = dict(_named(cell))
     saved = {name: value for name, value in parameters.items() if not _is_own(name)}

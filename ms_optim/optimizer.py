@@ -95,7 +95,11 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         super().__init_subclass__()
         for name in ("scalars", "update"):  # functions, and no methods
             if name in cls.__dict__:
-                setattr(cls, name, staticmethod(cls.__dict__[name]))
+                function = cls.__dict__[name]
+                function = function.__func__ if isinstance(function, staticmethod) else function
+                if not callable(function):
+                    raise TypeError(f"For '{cls.__name__}', '{name}' must be a function, but got {function!r}.")
+                setattr(cls, name, staticmethod(function))
         if "update" in cls.__dict__:  # what another class says is not said of this rule
             cls.elementwise = cls.__dict__.get("elementwise", False)
             cls._has_own_conditions()
@@ -169,12 +173,12 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         del self.learning_rate  # the base's; a Cell does not replace a Parameter by a list of cells
         self.learning_rate = self.rates.learning_rate(self.group_of)
         self.rate_sources = tuple(self.rates.sources)
-        self.hold("later_rates", None if self.rates.later is None else self._keep("optimizer.lr", self.rates.later))
+        self._hold("later_rates", None if self.rates.later is None else self._keep("optimizer.lr", self.rates.later))
 
     def _set_numbers(self):
         """Every number is a float64 vector with one entry per group, or one for each step; flags are constants."""
         count = len(self.parameters)
-        self.hold("step_counts", self._keep("step", float64_parameter(np.zeros(count), "optimizer.step")))
+        self._hold("step_counts", self._keep("step", float64_parameter(np.zeros(count), "optimizer.step")))
         scalars = [slot.name for slot in self.slots if slot.scalar and slot.name != "step"]
         self.scalar_state = tuple(self._keep_vector(name, np.zeros(count)) for name in scalars)
         self.has_scalars = bool(scalars)
@@ -200,7 +204,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         )
         moves = np.array([param.requires_grad for param in self.parameters])
         trainable = Parameter(Tensor(moves), name="optimizer.trainable", requires_grad=False)
-        self.hold("trainable", self._keep("optimizer.trainable", trainable))
+        self._hold("trainable", self._keep("optimizer.trainable", trainable))
         self.requires_grad_seen = moves.tolist()
         self.warn_unseen = self.warning_when_compiled()
 
@@ -268,7 +272,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             obstacle = _native.obstacle(owner, update)
         if fused and obstacle is not None:
             raise ValueError(f"For '{owner}', 'fused' must be None or False here, because {obstacle}, but got True.")
-        self.hold("fused", obstacle is None)  # which is settled, as an attribute
+        self._hold("fused", obstacle is None)  # which is settled, as an attribute
         changed = _direct.changed(
             type(self), Optimizer, "construct", "numbers_of_step", "apply_rule", "_learning_rates"
         )
@@ -297,7 +301,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             self.stepper = _direct.Stepper(self, kernel)
 
         parted = len(self.parameters) > _pieces.PIECE and not changed
-        self.hold("pieces", _pieces.Steps(self) if parted else None)  # a child would have its parent as a child
+        self._hold("pieces", _pieces.Steps(self) if parted else None)  # a child would have its parent as a child
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -377,7 +381,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             RuntimeError: If averages are in the place of the weights, or MindSpore has sliced the parameters.
         """
         self.refuse_inside("no group can be added")
-        if any(param.sliced for param in self.parameters):
+        if _shards.why_sliced(self.parameters) and any(param.sliced for param in self.parameters):
             raise RuntimeError(
                 f"For '{type(self).__name__}', no group can be added once MindSpore has sliced the parameters: make an "
                 "optimizer of all of them before the first compilation."

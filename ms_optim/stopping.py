@@ -41,6 +41,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         self._requested = False
         for number in self._signals:
+            if number in self._before:
+                continue
             try:
                 self._before[number] = signal.signal(number, self._request)
             except (OSError, TypeError, ValueError) as error:

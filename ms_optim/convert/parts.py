@@ -10,6 +10,8 @@ from ms_optim.checkpoint import WRITERS
 from ms_optim.slot import MASTER
 
 AVERAGE = "ema"
+# What a cell calls the number of an average that it holds.
+DECAY = "_decay"
 SLOTS = [MASTER, *(slot for cls in OPTIMIZERS.values() for slot in getattr(cls, "slots", ()))]
 # What is put before the names of parameters by the optimizers of MindSpore and of its libraries, and here.
 STATE = {
@@ -66,7 +68,7 @@ def weights_of(
     for name, value in entries.items():
         if name in known:
             continue
-        kind, _, parameter = name.partition(".")
+        kind, parameter = _split(name)
         own = (value.shape,) if kind in OF_OTHER_SHAPES else ((), (1,))
         of_another = parameter in entries and value.shape in (entries[parameter].shape, *own)
         if (
@@ -74,7 +76,7 @@ def weights_of(
             or is_plain_data(name)
             or name.startswith(BEGINNING)
             or (of_another and kind in kinds)
-            or (of_another and kind == "decay" and not value.shape)  # of a ParameterEMA
+            or (not value.shape and (kind == "decay" or parameter == DECAY))  # of a ParameterEMA
         ):
             left[name] = value
         if of_another and kind == AVERAGE:
@@ -84,7 +86,7 @@ def weights_of(
         return weights, left
     if not averages:
         raise ValueError("For 'convert', '--ema' must be given for a file that has averages, but it has none.")
-    return weights | averages, {name: value for name, value in left.items() if name.partition(".")[0] != AVERAGE}
+    return weights | averages, {name: value for name, value in left.items() if _split(name)[0] != AVERAGE}
 
 
 def _kinds(entries, averaged):
@@ -96,6 +98,15 @@ def _kinds(entries, averaged):
             return {AVERAGE, MASTER.name, *own}
     if any(name in NUMBERS or name.startswith(BEGINNING) for name in entries):
         return {AVERAGE, *STATE}
-    inside = {name.partition(".")[2] for name in entries if name.startswith(f"{AVERAGE}.")}
-    others = {name for name in entries if not name.startswith((f"{AVERAGE}.", "decay."))}
-    return {AVERAGE} if averaged or others <= inside else set()
+    behind = [parameter for kind, parameter in map(_split, entries) if kind == AVERAGE and parameter != DECAY]
+    # A layer may be called so, but its tensors are not all called as others are.
+    return {AVERAGE} if averaged or all(name in entries for name in behind) else set()
+
+
+def _split(name):
+    """The kind of state that a name begins with, and the parameter; averages may be those of a part of a cell."""
+    before, found, parameter = name.rpartition(f"{AVERAGE}.")
+    if found and (not before or before.endswith(".")):
+        return AVERAGE, parameter
+    kind, _, parameter = name.partition(".")
+    return kind, parameter

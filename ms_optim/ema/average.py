@@ -167,7 +167,7 @@ class EMA(Averaged, Stateful):
         # Trainers that shard state by hand look for it here.
         for name, column in vars(optimizer).items():
             if isinstance(column, ParameterTuple) and name not in vars(self):
-                self.hold(name, column)
+                self._hold(name, column)
         self._set_path()
         self.settled = {*self.arguments, "fused", "loss_scale", "weight_decay"} - {"decay"}
 
@@ -175,9 +175,9 @@ class EMA(Averaged, Stateful):
         """Choose the native kernel or MindSpore's operators."""
         optimizer = self.optimizer
         pieces = _pieces.Averages(self) if not self._changed() and getattr(optimizer, "pieces", None) else None
-        self.hold("pieces", pieces)
+        self._hold("pieces", pieces)
         fused = getattr(optimizer, "fused", True) and _native.absence("EMA", "average") is None
-        self.hold("fused", fused)  # which is settled, as an attribute
+        self._hold("fused", fused)  # which is settled, as an attribute
         if self.fused:
             self.check_averages = _compiled.checked(
                 _native.check_averages, "EMA", self.averages, self.tracked, self.copied
@@ -202,8 +202,8 @@ class EMA(Averaged, Stateful):
         self.parameter_averages = ParameterTuple(averages[: len(self.parameters)])
         for kept in averages[len(self.parameters) :]:
             self.insert_param_to_cell(kept.name, kept, check_name_contain_dot=False)
-        self.hold("tracked", tracked)  # a Cell would look for names that occur twice, once more
-        self.hold("averages", tuple(averages))
+        self._hold("tracked", tracked)  # a Cell would look for names that occur twice, once more
+        self._hold("averages", tuple(averages))
 
     def __setattr__(self, name, value):
         if self.settled and name not in self.arguments and name in self._inner_settled:
@@ -215,7 +215,7 @@ class EMA(Averaged, Stateful):
         super().__setattr__(name, value)
         if name == "parameters" and "tracked" in vars(self):  # as of the optimizer
             self.optimizer.parameters = value
-            self.hold("tracked", (*value, *self.tracked[len(value) :]))
+            self._hold("tracked", (*value, *self.tracked[len(value) :]))
             self._set_path()
 
     @property

@@ -31,8 +31,7 @@ class Averaged(Swappable):
     _block: Any = None
 
     @property
-    def weights(self) -> Sequence[Parameter]:
-        """What is averaged."""
+    def _weights(self) -> Sequence[Parameter]:
         return self.tracked
 
     @property
@@ -57,7 +56,7 @@ class Averaged(Swappable):
         Raises:
             RuntimeError: If a block is inside another.
         """
-        with self.replacing(self.tracked):
+        with self._replacing(self.tracked):
             kept = [param.copy() for param in self.tracked]
             try:
                 put(self.tracked, self.averages)
@@ -89,20 +88,21 @@ class Averaged(Swappable):
         """
         block = self.average_parameters()
         block.__enter__()
-        self.hold("_block", block)
+        self._hold("_block", block)
 
     def swap_after_eval(self) -> None:
         """Leave `average_parameters`.
 
         Raises:
-            RuntimeError: If `swap_before_eval` was not called before.
+            RuntimeError: If `swap_before_eval` was not called before, or another block was entered since.
         """
         block = self._block
         if block is None:
             raise RuntimeError(
                 f"For '{type(self).__name__}', 'swap_before_eval' must be called before 'swap_after_eval', but was not."
             )
-        self.hold("_block", None)
+        self._refuse_crossing()
+        self._hold("_block", None)
         block.__exit__(None, None, None)
 
     def copy_to(self) -> None:
@@ -145,6 +145,9 @@ class Averaged(Swappable):
 def warn_of_buffers(owner: str, network: nn.Cell, params: Sequence[Parameter]) -> None:
     """Name what a network has beside its averages that is not averaged with them, as statistics of batch norms."""
     known = {param.name for param in params}
+    for _, part in network.cells_and_names():
+        if isinstance(part, Averaged):  # an average is none of them, nor what counts it
+            known |= {kept.name for kept in [part._decay, *part.averages]}
     left = [
         param.name
         for param in network.get_parameters()

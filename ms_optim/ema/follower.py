@@ -1,15 +1,16 @@
 """A network whose parameters follow another's."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, log, nn, ops
 
 from ms_optim import _compiled, _direct, _host, _native
 from ms_optim._clones import release_with
 from ms_optim._host import memory, vector
+from ms_optim._state import are_replaced
 from ms_optim._values import float64_parameter
 from ms_optim.arguments import COMMON, FLOATS
 from ms_optim.ema.evaluation import Averaged, put
@@ -54,7 +55,7 @@ class ParameterEMA(Averaged, nn.Cell):
         True
     """
 
-    owns = False
+    owns: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -75,8 +76,8 @@ class ParameterEMA(Averaged, nn.Cell):
         copies = isinstance(source, nn.Cell) and buffer_update == "copy"
         self.source = tuple(check_parameters("ParameterEMA", "source", [param for param, _ in pairs]))
         self.target = tuple(other for _, other in pairs)
-        self.hold("tracked", self.source)
-        self.hold("averages", self.target)
+        self._hold("tracked", self.source)
+        self._hold("averages", self.target)
         self.now = Tensor(True)
         self.hyper_map = ops.HyperMap()
         self._decay = float64_parameter(decay, f"decay.{self.target[0].name}")
@@ -97,7 +98,7 @@ class ParameterEMA(Averaged, nn.Cell):
 
     def __call__(self):
         """Take one update: by the kernel on the tensors' own memory where that can be, or else compiled."""
-        self.refuse_inside("no update can be made")
+        self._refuse_replaced("no update can be made")
         if not self.why_compiled and _direct.average(self.launch, self.source, self._weight()):
             return True
         return _compiled.call(self)
@@ -125,8 +126,27 @@ class ParameterEMA(Averaged, nn.Cell):
 
     def copy(self) -> None:
         """Copy the source into the target: a hard update."""
-        self.refuse_inside("'copy' has no effect")
+        self._refuse_replaced("'copy' has no effect")
         put(self.target, [param.init_data() if param.has_init else param for param in self.source])
+
+    def _refuse_replaced(self, what):
+        """Raise inside its own block, where the source is the target, and where the target is put back."""
+        if self._is_inside or are_replaced(self.target):
+            raise RuntimeError(f"For '{type(self).__name__}', {what} inside 'average_parameters'.")
+
+    def legacy_parameters(self, saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Averages that begin as the weights are, for files of versions that did not have them."""
+        lacking = [
+            (param.name, average)
+            for param, average in zip(self.source, self.averages)
+            if self.owns and average.name not in saved and isinstance(saved.get(param.name), Tensor)
+        ]
+        if lacking:
+            log.warning(
+                f"For '{type(self).__name__}', the file has no averages, as older ones have not: they begin as the "
+                "weights."
+            )
+        return {average.name: saved[name].astype(average.dtype) for name, average in lacking}
 
     @classmethod
     def of(cls, network: nn.Cell, decay: float = 0.9999, *, buffer_update: str = "average") -> "ParameterEMA":
@@ -165,22 +185,23 @@ class ParameterEMA(Averaged, nn.Cell):
         averages = [shadow(param) for param in params]
         made = cls(params, averages, decay)
         release_with(made, params, averages)
-        made._own_averages()
+        made._own_averages([average.name for average in averages])
         made._set_path(copied)
         return made
 
-    def _own_averages(self):
-        """Have the averages among the Parameters of this Cell: they are no other's."""
-        self.owns = True
-        for kept in self.averages:
-            self.insert_param_to_cell(kept.name, kept, check_name_contain_dot=False)
+    def _own_averages(self, keys):
+        """Have the averages among the Parameters of this Cell, by these keys: they are no other's."""
+        self.owns = tuple(keys)
+        for key, kept in zip(keys, self.averages):
+            self.insert_param_to_cell(key, kept, check_name_contain_dot=False)
 
     def __deepcopy__(self, memo):
         self.refuse_inside("no copy can be made")
         made = type(self)(*copy.deepcopy((self.source, self.target), memo), self._decay.asnumpy().item())
         memo[id(self)] = made
+        made._decay.name = self._decay.name
         if self.owns:
-            made._own_averages()
+            made._own_averages(self.owns)
         made._set_path(self.copied)
         return made
 

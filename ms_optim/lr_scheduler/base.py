@@ -46,6 +46,14 @@ def follow_requires_grad(optimizer: HasGroups) -> None:
         follow()
 
 
+def _is_same(one, other):
+    """Whether two values of a group are the same, of whatever kind a user's are."""
+    try:
+        return one is other or bool(one == other)
+    except (TypeError, ValueError):  # as of arrays
+        return False
+
+
 class LRScheduler(Stateful):
     """The base of all schedulers, as `torch.optim.lr_scheduler.LRScheduler` (2.13) is.
 
@@ -86,6 +94,8 @@ class LRScheduler(Stateful):
     later = frozenset({"_last_lr"})
     _notes: tuple[str, ...] = ("initial_lr",)
     _closed: Callable | None = None
+    # Whether a step sets more than rates.
+    _sets_more = False
     # What it can go on from, for the message where it cannot.
     goes_on_from: ClassVar[str] = ""
 
@@ -153,7 +163,7 @@ class LRScheduler(Stateful):
         Call it after the optimizer's step. A `requires_grad` that was set by hand takes effect too.
         """
         epoch = epoch if epoch is None else self._check_epoch(epoch)
-        with self._as_a_whole(groups=False):  # of which all rates are checked before the first is set
+        with self._as_a_whole(groups=self._sets_more):  # all rates are checked before the first is set
             self._step_count += 1
             self._update_lr(epoch)
 
@@ -175,7 +185,7 @@ class LRScheduler(Stateful):
                 for key in [*group]:
                     if key not in values:
                         del group[key]
-                    elif group[key] != values[key]:
+                    elif not _is_same(group[key], values[key]):
                         group[key] = values[key]
             raise
 

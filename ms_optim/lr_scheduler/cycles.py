@@ -15,6 +15,7 @@ class MomentumCycle(LRScheduler):
     arguments = common("base_momentum", "cycle_momentum", "max_lr", "max_momentum")
     attributes = {"use_beta1": Flag()}
     later = frozenset({"use_beta1"})
+    _sets_more = True
 
     def _start_momentum(self, cycle_momentum, base_momentum, max_momentum, last_epoch):
         """Set momentum to its maximum; give the minima and the maxima, one for each group."""

@@ -60,8 +60,9 @@ def state_apart(first, second, pairs):
         for slot in one.keys() & other.keys():
             if np.shape(one[slot]) == np.shape(other[slot]):
                 mine[f"{slot} of {name}"], others[f"{slot} of {name}"] = one[slot], other[slot]
-        for word, some, none in (("first", one, other), ("second", other, one)):
-            if not none and _has_begun(some):
+        later = [bool(run.steps[0].state.get(own)) for run, own in ((first, name), (second, called))]
+        for word, some, none, told in (("first", one, other, later[1]), ("second", other, one, later[0])):
+            if not none and told and _has_begun(some):  # one that never tells its state says nothing by this
                 alone.setdefault(word, []).append(name)
     if alone:
         said = "; ".join(

@@ -13,6 +13,8 @@ import numpy as np
 from safetensors.numpy import save
 
 FORMAT = "parity run 1"
+# What the files of a run are called.
+HELD = r"run\.json|(initial|\d{6,})(\.safetensors|\.npz|)"
 
 Arrays = Mapping[str, np.ndarray]
 State = Mapping[str, Arrays]  # by parameter, then by slot
@@ -155,7 +157,7 @@ class Writer:
         self._sizes = {name: np.size(value) for name, value in initial.items()}
         self._folder, self._count, self._bfloat16 = Path(folder), 0, {*bfloat16}
         self._folder.mkdir(parents=True, exist_ok=True)
-        held = [path.name for path in self._folder.iterdir() if re.match(r"run\.json$|initial|\d{6}", path.name)]
+        held = [path.name for path in self._folder.iterdir() if re.fullmatch(HELD, path.name)]
         if held:
             raise FileExistsError(
                 f"For 'Writer', 'folder' must not hold a run, but '{self._folder}' has {sorted(held)[:3]}."

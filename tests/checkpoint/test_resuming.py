@@ -201,6 +201,15 @@ def test_a_signal_that_cannot_be_caught():
         assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
+def test_a_signal_that_is_given_twice():
+    """Is as before afterwards, though the block is entered twice too."""
+    before = signal.getsignal(signal.SIGTERM)
+    request = StopRequest(signal.SIGTERM, signal.SIGTERM)
+    with request, request:
+        pass
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_what_cannot_be_saved_is_said_before_the_training(tmp_path):
     """And not when there is no time left."""
     optimizer = SGD(nn.Dense(2, 3).trainable_params())

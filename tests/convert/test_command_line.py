@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.modules import Module, Net, assert_equal, spread, trained
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 from safetensors.torch import load_file
 
 from ms_optim import EMA, Adafactor, AdamW, ParameterEMA, restore, save
@@ -379,6 +379,81 @@ def test_what_is_of_the_optimizer_is_no_weight(make, tmp_path):
     save(nn.CellList([optimizer, follower], auto_prefix=False), tmp_path / "a.ckpt")
     assert main([str(tmp_path / "a.ckpt"), str(tmp_path / "a.pt")]) == 0
     assert sorted(torch.load(tmp_path / "a.pt")) == ["bias", "weight"]
+
+
+class Holding(nn.Cell):
+    """A network that holds an average of a part of itself, but for its buffers."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.SequentialCell(nn.Dense(2, 3), nn.BatchNorm1d(3))
+        self.ema = ParameterEMA.of(self.net, buffer_update="skip")
+
+
+class Called(nn.Cell):
+    """Layers that are called as state is, beside a weight of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = Parameter(Tensor(np.ones((3, 3), np.float32)))
+        self.linear, self.moment = nn.Dense(3, 3), nn.Dense(3, 3)
+
+
+def test_averages_that_a_network_holds_are_no_weights(tmp_path):
+    """Wherever they are in it; `--ema` takes them."""
+    net = Holding()
+    ops.assign(net.ema.averages[0], Tensor(np.full((3, 2), 5.0, np.float32)))
+    save(net, tmp_path / "a.ckpt")
+    source, target = str(tmp_path / "a.ckpt"), str(tmp_path / "a.pt")
+    assert main([source, target]) == 0
+    names = ["net.0.bias", "net.0.weight", "net.1.bias", "net.1.running_mean", "net.1.running_var", "net.1.weight"]
+    assert sorted(torch.load(target)) == names
+    assert main([source, target, "--ema"]) == 0
+    found = torch.load(target)
+    assert sorted(found) == names and found["net.0.weight"].eq(5).all()
+
+
+def test_layers_that_are_called_as_state_is(tmp_path, monkeypatch):
+    """Are layers, in a file without a training, and by `--cell` in any."""
+    monkeypatch.setattr(sys, "path", [os.path.dirname(__file__), *sys.path])
+    net, target = Called(), str(tmp_path / "a.pt")
+    names = ["linear.bias", "linear.weight", "moment.bias", "moment.weight", "weight"]
+    save(net, tmp_path / "a.ckpt")
+    assert main([str(tmp_path / "a.ckpt"), target]) == 0
+    assert sorted(torch.load(target)) == names
+    for optimizer in (nn.Momentum(net.trainable_params(), 0.1, 0.9), AdamW(net.trainable_params())):
+        cell = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), optimizer)
+        ms.save_checkpoint(cell, str(tmp_path / "b.ckpt"))
+        assert main([str(tmp_path / "b.ckpt"), target, "--cell", "test_command_line:Called"]) == 0
+        assert sorted(torch.load(target)) == names
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("nothing", "'--cell' must make a Cell, but made None"),
+        ("raising", "'--cell' must make a Cell, but raised KeyError: 'x'"),
+    ],
+)
+def test_a_factory_that_makes_no_cell(made, message, tmp_path, monkeypatch, capsys):
+    """Is named."""
+    monkeypatch.setattr(sys, "path", [os.path.dirname(__file__), *sys.path])
+    torch.save(torch.nn.Linear(2, 3).state_dict(), tmp_path / "a.pt")
+    argv = [str(tmp_path / "a.pt"), str(tmp_path / "a.ckpt")]
+    assert main([*argv, "--cell", f"test_command_line:{made}"]) == 2
+    assert message in capsys.readouterr().err
+    (tmp_path / "map.json").write_text(json.dumps({"weight": ""}))
+    assert main([*argv, "--map", str(tmp_path / "map.json")]) == 2
+    assert "'--map' must map names to names or null, but got '' for 'weight'" in capsys.readouterr().err
+
+
+def nothing():
+    """Make nothing."""
+
+
+def raising():
+    """Raise."""
+    return {}["x"]
 
 
 def test_slices_are_no_weights(tmp_path, capsys):

@@ -287,16 +287,19 @@ def test_no_optimizer_takes_averages_for_weights(kind, either, tmp_path):
             lambda: others[0].load_state_dict(state),
             lambda: copy.deepcopy(others[0]),
             lambda: others[1].step(lambda: (Tensor(0.0), grads)),
-            lambda: others[2](),
-            lambda: others[2].copy(),
         ):
             with pytest.raises(RuntimeError, match="inside 'average_parameters'"):
                 refused()
-        for saved in (*others[:3], ema):
+        for saved in (*others[:2], *([ema] if kind is EMA else [])):
             with pytest.raises(RuntimeError, match="'cell' must not hold an optimizer or an EMA inside"):
                 save(saved, tmp_path / "a.ckpt")
         with others[2].average_parameters():  # of another, which is inside
-            pass
+            with pytest.raises(RuntimeError, match="'copy' has no effect inside 'average_parameters'"):
+                others[2].copy()
+            with pytest.raises(RuntimeError, match="no update can be made inside 'average_parameters'"):
+                others[2]()
+        others[2].copy()  # what is there now, as a teacher
+        np.testing.assert_array_equal(others[2].averages[0].asnumpy(), others[2].tracked[0].asnumpy())
         save(net, tmp_path / "a.ckpt")
         others[3]()  # of another network
     others[0](grads)
@@ -347,7 +350,72 @@ def test_a_source_of_another_shape_is_named(either):
 def test_hooks_are_refused():
     """None would run."""
     net = make()
-    for cell in (SGD(net.trainable_params()), EMA(SGD(net.trainable_params())), ParameterEMA.of(net)):
+    for cell in (SGD(net.trainable_params()), EMA(SGD(net.trainable_params()))):
         for name in ("register_forward_hook", "register_forward_pre_hook"):
             with pytest.raises(TypeError, match=f"^For '{type(cell).__name__}', no hook can be registered"):
                 getattr(cell, name)(print)
+
+
+class Holding(nn.Cell):
+    """A network that holds an average of a part of itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = make(norm=True)
+        self.average = ParameterEMA.of(self.body, 0.5, buffer_update="skip")
+
+    def construct(self, x):
+        """The part."""
+        return self.body(x)
+
+
+def test_a_network_that_holds_its_average(graph, tmp_path, monkeypatch):
+    """Is saved where that is evaluated, is copied with its names, and what counts the averages is no buffer."""
+    told, net = [], Holding()
+    monkeypatch.setattr(log, "warning", told.append)
+    names = [param.name for param in net.get_parameters()]
+    with net.average.average_parameters():
+        save(net, tmp_path / "best.ckpt")
+        with pytest.raises(RuntimeError, match="For 'restore', 'cell' must not hold"):
+            restore(net, tmp_path / "best.ckpt")
+    twin = copy.deepcopy(net)
+    assert [param.name for param in twin.get_parameters()] == names
+    assert restore(twin, tmp_path / "best.ckpt") == []
+    assert twin.average.source[0] is twin.body[0].weight
+    EMA(SGD(net.trainable_params()), 0.5).averaged_copy(net)
+    (line,) = told
+    assert "body.1.moving_mean" in line and "average." not in line
+
+
+def test_files_without_these_averages(graph, tmp_path, monkeypatch):
+    """As older versions wrote them: the averages begin as the weights of the file, and that is said."""
+    told, net = [], make()
+    monkeypatch.setattr(log, "warning", told.append)
+    optimizer = SGD(net.trainable_params(), lr=0.5)
+    optimizer(tuple(map(ops.ones_like, optimizer.parameters)))
+    cell = nn.CellList([optimizer, ParameterEMA.of(net)], auto_prefix=False)
+    save(cell, tmp_path / "new.ckpt")
+    saved = ms.load_checkpoint(str(tmp_path / "new.ckpt"))
+    saved = {name: value for name, value in saved.items() if not name.startswith(("ema.", "ms_optim."))}
+    expected = weights(net)
+    optimizer(tuple(map(ops.ones_like, optimizer.parameters)))
+    cell[1]()
+    assert restore(cell, saved) == []
+    for param, average in zip(cell[1].source, cell[1].averages):
+        np.testing.assert_array_equal(average.asnumpy(), expected[param.name])
+    assert told == ["For 'ParameterEMA', the file has no averages, as older ones have not: they begin as the weights."]
+
+
+def test_blocks_that_cross_are_refused(graph):
+    """The one that was entered first would put its averages back for good."""
+    net = make()
+    first, second = ParameterEMA.of(net, 0.5), ParameterEMA.of(net, 0.75)
+    other = ParameterEMA.of(make())
+    first.swap_before_eval()
+    second.swap_before_eval()
+    other.swap_before_eval()
+    with pytest.raises(RuntimeError, match="the block of averages that was entered last must be left first"):
+        first.swap_after_eval()
+    for average in (second, first, other):
+        average.swap_after_eval()
+    assert not any(average.swapped for average in (first, second, other))

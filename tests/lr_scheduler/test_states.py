@@ -287,3 +287,25 @@ def test_a_step_that_cannot_be_changes_nothing(name):
             scheduler.step()
         assert [group["lr"] for group in optimizer.param_groups] == rates
         assert scheduler.state_dict() == state
+
+
+def test_what_a_user_keeps_in_a_group_is_left():
+    """Arrays too, where a step cannot be; and a step that sets momentum is undone as a whole."""
+    param = Parameter(Tensor([1.0]), name="w")
+    optimizer = SGD([{"params": [param], "mask": np.ones(3)}], lr=0.5, momentum=0.5)
+    scheduler = lr_scheduler.ChainedScheduler(
+        [lr_scheduler.ExponentialLR(optimizer, 0.5), lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0 - 2 * epoch)]
+    )
+    before = dict(optimizer.param_groups[0])
+    with pytest.raises(ValueError, match="what 'step' computes for group 0 must be a learning rate"):
+        scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == before["lr"] and optimizer.param_groups[0]["mask"] is before["mask"]
+    scale = {"scale_fn": lambda x: -20.0 if x else 1.0, "scale_mode": "iterations"}
+    cyclic = lr_scheduler.CyclicLR(optimizer, 0.1, 1.0, 4, **scale)
+    before, epoch = dict(optimizer.param_groups[0]), cyclic.last_epoch
+    with pytest.raises(ValueError, match="must be"):
+        for _ in range(3):
+            before, epoch = dict(optimizer.param_groups[0]), cyclic.last_epoch
+            cyclic.step()
+    assert [optimizer.param_groups[0][name] for name in ("lr", "momentum")] == [before["lr"], before["momentum"]]
+    assert cyclic.last_epoch == epoch

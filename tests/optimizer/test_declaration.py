@@ -10,7 +10,7 @@ import torch
 from helpers import assert_same, outcome
 from mindspore import Parameter, Tensor, nn
 
-from ms_optim import EMA, SGD, AdamW, Optimizer, Slot
+from ms_optim import EMA, LBFGS, SGD, AdamW, Optimizer, Slot
 from ms_optim.arguments import Flag, Number, Predicate
 from parity.cases.problems import synthetic
 from parity.check import check
@@ -573,3 +573,19 @@ def test_a_constructor_that_takes_more_cannot_be_called_again():
         ):
             again(optimizer)
     assert optimizer.warm == 3 and len(optimizer.parameters) == 1
+
+
+@pytest.mark.parametrize("name", ["weights", "hold", "replacing", "parts"])
+def test_parameters_may_be_called_so(name):
+    """An optimizer has nothing of its own by these names."""
+    params = [Parameter(Tensor(np.ones(2, np.float32)), name=name)]
+    for cls in (SGD, AdamW, LBFGS):
+        assert cls(params).parameters[0].name == name
+    EMA(AdamW(params))
+
+
+def test_what_is_no_function():
+    """Is named when the class is defined; a static method is one."""
+    with pytest.raises(TypeError, match=r"^For 'Odd', 'update' must be a function, but got None"):
+        type("Odd", (SGD,), {"update": None})
+    assert type("Same", (SGD,), {"update": staticmethod(SGD.update)}).update is SGD.update

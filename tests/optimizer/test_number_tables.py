@@ -162,3 +162,20 @@ def test_a_restored_table_is_what_is_told(tmp_path, graph):
         assert other.state_dict()["param_groups"][0]["weight_decay"] == 0.5
         other(gradients(0) + gradients(0)[: len(other.parameters) - 2])
         np.testing.assert_array_equal(other.parameters[0].asnumpy(), 1 - 0.125 * (0.25 + 0.5))
+
+
+def test_a_restored_table_may_be_longer_than_that_of_its_group(tmp_path, graph):
+    """As long as the longest of all groups; or come where a number was given."""
+
+    def made(first, second):
+        one, other = (Parameter(Tensor(np.ones(4, np.float32)), name=name) for name in "ab")
+        return SGD([{"params": [one], "momentum": first}, {"params": [other], "momentum": second}], lr=0.1)
+
+    longest, numbers = [0.5, 0.625, 0.75, 0.875], [0.1, 0.2, 0.3, 0.4]
+    save(made(numbers, longest), tmp_path / "a.ckpt")
+    for first in ([0.9, 0.8], 0.9):
+        optimizer = made(first, longest)
+        assert optimizer.param_groups[0]["momentum"] == first
+        restore(optimizer, tmp_path / "a.ckpt")
+        for other in (optimizer, copy.deepcopy(optimizer)):
+            assert [group["momentum"] for group in other.param_groups] == [numbers, longest]

@@ -17,7 +17,21 @@ from mindspore.common.initializer import initializer
 from mindspore.communication import management
 from mindspore.nn.utils import no_init_parameters
 
-from ms_optim import EMA, OPTIMIZERS, SGD, Adafactor, AdamW, MomentumAGC, Muon, Slot, _math, restore, save
+from ms_optim import (
+    EMA,
+    LBFGS,
+    OPTIMIZERS,
+    SGD,
+    Adafactor,
+    AdamW,
+    MomentumAGC,
+    Muon,
+    Slot,
+    SparseAdam,
+    _math,
+    restore,
+    save,
+)
 from parity.sides.rules import rule_of
 
 PLACED = [partial(Adafactor, matrix_group="a"), partial(MomentumAGC, unit_group="a"), partial(Muon, matrix_group="a")]
@@ -204,11 +218,19 @@ def test_narrow_parts_do_not_tell_what_a_unit_is():
     MomentumAGC(params, unit_group="devices")
 
 
-def test_what_is_sliced_already():
-    """As an `AutoParallel` leaves it: no whole is taken for one, and no group is added."""
-    params = [Parameter(Tensor(np.ones((4, 6), np.float32)), name="weight")]
+def test_what_is_sliced_already(monkeypatch):
+    """As an `AutoParallel` leaves it: no whole is taken for one, and no group is added.
+
+    On one device MindSpore says so of any Parameter that was given data of another shape.
+    """
+    params = [Parameter(Tensor(np.ones((2, 6), np.float32)), name="weight")]
+    params[0].set_data(Tensor(np.ones((4, 6), np.float32)), slice_shape=True)
+    assert params[0].sliced
+    for cls in (MomentumAGC, Adafactor, Muon, SparseAdam, LBFGS):
+        cls(params)
     made = AdamW(params)
-    params[0].sliced = True
+    made.add_param_group({"params": [Parameter(Tensor(np.ones(2, np.float32)), name="head")]})
+    monkeypatch.setattr(management, "get_group_size", lambda *_: 8)
     with pytest.raises(
         ValueError, match=r"^For 'MomentumAGC', 'unit_group' must be .*, but MindSpore has sliced param"
     ):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from safetensors.numpy import save_file
 import parity
 from parity.__main__ import main
 from parity.hunt import search
-from parity.hunt.causes import gradients_apart
+from parity.hunt.causes import gradients_apart, state_apart
 from parity.hunt.diagnosis import diagnose
 from parity.hunt.parting import Incomparable, compare_runs
 from parity.runs import Step, Writer, read
@@ -560,3 +561,13 @@ def test_averages_are_made_alike(first):
     found = compare_runs(one, other)
     assert not found.equal and "numbers: of the averages, decay is 0.5 and 0.999" in str(found)
     assert compare_runs(one, first).equal and compare_runs(one, one).equal
+
+
+def test_what_tells_no_state_has_lost_none(first):
+    """As MindSpore's own optimizers, which went on with it all the same."""
+    state = {name: {"exp_avg": np.ones(value.shape), "step": np.array(3.0)} for name, value in first.initial.items()}
+    one = type(first)(first.header, first.initial, state, first.steps)
+    silent = [replace(step, state={}) for step in first.steps]
+    other = type(first)(first.header, first.initial, {}, silent)
+    assert state_apart(one, other, {name: name for name in first.initial}) is None
+    assert state_apart(one, first, {name: name for name in first.initial}).whose == "state"

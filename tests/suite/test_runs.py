@@ -636,6 +636,10 @@ def test_steps_beyond_six_digits(tmp_path):
         if writer.is_due():
             writer.add(Step([{"lr": 0.5}], {"w": weight}, {"w": weight * step}, {}))
     assert [step.parameters["w"][0] for step in read(tmp_path / "run").steps] == [250_000.0 * i for i in range(6)]
+    (tmp_path / "beside").mkdir()
+    for name in ("20260101.log", "initial_lr.txt", "run.json.bak"):  # which are none of a run's
+        (tmp_path / "beside" / name).touch()
+    Writer(tmp_path / "beside", "SGD", [{"params": ["w"], "lr": 0.5}], {"w": weight})
     (tmp_path / "run" / "run.json").unlink()
     with pytest.raises(FileExistsError, match="For 'Writer', 'folder' must not hold a run, but"):
         Writer(tmp_path / "run", "SGD", [{"params": ["w"], "lr": 0.5}], {"w": weight})
