@@ -124,7 +124,8 @@ def refuse_parts(optimizer: Any) -> None:
     wanted = optimizer.wanted_for_parts(wholes)
     if wanted:
         raise ValueError(f"For '{owner}', {wanted}, but {why}." if why else f"For '{owner}', {wanted}.")
-    for slot, column in optimizer.state.slots.items() if wholes else ():
+    # A kernel has a check of its own.
+    for slot, column in optimizer.state.slots.items() if wholes and not optimizer.fused else ():
         shape_of = next(own.shape for own in optimizer.slots if own.name == slot)
         for param, kept in zip(optimizer.parameters, column):
             if kept is not None and kept.shape != shape_of(param.shape):

@@ -191,10 +191,17 @@ def test_muons_rows_are_cut_by_hand(either, own_graph):
 def test_state_that_some_have_is_not_cut_with_them(either, own_graph):
     """It is in no ParameterTuple: that it was left is said by its name."""
     weight, bias = (Parameter(Tensor(np.ones((4, 6), np.float32)), name=name) for name in ("weight", "bias"))
-    optimizer = SGD([{"params": [weight], "momentum": 0.9}, {"params": [bias]}])
-    gradients = by_hand(optimizer, ROWS)
-    with pytest.raises(ValueError, match=r"'[a-z._]*momentum_buffer.weight' must be of shape \(2, 6\), as its param"):
-        compiled(optimizer, gradients)
+    for fused, said in (
+        (False, r"'[a-z._]*momentum_buffer.weight' must be of shape \(2, 6\), as its parameter is"),
+        (
+            True,
+            r"the state 'momentum_buffer' of '[a-z.]*weight' must be of Float32 and shape \(2, 6\) as the parameter",
+        ),
+    ):
+        optimizer = SGD([{"params": [weight], "momentum": 0.9}, {"params": [bias]}], fused=fused)
+        gradients = by_hand(optimizer, ROWS)
+        with pytest.raises(ValueError, match=said):
+            compiled(optimizer, gradients)
 
 
 def test_what_was_cut_by_hand_is_saved_by_each(tmp_path, monkeypatch):
