@@ -82,10 +82,15 @@ class Declared:
         return {name: cls.conditions[name] for name in cls._taken_by_update() if name in cls.conditions}
 
     @classmethod
+    def _keep_conditions(cls):
+        """Note what is decided of the numbers of the rule, if this is the first class that has it."""
+        _conditions_of_rules.setdefault(cls.update, cls._conditions_taken())
+
+    @classmethod
     def _has_own_conditions(cls):
-        """Whether another class has this rule, and decides otherwise."""
+        """Whether another class had this rule first, and decides otherwise."""
         taken = cls._conditions_taken()
-        return taken != _conditions_of_rules.setdefault(cls.update, taken)
+        return taken != _conditions_of_rules.get(cls.update, taken)
 
     @classmethod
     def _check_declaration(cls, kinds):

@@ -349,9 +349,7 @@ class ParamGroup(Group):
         if isinstance(self._options[name], list):
             return True
         # A checkpoint may have numbers for each step where one was given.
-        read = self._optimizer.hyperparameters
-        kept = [read[member] for member in self._optimizer.kinds[name].members(name) if member in read]
-        tables = [column.asnumpy()[:, self._index] for column in kept if column.ndim > 1]
+        tables = [kept.asnumpy()[:, self._index] for kept in self._kept(name) if kept.ndim > 1]
         return any((table != table[0]).any() for table in tables)
 
     def _column(self, name, table):
@@ -362,5 +360,6 @@ class ParamGroup(Group):
         return table
 
     def _kept(self, name):
-        """The vectors over groups that hold the numbers of an argument."""
-        return [self._optimizer.hyperparameters[member] for member in self._optimizer.kinds[name].members(name)]
+        """What holds the numbers of an argument, of all groups; nothing if no step reads it."""
+        members, read = self._optimizer.kinds[name].members(name), self._optimizer.hyperparameters
+        return [read[member] for member in members if member in read]

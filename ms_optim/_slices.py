@@ -15,7 +15,7 @@ from mindspore.parallel._utils import _get_device_num, _get_global_rank
 from mindspore.parallel.auto_parallel import AutoParallel
 
 from ms_optim._plain_data import as_json, from_json
-from ms_optim._shards import cut_since, listed, slicing_mode
+from ms_optim._shards import cut_since, devices, listed, slicing_mode
 from ms_optim._values import LIST
 
 # The entry of a file that says, as JSON in bytes, of which device it is, what of it is sliced, and where that is.
@@ -84,7 +84,7 @@ def device_of(cell: nn.Cell) -> tuple[int, int]:
     around = any(isinstance(part, AutoParallel) for part in parts)
     by_hand = any(hasattr(part, "refuse_parts") and cut_since(part) for part in parts)
     if around or by_hand or any(param.sliced for param in cell.get_parameters()):
-        return management.get_rank(), management.get_group_size()
+        return management.get_rank(), devices()
     return 0, 1
 
 

@@ -102,7 +102,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
                 setattr(cls, name, staticmethod(function))
         if "update" in cls.__dict__:  # what another class says is not said of this rule
             cls.elementwise = cls.__dict__.get("elementwise", False)
-            cls._has_own_conditions()
+            cls._keep_conditions()
         names = [slot.name for slot in cls.slots]
         taken = {name for name in names if names.count(name) > 1 or name in TAKEN}
         cls._refuse_names(taken | {name for name in cls._own_names() if hasattr(Optimizer, name)})
@@ -183,12 +183,14 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self.scalar_state = tuple(self._keep_vector(name, np.zeros(count)) for name in scalars)
         self.has_scalars = bool(scalars)
         argument = {member: name for name, kind in self.kinds.items() for member in kind.members(name)}
+        read = self._numbers_read()
+        members = [member for name in read for member in self.kinds[argument[name]].members(argument[name])]
         self.hyperparameters = {}
-        for name in self._numbers_read():
+        for name in dict.fromkeys((*read, *members)):  # and of an argument that is read in part the rest
             kind = self.kinds[argument[name]]
             columns = [kind.number(group[argument[name]], name, group) for group in self.groups]
             self.hyperparameters[name] = self._keep_vector(name, by_step(columns))
-        self.numbers = tuple(self.hyperparameters.values())
+        self.numbers = tuple(self.hyperparameters[name] for name in read)
         self.has_tables = any(kept.ndim > 1 for kept in self.numbers)
         taken, conditions = self._taken_by_update(), self._conditions_taken()
         self.flag_names = tuple(name for name in taken if name in self.kinds and not self.kinds[name].members(name))

@@ -22,6 +22,8 @@ from parity.verbs import VERBS
 
 # How many steps tell mutants apart.
 NAMING_STEPS = 20
+# What is done instead of a comparison, and the options that it goes by, of those that say how to compare.
+INSTEAD = {"list": ("full",), "case": (), "record": ("steps",), "mutants": ("steps",)}
 # Of a training in full, and of the one before the first answer.
 FREE_STEPS, FIRST_FREE_STEPS = 200, 20
 
@@ -65,12 +67,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
             options.case = Draw.parse(options.case)
         except (ValueError, TypeError) as error:
             parser.error(f"--case: {error}")
-    others = {name: getattr(options, name) for name in ("list", "case", "record", "mutants")}
-    chosen = [name for name, value in others.items() if value not in (None, False)]
-    idle = ["report", "junit", *(["mode"] if chosen != ["case"] else []), *(["full"] if chosen != ["list"] else [])]
-    left = [name for name in (*chosen[1:], *idle) if getattr(options, name)]
-    if chosen and left:
-        parser.error(f"--{chosen[0]} must be without --{left[0]}, which it does nothing with")
+    given = [name for name in (*INSTEAD, "full", "mode", "steps", "report", "junit") if getattr(options, name)]
+    chosen = next((name for name in given if name in INSTEAD), None)
+    for name in given if chosen else ():
+        if name not in (chosen, *INSTEAD[chosen]):
+            parser.error(f"--{chosen} must be without --{name}, which it does nothing with")
     options.mode = options.mode or ("both" if options.full else "graph")
     options.free_steps = FREE_STEPS if options.full else FIRST_FREE_STEPS
     if options.steps is not None:

@@ -10,7 +10,7 @@ from ms_optim.checkpoint import WRITERS
 from ms_optim.slot import MASTER
 
 AVERAGE = "ema"
-# What a cell calls the number of an average that it holds.
+# What a cell calls the number of a ParameterEMA that it holds; elsewhere it is called after the first average.
 DECAY = "_decay"
 SLOTS = [MASTER, *(slot for cls in OPTIMIZERS.values() for slot in getattr(cls, "slots", ()))]
 # What is put before the names of parameters by the optimizers of MindSpore and of its libraries, and here.
@@ -76,7 +76,7 @@ def weights_of(
             or is_plain_data(name)
             or name.startswith(BEGINNING)
             or (of_another and kind in kinds)
-            or (not value.shape and (kind == "decay" or parameter == DECAY))  # of a ParameterEMA
+            or (not value.shape and (name.rpartition(".")[2] == DECAY or (of_another and kind == "decay")))
         ):
             left[name] = value
         if of_another and kind == AVERAGE:

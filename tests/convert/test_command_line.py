@@ -390,13 +390,21 @@ class Holding(nn.Cell):
         self.ema = ParameterEMA.of(self.net, buffer_update="skip")
 
 
+class Rate(nn.Cell):
+    """A layer with one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.rate = Parameter(Tensor(0.5, ms.float32))
+
+
 class Called(nn.Cell):
     """Layers that are called as state is, beside a weight of their own."""
 
     def __init__(self):
         super().__init__()
         self.weight = Parameter(Tensor(np.ones((3, 3), np.float32)))
-        self.linear, self.moment = nn.Dense(3, 3), nn.Dense(3, 3)
+        self.linear, self.moment, self.decay = nn.Dense(3, 3), nn.Dense(3, 3), Rate()
 
 
 def test_averages_that_a_network_holds_are_no_weights(tmp_path):
@@ -417,7 +425,7 @@ def test_layers_that_are_called_as_state_is(tmp_path, monkeypatch):
     """Are layers, in a file without a training, and by `--cell` in any."""
     monkeypatch.setattr(sys, "path", [os.path.dirname(__file__), *sys.path])
     net, target = Called(), str(tmp_path / "a.pt")
-    names = ["linear.bias", "linear.weight", "moment.bias", "moment.weight", "weight"]
+    names = ["decay.rate", "linear.bias", "linear.weight", "moment.bias", "moment.weight", "weight"]
     save(net, tmp_path / "a.ckpt")
     assert main([str(tmp_path / "a.ckpt"), target]) == 0
     assert sorted(torch.load(target)) == names

@@ -11,7 +11,7 @@ from helpers import assert_same, outcome
 from mindspore import Parameter, Tensor, nn
 
 from ms_optim import EMA, LBFGS, SGD, AdamW, Optimizer, Slot
-from ms_optim.arguments import Flag, Number, Predicate
+from ms_optim.arguments import Flag, Number, Numbers, Predicate
 from parity.cases.problems import synthetic
 from parity.check import check
 
@@ -214,43 +214,6 @@ def test_a_common_name_that_means_something_else(graph):
     AdamW(ones(), eps=0.0)
 
 
-class Between(Optimizer):
-    """Two numbers, one of which must be below the other."""
-
-    scalars, update = trusting_scalars, trusting
-    arguments = {"trust": Number("[0, 1]"), "least": Number("[0, 1]")}
-
-    def __init__(self, params, lr=0.1, trust=0.5, least=0.25):
-        super().__init__(params, dict(lr=lr, trust=trust, least=least))
-
-    @classmethod
-    def check_group(cls, group):
-        """Raise unless `least` is below `trust`."""
-        if group["least"] >= group["trust"]:
-            raise ValueError(f"For '{cls.__name__}', 'least' must be below 'trust', but got {group['least']}.")
-
-
-def test_a_rule_between_two_arguments():
-    """It holds at construction, in a group, for a number that is set later, and in a state that is loaded."""
-    message = "For 'Between', 'least' must be below 'trust'"
-    with pytest.raises(ValueError, match=message):
-        Between(ones(), least=0.5)
-    a, b = ones("a", "b")
-    with pytest.raises(ValueError, match=message):
-        Between([{"params": [a]}, {"params": [b], "trust": 0.1}])
-    optimizer = Between([{"params": [a]}, {"params": [b], "least": 0.4}])
-    with pytest.raises(ValueError, match=message):
-        optimizer.param_groups[1]["trust"] = 0.3
-    assert optimizer.param_groups[1]["trust"] == 0.5
-    optimizer.param_groups[0]["trust"] = 0.3
-    state = optimizer.state_dict()
-    state["param_groups"][0]["trust"] = 0.2
-    state["param_groups"][0]["lr"] = 0.7
-    with pytest.raises(ValueError, match=message):
-        optimizer.load_state_dict(state)
-    assert optimizer.param_groups[0]["trust"] == 0.3 and optimizer.param_groups[0]["lr"] != 0.7
-
-
 class Within(Optimizer):
     """Two numbers, the first of which is the smaller."""
 
@@ -274,6 +237,27 @@ class Within(Optimizer):
             raise ValueError(f"For '{cls.__name__}', 'low' must be below 'high', but got {group['low']}.")
 
 
+def test_a_rule_between_two_arguments():
+    """It holds at construction, in a group, for a number that is set later, and in a state that is loaded."""
+    message = "For 'Within', 'low' must be below 'high'"
+    with pytest.raises(ValueError, match=message):
+        Within(ones(), low=2.0)
+    a, b = ones("a", "b")
+    with pytest.raises(ValueError, match=message):
+        Within([{"params": [a]}, {"params": [b], "high": 0.5}])
+    optimizer = Within([{"params": [a]}, {"params": [b], "low": 1.6}])
+    with pytest.raises(ValueError, match=message):
+        optimizer.param_groups[1]["high"] = 1.5
+    assert optimizer.param_groups[1]["high"] == 2.0
+    optimizer.param_groups[0]["high"] = 1.5
+    state = optimizer.state_dict()
+    state["param_groups"][0]["high"] = 0.5
+    state["param_groups"][0]["lr"] = 0.7
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["high"] == 1.5 and optimizer.param_groups[0]["lr"] != 0.7
+
+
 def test_a_state_has_all_of_its_numbers_at_once():
     """They go together, though not with those that there are; if they do not, none is taken."""
     optimizer = Within(ones())
@@ -285,6 +269,26 @@ def test_a_state_has_all_of_its_numbers_at_once():
     assert [optimizer.param_groups[0][name] for name in ("lr", "low", "high")] == [0.5, 1.0, 2.0]
     optimizer.load_state_dict(state)
     assert [optimizer.param_groups[0][name] for name in ("lr", "low", "high")] == [0.25, 3.0, 4.0]
+
+
+class Half(Optimizer):
+    """Two numbers in one argument, of which a step reads the first."""
+
+    scalars, update = trusting_scalars, trusting
+    arguments = {"betas": Numbers({"trust": Number("[0, 1]"), "idle": Number("[0, 1]")})}
+
+    def __init__(self, params, lr=0.125, betas=(0.5, 0.25)):
+        super().__init__(params, dict(lr=lr, betas=betas))
+
+
+def test_an_argument_that_is_read_in_part(graph):
+    """It is kept whole: groups show it, and states, copies and files have it."""
+    optimizer = Half(ones())
+    optimizer.param_groups[0]["betas"] = (1.0, 0.75)
+    assert moved(optimizer) == 0.125
+    for again in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer)), Half(ones())):
+        again.load_state_dict(optimizer.state_dict())
+        assert again.param_groups[0]["betas"] == (1.0, 0.75)
 
 
 def test_patterns_of_a_predicate(graph):

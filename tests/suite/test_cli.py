@@ -13,6 +13,7 @@ import pytest
 from parity import jobs, report, suite
 from parity.__main__ import arguments, main
 from parity.cases import CASES, ENTRIES, networks
+from parity.cases.draws import Draw
 from parity.cases.problems import PART, synthetic
 from parity.hunt.rules import hunt
 from parity.judge.compare import Verdict
@@ -26,6 +27,9 @@ def test_lists_cases(full, cases, capsys):
     """Each case that is run is a line, and names select."""
     assert main(["SGD", "--list", *full]) == 0
     assert capsys.readouterr().out.splitlines() == [str(case) for case in cases]
+
+
+CASE = str(Draw("SGD", {"a": ((2,), 1.0, "normal")}, 2))
 
 
 @pytest.mark.parametrize(
@@ -43,6 +47,8 @@ def test_lists_cases(full, cases, capsys):
         (["SGD", "--mutants", "--junit", "none"], "--mutants must be without --junit, which it does nothing with"),
         (["SGD", "--list", "--report", "none"], "--list must be without --report, which it does nothing with"),
         (["SGD", "--list", "--mutants"], "--list must be without --mutants, which it does nothing with"),
+        (["SGD", "--list", "--steps", "5"], "--list must be without --steps, which it does nothing with"),
+        (["--case", CASE, "--mode", "both"], "--case must be without --mode, which it does nothing with"),
         (["audit", "--json", "/dev/null/x"], "--json must be such as can be written, but got '/dev/null/x'"),
     ],
 )
