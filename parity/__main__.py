@@ -46,7 +46,6 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=int,
-        default=min(4, os.cpu_count() or 1),
         metavar="N",
         help="processes (default: one for each core, at most 4)",
     )
@@ -67,11 +66,16 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
             options.case = Draw.parse(options.case)
         except (ValueError, TypeError) as error:
             parser.error(f"--case: {error}")
-    given = [name for name in (*INSTEAD, "full", "mode", "steps", "report", "junit") if getattr(options, name)]
+    if options.workers is not None and options.workers < 1:
+        parser.error(f"--workers must be at least 1, but got {options.workers}")
+    of_comparisons = "full", "mode", "steps", "report", "junit", "workers"
+    given = [name for name in (*INSTEAD, *of_comparisons) if getattr(options, name)]
     chosen = next((name for name in given if name in INSTEAD), None)
     for name in given if chosen else ():
         if name not in (chosen, *INSTEAD[chosen]):
             parser.error(f"--{chosen} must be without --{name}, which it does nothing with")
+    if chosen == "case" and options.names != [*ENTRIES]:
+        parser.error(f"--case must be without names, because it has its own, but got {options.names}")
     options.mode = options.mode or ("both" if options.full else "graph")
     options.free_steps = FREE_STEPS if options.full else FIRST_FREE_STEPS
     if options.steps is not None:
@@ -79,8 +83,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     options.steps = STEPS if options.steps is None else options.steps
     if options.steps < 2:  # a gradient is absent from the first step, and without one torch makes no state
         parser.error(f"--steps must be at least 2, but got {options.steps}")
-    if options.workers < 1:
-        parser.error(f"--workers must be at least 1, but got {options.workers}")
+    options.workers = options.workers or min(4, os.cpu_count() or 1)
     check_target(parser, "--report", options.report, is_folder=True)
     check_target(parser, "--junit", options.junit)
     return options

@@ -101,7 +101,7 @@ class ReduceLROnPlateau(LRScheduler):
             metric = float(metrics)
         except (TypeError, ValueError) as error:
             raise TypeError(f"For 'ReduceLROnPlateau', 'metrics' must be a number, but got {metrics!r}.") from error
-        with self._as_a_whole():
+        with self._as_a_whole(groups=False):
             self.last_epoch = self.last_epoch + 1 if epoch is None else self._check_epoch(epoch)
             if self._is_better(metric):
                 self.best, self.num_bad_epochs = metric, 0
@@ -111,7 +111,8 @@ class ReduceLROnPlateau(LRScheduler):
                 self.cooldown_counter -= 1
                 self.num_bad_epochs = 0
             if self.num_bad_epochs > self.patience:
-                self._reduce()
+                with self._as_a_whole():
+                    self._reduce()
                 self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
         self._last_lr = self._lrs()
         follow_requires_grad(self.optimizer)

@@ -57,6 +57,7 @@ def test_each_recipe_is_read():
         ("lr: fast", (), TypeError, r"'lr' must be a number in \[0, inf\), but got 'fast'"),
         ("dropout: 1", (), ValueError, r"'dropout' must be in \[0, 1\), but got 1"),
         ("model: nfnet_f9", (), ValueError, "'model' must be one of .*nfnet_f0.*, but got 'nfnet_f9'"),
+        ("ema_schedule: swa", (), ValueError, "'ema_schedule' must be one of .*torch_ema.*, but got 'swa'"),
         ("exempt: head", (), TypeError, "'exempt' must be a list of patterns, but got 'head'"),
         ("exempt: 3", (), TypeError, "'exempt' must be a list of patterns, but got 3"),
         ("randaugment_magnitude: 31", (), ValueError, "'randaugment_magnitude' must be one of .* but got 31"),

@@ -48,7 +48,10 @@ CASE = str(Draw("SGD", {"a": ((2,), 1.0, "normal")}, 2))
         (["SGD", "--list", "--report", "none"], "--list must be without --report, which it does nothing with"),
         (["SGD", "--list", "--mutants"], "--list must be without --mutants, which it does nothing with"),
         (["SGD", "--list", "--steps", "5"], "--list must be without --steps, which it does nothing with"),
+        (["SGD", "--list", "--workers", "2"], "--list must be without --workers, which it does nothing with"),
+        (["SGD", "--mutants", "--workers", "2"], "--mutants must be without --workers, which it does nothing with"),
         (["--case", CASE, "--mode", "both"], "--case must be without --mode, which it does nothing with"),
+        (["Adam", "--case", CASE], "--case must be without names, because it has its own, but got ['Adam']"),
         (["audit", "--json", "/dev/null/x"], "--json must be such as can be written, but got '/dev/null/x'"),
     ],
 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 
 import yaml
 
+from ms_optim import EMA
 from ms_optim.arguments import Choice, Flag, Number, Whole
 from src.nfnet import ARCHITECTURES
 
@@ -88,7 +89,7 @@ class Recipe:
     clipping: float = _of(0.01, _WEIGHT)
     exempt: tuple = ("head.fc.*",)
     ema_decay: float = _of(0.99999, Number("[0, 1]"))
-    ema_schedule: str = "torch_ema"
+    ema_schedule: str = _of("torch_ema", EMA.arguments["schedule"])
     amp_level: str = _of("O0", Choice("O0", "O2", "O3"))
     loss_scale: float = _of(1.0, Number("(0, inf)"))
     seed: int = _of(0, Whole(0))
