@@ -16,7 +16,7 @@ from mindspore.parallel.auto_parallel import AutoParallel
 
 from ms_optim._plain_data import as_json, from_json
 from ms_optim._shards import cut_since, devices, listed, slicing_mode
-from ms_optim._values import LIST
+from ms_optim._values import LIST, copied, keep_values
 
 # The entry of a file that says, as JSON in bytes, of which device it is, what of it is sliced, and where that is.
 SLICES = "ms_optim.slices"
@@ -175,8 +175,8 @@ class Early:
 
     def take(self, value: Tensor) -> None:
         """Give it to the Parameter."""
-        self.param.set_data(value.copy(), True)
-        self.param.init_mode = None
+        self.param.set_data(copied(value), True)
+        keep_values(self.param)
         self.param.init_data = self
 
     def __call__(self, layout=None, set_sliced=False):

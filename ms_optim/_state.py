@@ -10,7 +10,7 @@ from typing import Any
 from mindspore import Parameter, Tensor, nn
 
 from ms_optim import _clones, _compiled
-from ms_optim._values import as_array, write
+from ms_optim._values import as_array, keep_values, write
 
 # One of the writes that loading a state comes to, once all of it is known to fit.
 Change = Callable[[], object]
@@ -284,6 +284,8 @@ class Stateful(Swappable, nn.Optimizer):
 
     def __reduce_ex__(self, protocol):
         self.refuse_inside("no copy can be made")
+        for param in self._weights:
+            keep_values(param)
         return remade, (type(self), *self._made_of(), self.state_dict())
 
 

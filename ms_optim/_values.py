@@ -79,14 +79,31 @@ def write(param: Parameter, value: Tensor) -> None:
     initialized any more. No operator writes 4-bit integers on CPU: they get a new buffer too.
     """
     if param.has_init or param.dtype == ms.qint4x2:
-        param.set_data(value.copy(), param.sliced)  # it would share the buffer of the value
-        param.init_mode = None  # from which `clone` would draw anew
+        param.set_data(copied(value), param.sliced)  # it would share the buffer of the value
+        keep_values(param)
     elif _host.copy(param, value):
         pass  # an operator for each takes ten times as long
     elif param.dtype == ms.bfloat16:  # for which `assign` has no kernel on CPU
         param.copy_(value)
     else:
         ops.assign(param, value)
+
+
+def copied(tensor: Tensor) -> Tensor:
+    """A copy of what a tensor holds."""
+    if isinstance(tensor, Parameter):
+        keep_values(tensor)
+    return tensor.copy()
+
+
+def keep_values(param: Parameter) -> None:
+    """Let copies of a Parameter have its values.
+
+    One that was made under `no_init_parameters` and was given values since keeps its initializer: `clone`, `copy` and
+    pickle would draw anew from it.
+    """
+    if not param.has_init:
+        param.init_mode = None
 
 
 def held(table: Sequence, step: int) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, log, nn, ops
 
 from ms_optim._state import Swappable
-from ms_optim._values import write
+from ms_optim._values import copied, write
 from ms_optim.arguments import COMMON, FLOATS
 
 # Of so many weights it is looked whether a step has changed them.
@@ -19,6 +19,8 @@ LOOKED_AT = 8
 def put(params: Sequence[Parameter], values: Sequence[Tensor]) -> None:
     """Write values, in the dtypes of the Parameters."""
     for param, value in zip(params, values):
+        if value.has_init:  # as of an average before the first step
+            value = value.init_data()
         write(param, value if value.dtype == param.dtype else value.astype(param.dtype))
 
 
@@ -57,7 +59,7 @@ class Averaged(Swappable):
             RuntimeError: If a block is inside another.
         """
         with self._replacing(self.tracked):
-            kept = [param.copy() for param in self.tracked]
+            kept = [copied(param) for param in self.tracked]
             try:
                 put(self.tracked, self.averages)
                 yield

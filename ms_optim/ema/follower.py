@@ -127,7 +127,7 @@ class ParameterEMA(Averaged, nn.Cell):
     def copy(self) -> None:
         """Copy the source into the target: a hard update."""
         self._refuse_replaced("'copy' has no effect")
-        put(self.target, [param.init_data() if param.has_init else param for param in self.source])
+        put(self.target, self.source)
 
     def _refuse_replaced(self, what):
         """Raise inside its own block, where the source is the target, and where the target is put back."""

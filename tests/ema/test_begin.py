@@ -1,5 +1,8 @@
 """Where averages begin: at parameters as they are, also if these are initialized, or loaded, after they are made."""
 
+import copy
+import pickle
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -63,6 +66,67 @@ def test_a_copy_between_networks_that_are_not_initialized_yet(either):
     for param, other in zip(net.get_parameters(), target.get_parameters()):
         np.testing.assert_array_equal(other.asnumpy(), param.asnumpy())
     assert net.weight.asnumpy().any()
+
+
+def lazy(loaded=True):
+    """A network that is made without values, and given some since."""
+    with no_init_parameters():
+        net = Net()
+    if loaded:
+        load(net)
+    return net
+
+
+def load(net):
+    """Give a network its values, as from a checkpoint."""
+    ms.load_param_into_net(net, {"weight": Parameter(ONES * 2, name="weight")})
+
+
+def averaging(net):
+    """An EMA that has a network."""
+    return EMA(SGD(net.trainable_params(), lr=0.5), 0.5)
+
+
+@pytest.mark.parametrize("make", [averaging, ParameterEMA.of])
+@pytest.mark.parametrize("loaded", ["before", "after"])
+@pytest.mark.parametrize("use", ["average_parameters", "swap", "copy_to", "averaged_copy"])
+def test_an_evaluation_before_the_first_step(use, loaded, make, either):
+    """The averages are the weights then, and these are what they were after it."""
+    net = lazy(loaded == "before")
+    ema = make(net)
+    if loaded == "after":
+        load(net)
+    if use == "average_parameters":
+        with ema.average_parameters():
+            assert (net.weight.asnumpy() == 2).all()
+    elif use == "swap":
+        ema.swap_before_eval()
+        assert (net.weight.asnumpy() == 2).all()
+        ema.swap_after_eval()
+    elif use == "copy_to":
+        ema.copy_to()
+    else:
+        assert (ema.averaged_copy(net).weight.asnumpy() == 2).all()
+    assert (net.weight.asnumpy() == 2).all()
+    assert (ema.averages[0].asnumpy() == 2).all()
+
+
+def test_a_hard_update_from_what_was_loaded(either):
+    """Into what has no values yet."""
+    target = lazy(False)
+    target.update_parameters_name("target.")
+    ParameterEMA(lazy(), target, 0.5).copy()
+    assert (target.weight.asnumpy() == 2).all()
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda optimizer: pickle.loads(pickle.dumps(optimizer))])
+@pytest.mark.parametrize(
+    "make", [averaging, *(lambda net, cls=cls: cls(net.trainable_params()) for cls in (AdamW, LBFGS))]
+)
+def test_copies_of_what_was_loaded(make, how):
+    """They have its values: MindSpore draws a copy anew of a Parameter that was made without any."""
+    made = how(make(lazy()))
+    assert all((kept.asnumpy() == 2).all() for kept in (*made.parameters, *getattr(made, "averages", ())))
 
 
 def half(value=1.0, name="weight"):
