@@ -15,6 +15,7 @@ from mindspore.ops.primitive import constexpr
 from ms_optim import _host
 
 _lock = threading.RLock()
+_calls = threading.local()
 
 
 def _renew_lock():
@@ -33,7 +34,17 @@ def call(cell: nn.Cell, *args: Any) -> Any:
     Two compiled calls in two threads hang, and one Cell in two threads crashes.
     """
     with _lock:
-        return cell.compile_and_run(*args)
+        outer = is_calling()
+        _calls.made = True
+        try:
+            return cell.compile_and_run(*args)
+        finally:
+            _calls.made = outer
+
+
+def is_calling() -> bool:
+    """Whether this thread is in a compiled call of the library's own."""
+    return getattr(_calls, "made", False)
 
 
 def step(optimizer: Any, gradients: Sequence[Any], pieces: Callable | None = None) -> Any:

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -169,6 +169,26 @@ class Stateful(Swappable, nn.Optimizer):
     """An optimizer whose state can be told, loaded and copied as a whole."""
 
     has_memory = False
+    # What cannot be set as an attribute: until an optimizer is made, nothing.
+    settled: Set[str] = frozenset()
+
+    def __setattr__(self, name, value):
+        if name in self.settled and not self._is_written(name, value):
+            way = self._way_to_set(name, value)
+            raise AttributeError(f"For '{type(self).__name__}', {name!r} must be {way}, but was set as an attribute.")
+        super().__setattr__(name, value)
+
+    def _is_written(self, name, value):
+        """Whether it is the learning rate and a Tensor, which MindSpore writes into the Parameter."""
+        one = name == "learning_rate" and isinstance(self.learning_rate, Parameter)
+        return one and isinstance(value, Tensor) and not isinstance(value, Parameter)
+
+    def _way_to_set(self, name, value):
+        """How what is settled can be set."""
+        if name == "state":
+            return "loaded with 'load_state_dict'"
+        group, key = self.param_groups[0], "lr" if name == "learning_rate" else name
+        return f"set in a group, as param_groups[0][{key!r}] = {value!r}" if key in group.settable else "given to it"
 
     def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> None:
         """Raise: steps that are no calls of `construct` run no hooks.

@@ -93,6 +93,8 @@ def copied(tensor: Tensor) -> Tensor:
     """A copy of what a tensor holds."""
     if isinstance(tensor, Parameter):
         keep_values(tensor)
+    if tensor.dtype == ms.qint4x2:  # which no operator copies on CPU
+        return Tensor(tensor.asnumpy().copy(), tensor.dtype)
     return tensor.copy()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, log, nn
 from mindspore.train.checkpoint_pb2 import Checkpoint
 from mindspore.train.serialization import tensor_to_ms_type
 from safetensors import safe_open
@@ -54,8 +54,8 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
         TypeError: If `cell` is not a Cell, or `also` has what is neither.
         ValueError: If two Parameters have one name, `file` ends otherwise, or `also` has an array that is not of real
             numbers.
-        RuntimeError: If `cell` holds an optimizer inside `average_parameters`, where averages are in the place of the
-            weights. The network alone can be saved there.
+        RuntimeError: If `cell` or `also` holds an optimizer inside `average_parameters`, where averages are in the
+            place of the weights. The network alone can be saved there.
         OSError: If the file cannot be written.
 
     Examples:
@@ -78,12 +78,15 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
         raise ValueError(
             f"For 'save', the Parameters of 'cell' must have different names, but got {twice} more than once."
         )
-    _refuse_swapped("save", cell, nn.Optimizer)  # a network may hold averages of its own, and be saved with these
+    # a network may hold averages of its own, and be saved with these
+    _refuse_swapped("save", "cell", _parts(cell, nn.Optimizer))
     for part, follow in _methods(cell, "follow_requires_grad"):
         follow(part)
     path, entries = own_file(path, cell), dict(params)
     entries |= about(cell, entries)
-    entries |= encoded("save", also) if also is not None else {}
+    if also is not None:
+        entries |= encoded("save", also)
+        _refuse_swapped("save", "also", also.values())
     writers = _writers(cell)
     if writers:
         entries[WRITERS] = as_json(writers)
@@ -129,11 +132,16 @@ def _writers(cell):
     }
 
 
-def _refuse_swapped(owner, cell, kind):
+def _parts(cell, kind):
+    """The parts of a cell of some kind."""
+    return [part for _, part in cell.cells_and_names() if isinstance(part, kind)]
+
+
+def _refuse_swapped(owner, argument, parts):
     """Raise if averages are in the place of the weights of an optimizer or of an average."""
-    if any(isinstance(part, kind) and getattr(part, "swapped", False) for _, part in cell.cells_and_names()):
+    if any(getattr(part, "swapped", False) for part in parts):
         raise RuntimeError(
-            f"For '{owner}', 'cell' must not hold an optimizer or an EMA inside 'average_parameters', where the "
+            f"For '{owner}', '{argument}' must not hold an optimizer or an EMA inside 'average_parameters', where the "
             f"averages are in the place of the weights: leave the block first, or {owner} the network alone."
         )
 
@@ -185,7 +193,7 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
         raise TypeError(
             f"For 'restore', 'parameters' must map names to Tensors or be a file, but got {type(parameters).__name__}."
         )
-    _refuse_swapped("restore", cell, Swappable)
+    _refuse_swapped("restore", "cell", _parts(cell, Swappable))
     _refuse_another_writer(cell, parameters.get(WRITERS))
     wanted = dict(_named(cell))
     saved = {name: value for name, value in parameters.items() if not _is_own(name)}
@@ -199,12 +207,17 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
         value = values[name]
         if not isinstance(value, Tensor):
             raise TypeError(f"For 'restore', '{name}' must be a Tensor, but got {type(value).__name__}.")
+        if (param.dtype, value.dtype) == (ms.qint4x2, ms.int8):  # as which safetensors has it
+            value = values[name] = Tensor(value.asnumpy(), ms.qint4x2)
         fits = early[name].fits(value) if name in early else (value.shape, value.dtype) == (param.shape, param.dtype)
         if not fits:
             raise ValueError(
                 f"For 'restore', '{name}' must be {param.dtype} of shape {param.shape}, but got "
                 f"{value.dtype} of shape {value.shape}."
             )
+    if WRITERS not in parameters:
+        for part, numbers_given in _methods(cell, "numbers_given"):
+            _warn_of_numbers(type(part).__name__, numbers_given(part, values))
     for name, param in wanted.items():
         if name in early:
             early[name].take(values[name])
@@ -244,6 +257,16 @@ def _refuse_another_writer(cell, entry):
                 f"For 'restore', the state of '{name}' must be of {writer}, as the optimizer is, but that of "
                 f"{writers[name]} was saved; where that is meant, 'parameters' must be a mapping without '{WRITERS}'."
             )
+
+
+def _warn_of_numbers(owner, given):
+    """Say what arguments become where nothing tells whether the state is of this class: Adam's has AdamW's names."""
+    if given:
+        said = ", ".join(f"'{name}' {new}, which was {old}" for name, (old, new) in given.items())
+        log.warning(
+            f"For 'restore', 'parameters' do not say of which class of optimizers the state is, as files of MindSpore "
+            f"do not: {owner} gets of it {said}."
+        )
 
 
 def _completed(cell, saved, wanted):

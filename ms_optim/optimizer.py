@@ -1,12 +1,12 @@
 """What every optimizer is built on: the declaration of its state and its arguments, from which it is made."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor
+from mindspore import Parameter, ParameterTuple, Tensor, log
 
 from ms_optim import _compiled, _composed, _direct, _host, _math, _native, _pieces, _shards, _state, _torch_layout
 from ms_optim._declaration import Declared, arguments_of
@@ -88,8 +88,6 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
     # Whether each element of a step comes of the same element of parameter, gradient and slots alone, so that it may be
     # taken on slices of them.
     elementwise: ClassVar[bool] = False
-    # What cannot be set as an attribute: until an optimizer is made, nothing.
-    settled: Set[str] = frozenset()
 
     def __init_subclass__(cls):
         super().__init_subclass__()
@@ -156,7 +154,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
         self._refuse_parameters(self.parameters, lambda param: id(param) not in kept or param is self.global_step)
-        self.settled = {*whole, *defaults, "weight_decay", "learning_rate"}
+        self.settled = {*whole, *defaults, "weight_decay", "learning_rate", "state"}
 
     def _keep(self, key, param):
         """Have a Parameter of this Cell that is no attribute: it is in `get_parameters()`, and so in checkpoints."""
@@ -330,6 +328,15 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
                 found["optimizer.lr"] = Tensor(later)
         return {prefix + name: value for name, value in found.items() if prefix + name not in saved}
 
+    def numbers_given(self, saved: Mapping[str, Tensor]) -> dict[str, tuple[list, list]]:
+        """Arguments that values by name would change before the first step, but for the learning rate: as is, to be."""
+        if self.step_counts.asnumpy().any():
+            return {}
+        pairs = {name: (kept.asnumpy(), saved[kept.name].asnumpy()) for name, kept in self.hyperparameters.items()}
+        return {
+            name: (now.tolist(), new.tolist()) for name, (now, new) in pairs.items() if not np.array_equal(now, new)
+        }
+
     def present_names(self) -> dict[int, str]:
         """What the tensors of the state are called in checkpoints, by their `id`."""
         return self.state.names
@@ -398,6 +405,12 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         for optimizer in (type(self).__new__(type(self)), self):  # what does not fit is to show in one that is not used
             type(self).__init__(optimizer, [*groups, {**group, **members}, order], **arguments)
             optimizer.load_state_dict(state)
+        if self.is_in_graph:
+            self._hold("is_in_graph", False)
+            log.warning(
+                f"For '{type(self).__name__}', steps that were compiled before a group was added, as of a training "
+                "cell, go on with the parameters that there were, and with their state: make the cell anew."
+            )
 
     def describe(self) -> str:
         """What each parameter got, as a table: its group, shape, state and arguments."""
@@ -424,18 +437,9 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         )
 
     def __setattr__(self, name, value):
-        if name in self.settled and not self._is_written(name, value):
-            first, key = self.param_groups[0], "lr" if name == "learning_rate" else name
-            how = f"set in a group, as param_groups[0][{key!r}] = {value!r}" if key in first.settable else "given to it"
-            raise AttributeError(f"For '{type(self).__name__}', {name!r} must be {how}, but was set as an attribute.")
         super().__setattr__(name, value)
         if name == "parameters" and self.settled:
             self._follow_parameters()
-
-    def _is_written(self, name, value):
-        """Whether it is the learning rate and a Tensor, which MindSpore writes into the Parameter."""
-        one = name == "learning_rate" and isinstance(self.learning_rate, Parameter)
-        return one and isinstance(value, Tensor) and not isinstance(value, Parameter)
 
     def _follow_parameters(self):
         """Step the Parameters that were put in the place of those that it was made with.

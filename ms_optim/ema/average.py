@@ -209,14 +209,14 @@ class EMA(Averaged, Stateful):
         if self.settled and name not in self.arguments and name in self._inner_settled:
             setattr(self.optimizer, name, value)  # which says how, or writes it
             return
-        if name in self.settled:
-            whom = "it" if name in self.arguments else "its optimizer"
-            raise AttributeError(f"For 'EMA', {name!r} must be given to {whom}, but was set as an attribute.")
         super().__setattr__(name, value)
         if name == "parameters" and "tracked" in vars(self):  # as of the optimizer
             self.optimizer.parameters = value
             self._hold("tracked", (*value, *self.tracked[len(value) :]))
             self._set_path()
+
+    def _way_to_set(self, name, value):
+        return f"given to {'it' if name in self.arguments else 'its optimizer'}"
 
     @property
     def _inner_settled(self):

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Real
+from types import MappingProxyType
 from typing import Any
 
 import mindspore as ms
@@ -207,6 +208,7 @@ class LBFGS(Stateful):
         self._on_device, self._on_host = (kind(self.parameters, self.like) for kind in (OnDevice, OnHost))
         self._group = LBFGSGroup(self, groups[0])
         self._kept_state: dict[str, Any] = {}
+        self.settled = {*self.arguments, "learning_rate", "state"}
 
     @property
     def param_groups(self) -> tuple[Group]:
@@ -214,15 +216,16 @@ class LBFGS(Stateful):
         return (self._group,)
 
     @property
-    def state(self) -> dict[str, dict]:
+    def state(self) -> Mapping[str, Mapping]:
         """The state as torch has it: by the name of the first parameter, if there was a step; then by its keys.
+
+        It cannot be set.
 
         Vectors are Tensors of all parameters end to end; numbers are Tensors where torch has Tensors. On CPU all of
         them are copies.
         """
-        if not self._kept_state:
-            return {}
-        return {self.parameters[0].name: self._placed(self._on_device, (*NUMBERS, "t"))}
+        placed = self._placed(self._on_device, (*NUMBERS, "t"))
+        return MappingProxyType({self.parameters[0].name: MappingProxyType(placed)} if placed else {})
 
     def _placed(self, where, numbers=NUMBERS):
         """The state, with vectors and numbers where they are to be."""
@@ -235,7 +238,7 @@ class LBFGS(Stateful):
     def _told(self):
         group = {name: copy.deepcopy(value) for name, value in self._group.items() if name != "params"}
         return {
-            "state": dict(enumerate(self.state.values())),
+            "state": dict(enumerate(map(dict, self.state.values()))),
             "param_groups": [{**group, "params": list(range(len(self.parameters)))}],
         }
 

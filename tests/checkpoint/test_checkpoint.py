@@ -11,7 +11,7 @@ from threading import Timer
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, Tensor, log, nn
 from mindspore.train.checkpoint_pb2 import Checkpoint
 
 import ms_optim
@@ -261,6 +261,8 @@ def test_the_averages_are_not_saved_as_the_weights(tmp_path, suffix, mode):
                 message = f"^For '{refused.__name__}', 'cell' must not hold an optimizer or an EMA inside"
                 with pytest.raises(RuntimeError, match=message):
                     refused(cell, file)
+        with pytest.raises(RuntimeError, match=r"^For 'save', 'also' must not hold an optimizer or an EMA inside"):
+            save(net, file, {"epoch": 3, "ema": ema})
         save(net, tmp_path / f"net.{suffix}")
     averages = ms.load_checkpoint(str(tmp_path / f"net.{suffix}"), format=suffix)
     for average, param in zip(ema.averages, ema.tracked, strict=True):
@@ -268,6 +270,37 @@ def test_the_averages_are_not_saved_as_the_weights(tmp_path, suffix, mode):
     for cell in cells:
         save(cell, file)
         restore(cell, file)
+
+
+class Packed(nn.Cell):
+    """Four bits for each number."""
+
+    def __init__(self, value):
+        super().__init__()
+        packed = Tensor(np.full(4, value, np.int8), ms.qint4x2)
+        self.packed = Parameter(packed, name="packed", requires_grad=False)
+
+
+def test_four_bits(tmp_path, suffix):
+    """No operator copies them, and safetensors have no such kind."""
+    save(Packed(3), tmp_path / f"packed.{suffix}")
+    net = Packed(1)
+    assert restore(net, tmp_path / f"packed.{suffix}") == []
+    assert net.packed.dtype == ms.qint4x2 and (net.packed.asnumpy() == 3).all()
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_a_file_of_mindspores_that_changes_arguments(same, tmp_path, monkeypatch):
+    """Nothing in it says that it is AdamW's, whose decay Adam would take without a word."""
+    told = []
+    monkeypatch.setattr(log, "warning", told.append)
+    optimizers = [cls(nn.Dense(2, 3).trainable_params(), weight_decay=0.3) for cls in (AdamW, Adam)]
+    if not same:
+        optimizers[1].param_groups[0]["weight_decay"] = 0.0
+    ms.save_checkpoint(optimizers[0], str(tmp_path / "adamw.ckpt"))
+    restore(optimizers[1], tmp_path / "adamw.ckpt")
+    said = "Adam gets of it 'weight_decay' [0.3], which was [0.0]."
+    assert [said in one for one in told] == ([] if same else [True])
 
 
 class Grown(nn.Cell):

@@ -36,7 +36,7 @@ FEW = ("a.weight", "b.gamma", "scale", "conv.weight")
 # The same for an optimizer that takes matrices only: wide, tall, and with axes of size 1.
 MATRICES = dict(zip(SHAPES, [(3, 4), (3, 4), (1, 1), (2, 1), (6, 9), (5, 2), (40, 28)]))
 # Two values of an argument, far from its default and from each other, so that a mistake in one shows; of an argument
-# that is not here, two that its kind allows.
+# that is not here, or of which the class takes others, two that its kind allows.
 LOUD = {
     "Adafactor.eps": ((1e-3, 1e-1), (1e-2, 0.5)),
     "adjust_lr_fn": (None, "match_rms_adamw"),
@@ -90,10 +90,20 @@ def loud(cls, which=0):
 
 
 def _values(cls, name):
+    kind = cls.kind_of(name)
     for key in (f"{cls.__name__}.{name}", name):
-        if key in LOUD:
+        if key in LOUD and all(_allows(kind, value) for value in LOUD[key]):
             return LOUD[key]
-    return _two_of(cls.kind_of(name))
+    return _two_of(kind)
+
+
+def _allows(kind, value):
+    """Whether a kind takes a value: a class may mean something else by a name."""
+    try:
+        kind.check("tests", "value", value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _two_of(kind):

@@ -1022,3 +1022,19 @@ def test_wrong_closures(closure, kind, message):
     with pytest.raises(kind, match="^" + re.escape(f"For 'LBFGS', {message}") + "$"):
         optimizer.step(closure)
     assert optimizer.state == {}
+
+
+def test_what_cannot_be_set_raises():
+    """Arguments as attributes, and the state, of which what is told is a copy."""
+    optimizer = LBFGS([Parameter(Tensor([1.0, 2.0], ms.float32), name="w")])
+    for name in ("lr", "history_size", "max_iter", "learning_rate"):
+        with pytest.raises(
+            AttributeError, match=rf"^For 'LBFGS', '{name}' must be set in a group, as param_groups\[0\]"
+        ):
+            setattr(optimizer, name, 1)
+    with pytest.raises(
+        AttributeError, match=r"^For 'LBFGS', 'state' must be loaded with 'load_state_dict', but was set"
+    ):
+        optimizer.state = {}
+    with pytest.raises(TypeError):
+        optimizer.state["w"] = {}

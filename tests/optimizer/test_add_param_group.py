@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import DENSE, assert_same, everything
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, log, nn
 
 from ms_optim import EMA, SGD, AdamW, MomentumAGC, Muon, SparseAdam
 from parity.cases import CASES
@@ -219,3 +219,19 @@ def test_every_optimizer_takes_a_group(name):
     optimizer.add_param_group({"params": params[-1:]})
     assert optimizer.state_dict()["param_groups"][: len(before)] == before
     assert [param.name for param in optimizer.parameters] == names
+
+
+def test_what_was_compiled_before_is_warned_of(graph, monkeypatch):
+    """A training cell goes on with the parameters that it has, and nothing of a step could say so."""
+    told = []
+    monkeypatch.setattr(log, "warning", told.append)
+    net, new = nn.Dense(2, 3), [Parameter(Tensor([1.0], ms.float32), name=name) for name in ("one", "two", "three")]
+    optimizer = SGD(net.trainable_params(), lr=0.1, fused=False)
+    optimizer((Tensor(np.ones((3, 2)), ms.float32), Tensor(np.ones(3), ms.float32)))  # a graph of its own
+    optimizer.add_param_group({"params": new[:1]})
+    assert told == []
+    nn.TrainOneStepCell(net, optimizer).compile(Tensor(np.ones((1, 2)), ms.float32))
+    optimizer.add_param_group({"params": new[1:2]})
+    assert ["make the cell anew" in one for one in told] == [True]
+    optimizer.add_param_group({"params": new[2:]})
+    assert len(told) == 1

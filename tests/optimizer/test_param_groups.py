@@ -192,6 +192,11 @@ def test_what_cannot_be_set_raises():
         for owner in (optimizer, EMA(optimizer)):
             with pytest.raises(AttributeError, match=f"^For 'SGD', '{name}' must be given to it, but was set as an at"):
                 setattr(owner, name, 0.1)
+    for owner in (optimizer, EMA(optimizer)):
+        with pytest.raises(
+            AttributeError, match=r"^For 'SGD', 'state' must be loaded with 'load_state_dict', but was set"
+        ):
+            owner.state = {}
     with pytest.raises(TypeError):
         optimizer.state["p0"] = {}
     with pytest.raises(TypeError):
