@@ -1,6 +1,6 @@
 """What may part two runs in one step: the numbers of groups, the loss, the gradients, and what became of them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,15 +10,21 @@ from parity.cases.formats import FORMATS
 from parity.judge.norms import Difference, differences, distance
 
 # How far apart a loss or a gradient may be, relative to its size, where the weights are the same; and how many times
-# further apart than the weights are, where they are not.
-SAME, AMPLIFIED = 1e-4, 100.0
+# further apart than the weights are, where they are not, or so many times what it was at most before.
+SAME, AMPLIFIED, GROWTH = 1e-4, 100.0, 10.0
+# Weights are not taken to be nearer to each other than this, to tell how many times.
+NEAREST = 1e-7
 # The same of what an optimizer whose rule is not known makes of gradients.
 SAME_STEP = 1e-2
-# Weights before the first step, and numbers of groups, which may have been rounded to float32.
+# Weights before the first step, and numbers of groups, which may have been rounded to float32; and losses and gradients
+# that nearly vanish, relative to the largest that there were.
 ROUNDED = 1e-6
 # A gradient this small beside all others may be noise, as that of a bias before a normalization; but not if so many
-# elements or more are, in this cosine, those of the other run times something.
-NOISE, ELEMENTS, COSINE = 1e-6, 6, 0.999
+# elements or more are, in this cosine, those of the other run times something. Elements that are as small are noise
+# where some of them are this far from each other.
+NOISE, ELEMENTS, COSINE, UNLIKE = 1e-6, 6, 0.999, 0.1
+# Of how many rows of a tensor a gradient may differ, where rounding lets a ReLU or a maximum choose otherwise.
+FEW = 0.25
 
 
 @dataclass(frozen=True)
@@ -134,22 +140,54 @@ def _shifted(first, second, keys):
     return ""
 
 
-def loss_apart(one, other, i, allowed):
+@dataclass
+class Seen:
+    """What losses and gradients were like in the steps before.
+
+    Attributes:
+        sizes (dict[str, float]): The largest norm of each gradient, by name.
+        loss (float): The largest loss.
+        times (float): How many times further apart than the weights they were, at most.
+        chosen (dict[str, float]): How far apart a gradient was, at most, because rounding let something choose
+            otherwise, by name.
+    """
+
+    sizes: dict[str, float] = field(default_factory=dict)
+    loss: float = 0.0
+    times: float = 0.0
+    chosen: dict[str, float] = field(default_factory=dict)
+
+    def allowed(self, drift: float) -> float:
+        """How far apart they may be where the weights are so far apart."""
+        return max(SAME, drift * max(AMPLIFIED, GROWTH * self.times))
+
+    def add(self, relative: float, drift: float) -> None:
+        """Take note of how far apart one was."""
+        self.times = max(self.times, relative / max(drift, NEAREST))
+
+
+def loss_apart(one, other, i, drift, seen):
     """The losses of a step that differ."""
     if one.loss is None or other.loss is None:
         return None
-    off = distance(one.loss, other.loss)
+    off, allowed = distance(one.loss, other.loss), seen.allowed(drift)
+    sizes = [abs(loss) for loss in (one.loss, other.loss, seen.loss) if np.isfinite(loss)]
+    seen.loss = max(sizes, default=0.0)
+    if abs(one.loss - other.loss) <= ROUNDED * seen.loss:
+        return None
     if off <= allowed:
+        seen.add(off, drift)
         return None
     text = f"{one.loss:.8g} and {other.loss:.8g}, {off:.2g} apart where the weights are the same to {allowed:.2g}"
     return Finding(i, "loss", f"{text}: other data, or another network or loss")
 
 
-def gradients_apart(one, other, pairs, i, allowed):
+def gradients_apart(one, other, pairs, i, drift, seen):
     """The gradients that differ, in the order of the network; all by one factor is said as such.
 
     Returns:
-        The finding or None, and those that are not alike but are no more than noise beside all others.
+        The finding or None; where gradients are noise: not alike, but no more than that beside all others, by name;
+        and those that differ because rounding has let a ReLU or a maximum choose otherwise.
     """
     present = [
         (name, name in one.gradients, called in other.gradients)
@@ -158,22 +196,39 @@ def gradients_apart(one, other, pairs, i, allowed):
     ]
     if present:
         said = ", ".join(f"{name} in the {'first' if here else 'second'} alone" for name, here, _ in present)
-        return Finding(i, "gradient", f"there is one of {said}"), set()
+        return Finding(i, "gradient", f"there is one of {said}"), {}, ()
     both = {
         name: _dense(one.gradients[name], other.gradients[called])
         for name, called in pairs.items()
         if name in one.gradients
     }
     mine, others = ({name: pair[side] for name, pair in both.items()} for side in (0, 1))
-    tensors = differences(mine, others)
+    tensors, allowed = differences(mine, others), seen.allowed(drift)
+    seen.sizes |= {tensor.name: max(tensor.size, seen.sizes.get(tensor.name, 0.0)) for tensor in tensors}
     noise = NOISE * np.sqrt(sum(tensor.size**2 for tensor in tensors))
+    vanished = [tensor.name for tensor in tensors if tensor.off <= ROUNDED * seen.sizes[tensor.name]]
     apart = tuple(
         tensor
         for tensor in tensors
-        if tensor.relative > allowed and (tensor.off > noise or _is_multiple(*both[tensor.name], allowed))
+        if tensor.relative > max(allowed, GROWTH * seen.chosen.get(tensor.name, 0.0))
+        and tensor.name not in vanished
+        and (tensor.off > noise or _is_multiple(*both[tensor.name], allowed))
     )
-    if not apart:
-        return None, {tensor.name for tensor in tensors if tensor.relative > allowed}
+    # what chose otherwise is nearest to the loss, or shows it most where the network is not in order
+    deciding = {apart[-1].name, max(apart, key=lambda tensor: tensor.relative).name} if apart else set()
+    if not apart or (i > 0 and any(_of_few_rows(*both[name], allowed) for name in deciding)):
+        for tensor in tensors:
+            if tensor.relative <= allowed and tensor.name not in vanished:
+                seen.add(tensor.relative, drift)
+        for tensor in apart:
+            seen.chosen[tensor.name] = max(tensor.relative, seen.chosen.get(tensor.name, 0.0))
+        unlike = {name: _are_noise(*pair, noise, allowed) for name, pair in both.items()}
+        whole = {name for name in unlike if isinstance(one.gradients[name], tuple)}  # of the rows that are there
+        return (
+            None,
+            {name: where for name, where in unlike.items() if where.any() and (not where.ndim or name not in whole)},
+            tuple(tensor.name for tensor in apart),
+        )
     factor = _factor(mine, others, allowed)
     if factor is not None and len(apart) == len(tensors):
         norms = [
@@ -183,8 +238,44 @@ def gradients_apart(one, other, pairs, i, allowed):
             f"all of the second are those of the first times {factor:.7g}, of norms {norms[0]:.5g} and {norms[1]:.5g}: "
             "a mean for a sum, a loss scale, a number of devices, or clipping in one of them"
         )
-        return Finding(i, "gradient", text, apart), set()
-    return Finding(i, "gradient", in_words(apart, pairs), apart), set()
+        return Finding(i, "gradient", text, apart), {}, ()
+    return Finding(i, "gradient", in_words(apart, pairs), apart), {}, ()
+
+
+def _are_noise(one, other, noise, allowed):
+    """Which elements of a gradient are noise: all, if its difference is, or those as small, if some are not alike.
+
+    As of the keys' part of the bias of an attention, which changes no output.
+    """
+    with np.errstate(invalid="ignore"):  # of what is infinite in both
+        off, size = np.abs(np.subtract(one, other, dtype=float)), np.maximum(np.abs(one), np.abs(other))
+    if allowed * np.linalg.norm(size.ravel()) < np.linalg.norm(off.ravel()) <= noise:
+        return np.array(True)
+    small = size <= noise
+    return small & np.any(off[small] > UNLIKE * size[small])
+
+
+def _of_few_rows(one, other, allowed):
+    """Whether gradients differ in few rows: of the units where rounding has let something choose otherwise."""
+    if np.ndim(one) == 0 or not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return False
+    one, other = (np.reshape(side, (len(side), -1)).astype(float) for side in (one, other))
+    off = np.linalg.norm(one - other, axis=1)
+    sizes = np.maximum(np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1))
+    there = sizes > 0  # and not those that were not looked up
+    least = 0.1 * np.sqrt(np.mean(sizes[there] ** 2))
+    return np.mean(off[there] > allowed * np.maximum(sizes[there], least)) <= FEW
+
+
+def furthest(one, other, pairs):
+    """The gradient that is furthest from the other's, relative to its size; None if there is none."""
+    both = {
+        name: _dense(one.gradients[name], other.gradients[called])
+        for name, called in pairs.items()
+        if name in one.gradients and called in other.gradients
+    }
+    tensors = differences(*({name: pair[side] for name, pair in both.items()} for side in (0, 1)))
+    return max(tensors, key=lambda tensor: tensor.relative, default=None)
 
 
 def _dense(one, other):
@@ -248,20 +339,17 @@ def weights_apart(last, before, i, pairs, allowed):
     return Finding(i, "weights", text, tuple(apart))
 
 
-def jumped(before, i, pairs, allowed, noise):
+def jumped(before, i, pairs, allowed):
     """Where the weights parted in steps that were not recorded: further than a drift goes in so many."""
-    apart = tuple(tensor for tensor in differences(*before) if tensor.relative > allowed and tensor.name not in noise)
+    apart = tuple(tensor for tensor in differences(*before) if tensor.relative > allowed)
     if not apart:
         return None
     return Finding(i, "weights", f"after the last step that is there, {in_words(apart, pairs)}", apart)
 
 
-def steps_apart(before, after, i, allowed, but=frozenset()):
-    """Where the same gradients led elsewhere, but for parameters whose gradients are noise."""
-    moved = [
-        {name: np.subtract(new[name], old[name], dtype=float) for name in new if name not in but}
-        for old, new in zip(before, after)
-    ]
+def steps_apart(before, after, i, allowed):
+    """Where the same gradients led elsewhere."""
+    moved = [{name: np.subtract(new[name], old[name], dtype=float) for name in new} for old, new in zip(before, after)]
     apart = tuple(tensor for tensor in differences(*moved) if not tensor.relative <= allowed)
     if not apart:
         return None

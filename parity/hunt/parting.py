@@ -7,6 +7,8 @@ causes say: numbers of the groups, the loss, the gradients, and what the optimiz
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from parity.hunt.causes import (
     AMPLIFIED,
     NOISE,
@@ -14,7 +16,9 @@ from parity.hunt.causes import (
     SAME,
     SAME_STEP,
     Finding,
+    Seen,
     averages_apart,
+    furthest,
     gradients_apart,
     in_words,
     jumped,
@@ -27,7 +31,7 @@ from parity.hunt.causes import (
 from parity.hunt.diagnosis import diagnose, is_known
 from parity.hunt.noted import noted
 from parity.judge.compare import FREE_RATIO, Verdict, compare
-from parity.judge.norms import differences
+from parity.judge.norms import Difference, differences
 from parity.runs.files import Mapped, Run
 from parity.runs.follow import Unjudged
 from parity.sides.trace import PARAMETER
@@ -37,8 +41,10 @@ from parity.sides.trace import PARAMETER
 class Comparison:
     """What was found of two runs; `drift` is how far apart their weights are before each step, at most and relatively.
 
-    It leaves out `noise`: parameters whose gradients are not alike, but noise beside all others, and how far apart they
-    end. `unjudged` is why the rule of an optimizer could not be followed, if it could not.
+    It leaves out `noise`: parameters of which gradients are not alike, but noise beside all others, and how far apart
+    they end. `allowed` is how far apart losses and gradients might be at each step, and `at_first` the gradient that
+    was furthest at the first. `chosen` are steps at which rounding let something choose otherwise, each with the tensor
+    of the network that shows it. `unjudged` is why the rule of an optimizer could not be followed, if it could not.
     `verdict` is that of the second by the first and a float64 run, if there is one. `noted` is what was noted otherwise
     in one than in the other of the step at which they part. `every` is from how many steps one was recorded.
     """
@@ -51,6 +57,9 @@ class Comparison:
     every: int = 1
     noise: Mapping[str, float] = field(default_factory=dict)
     unjudged: str = ""
+    allowed: tuple[float, ...] = field(default=(), repr=False)
+    at_first: Difference | None = None
+    chosen: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def equal(self) -> bool:
@@ -72,6 +81,17 @@ class Comparison:
                 f"These drift apart, at most {self.drift[1]:.1g} of a tensor after the first step and "
                 f"{self.drift[-1]:.1g} after the last"
             )
+            if self.at_first:
+                said.append(
+                    f"at the first step, from the same weights, gradients are at most {self.at_first.relative:.1g} of "
+                    f"a tensor apart, {self.at_first.ulps:,.0f} ulps, in {self.at_first.name!r}; {SAME:g} is allowed"
+                )
+            if self.chosen:
+                step, name = next(iter(self.chosen.items()))
+                said.append(
+                    f"gradients of few units differ at {len(self.chosen)} of the steps, the first {step * self.every} "
+                    f"in {name!r}: rounding lets a ReLU or a maximum choose otherwise"
+                )
             if self.noise:
                 most = max(self.noise.values())
                 said.append(
@@ -81,7 +101,7 @@ class Comparison:
                 )
             if self.unjudged:
                 said.append(f"steps were compared with each other alone, and not by a rule: {self.unjudged}")
-            far = [i for i, drift in enumerate(self.drift[:-1]) if AMPLIFIED * drift >= FAR]
+            far = [i for i, allowed in enumerate(self.allowed) if allowed >= FAR]
             if far:
                 step = far[0] * self.every
                 said.append(
@@ -130,12 +150,13 @@ def compare_runs(
     steps = min(len(first.steps), len(second.steps))
     if not steps:
         raise Incomparable("For 'compare', the runs must have steps, but got none.")
-    finding, drift, noise, unjudged = _found(first, second, pairs, steps)
+    found = _found(first, second, pairs, steps)
+    finding = found.finding
     notes = noted(first, second, pairs, finding.step) if finding and finding.step >= 0 else ()
     if finding and finding.step > 0:  # of those that were recorded
         finding = replace(finding, step=finding.step * first.header.get("every", 1))
     verdict = None if truth is None else _judged(first, second, truth, pairs, steps)
-    return Comparison(steps, finding, tuple(drift), verdict, notes, first.header.get("every", 1), noise, unjudged)
+    return replace(found, finding=finding, verdict=verdict, noted=notes)
 
 
 def _how(told):
@@ -163,15 +184,22 @@ def _paired(first, second, given):
 
 
 def _found(first, second, pairs, steps):
-    """The first finding, or None; how far apart the weights are before each step; what is noise; what was unjudged."""
-    drift, every = [], first.header.get("every", 1)
+    """What there is to say of the steps, up to the first finding."""
+    drift, budgets, chosen, every, at_first = [], [], {}, first.header.get("every", 1), None
     mine = {name: first.initial[name] for name in pairs}
     others = {name: second.initial[called] for name, called in pairs.items()}
-    finding = _begun(first, second, pairs, mine, others)
+    finding, unjudged = _begun(first, second, pairs, mine, others), ""
     if finding:
-        return finding, drift, {}, ""
+        return Comparison(steps, finding, every=every)
     by_rule, wrong, unjudged = _optimizers(first, _filled(second, first, pairs))
-    noise = set()
+    noise, loose, seen = {}, {}, Seen()
+
+    def made(finding, ends):
+        told = tuple(drift), tuple(budgets)
+        return Comparison(
+            steps, finding, told[0], None, (), every, ends, unjudged, told[1], None if drift[0] else at_first, chosen
+        )
+
     for i in range(steps):
         one, other = first.steps[i], second.steps[i]
         last = mine, others
@@ -180,36 +208,50 @@ def _found(first, second, pairs, steps):
         changed = None
         if every != 1:
             allowed = every * AMPLIFIED * max(ROUNDED, _drift(*last, noise))
-            changed = jumped((mine, others), i, pairs, allowed, noise)
+            changed = jumped(_quiet(mine, others, noise), i, pairs, allowed)
         elif one.before or other.before:
             allowed = max(ROUNDED, AMPLIFIED * _drift(*last, noise))
             changed = weights_apart(last, (mine, others), i, pairs, allowed)
         drift.append(_drift(mine, others, noise))
-        allowed = max(SAME, AMPLIFIED * drift[-1])
-        finding = numbers_apart(first, second, pairs, i) or changed or loss_apart(one, other, i, allowed)
+        finding = numbers_apart(first, second, pairs, i) or changed or loss_apart(one, other, i, drift[-1], seen)
+        allowed, unlike = seen.allowed(drift[-1]), {}
         if finding is None:
-            finding, unlike = gradients_apart(one, other, pairs, i, allowed)
-            noise |= unlike
+            if i == 0:
+                at_first = furthest(one, other, pairs)
+            finding, unlike, otherwise = gradients_apart(one, other, pairs, i, drift[-1], seen)
+            if otherwise:
+                chosen[i] = otherwise[-1]
+                loose |= dict.fromkeys(otherwise, np.array(True))
+        budgets.append(allowed)
+        noise = noise | {name: where | noise.get(name, False) for name, where in unlike.items()}
         if finding is None and wrong and wrong.step <= i:
             finding = wrong
         before = mine, others
         mine = {name: one.parameters[name] for name in pairs}
         others = {name: other.parameters[called] for name, called in pairs.items()}
         if finding is None and not by_rule:
-            finding = steps_apart(before, (mine, others), i, max(SAME_STEP, AMPLIFIED * allowed), noise)
+            moved = (_quiet(*weights, noise | loose) for weights in (before, (mine, others)))
+            finding = steps_apart(*moved, i, max(SAME_STEP, AMPLIFIED * allowed))
         if finding:
-            return finding, drift, {}, unjudged
+            return made(finding, {})
     drift.append(_drift(mine, others, noise))
     lengths = len(first.steps), len(second.steps)
     if lengths[0] != lengths[1]:
         finding = Finding(steps, "steps", f"the first has {lengths[0]} steps and the second {lengths[1]}")
     ends = {tensor.name: tensor.relative for tensor in differences(mine, others) if tensor.name in noise}
-    return finding, drift, ends, unjudged
+    return made(finding, {name: end for name, end in ends.items() if end > drift[-1]})
+
+
+def _quiet(mine, others, noise):
+    """Weights without what follows nothing but noise: there the second has those of the first."""
+    return mine, {
+        name: np.where(noise[name], mine[name], other) if name in noise else other for name, other in others.items()
+    }
 
 
 def _drift(mine, others, noise):
-    """How far apart the weights are, but for those that follow nothing but noise, on which nothing depends."""
-    return max((tensor.relative for tensor in differences(mine, others) if tensor.name not in noise), default=0.0)
+    """How far apart the weights are, but for noise."""
+    return max((tensor.relative for tensor in differences(*_quiet(mine, others, noise))), default=0.0)
 
 
 def _begun(first, second, pairs, mine, others):
