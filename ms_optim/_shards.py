@@ -265,7 +265,8 @@ def own_slices(kept, x, group):
 @constexpr
 def _rank_and_size(group):
     """Which of the devices of a group this is, and how many there are."""
-    return management.get_rank(group), management.get_group_size(group)
+    gather = ops.AllGather(group)
+    return gather.rank, gather.rank_size
 
 
 def shape_of_whole(x, group):
