@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from helpers import data_parallel, workers, zero
+from helpers import data_parallel, in_parts, shares, workers, zero
 from helpers.processes import launched, program
+from mindspore import Tensor
 
 from parity.cases import networks
 from parity.sides.mindspore import set_mode
@@ -67,6 +68,23 @@ def test_rows_are_gathered_from_processes(two):
     assert sorted(each["rank"] for each in told) == [0, 1]
     for each in told:
         assert max(each["far"]["hccl_world_group"]) == 0 and min(each["far"]["whole"]) > 1e-2, told
+
+
+def test_rows_are_trained_as_torchs_are(tmp_path):
+    """What its DTensors of rows become is as near to the whole of here, which parts are to the bit, as to its own."""
+    program(tmp_path, in_parts.__file__, tmp_path / "place", tmp_path / "torch.npz")
+    make, _, shapes = shares.SHARED["ROWS"]
+    weights, gradients = shares.drawn(shapes)
+    params = shares.parameters(np.asarray, weights)
+    optimizer = make(params, None)
+    for step in gradients:
+        optimizer(tuple(Tensor(grad) for grad in step))
+    with np.load(tmp_path / "torch.npz") as file:
+        parts, wholes = ([file[f"{kind}{i}"] for i in range(len(shapes))] for kind in ("part", "whole"))
+    ours = [param.asnumpy() for param in params]
+    allowed = shares.told(parts, wholes)  # in bfloat16, by its definition
+    assert all(far <= 1.5 * most < 1e-2 for far, most in zip(shares.told(ours, parts), allowed)), allowed
+    assert max(shares.told(ours, wholes)) < 1e-3
 
 
 def test_what_are_no_rows_gives_no_number(two):
