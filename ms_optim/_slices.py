@@ -16,7 +16,7 @@ from mindspore.parallel.auto_parallel import AutoParallel
 
 from ms_optim._plain_data import as_json, from_json
 from ms_optim._shards import cut_since, devices, listed, slicing_mode
-from ms_optim._values import LIST, copied, keep_values
+from ms_optim._values import LIST, copy_of, keep_values
 
 # The entry of a file that says, as JSON in bytes, of which device it is, what of it is sliced, and where that is.
 SLICES = "ms_optim.slices"
@@ -175,7 +175,7 @@ class Early:
 
     def take(self, value: Tensor) -> None:
         """Give it to the Parameter."""
-        self.param.set_data(copied(value), True)
+        self.param.set_data(copy_of(value), True)
         keep_values(self.param)
         self.param.init_data = self
 

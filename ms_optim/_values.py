@@ -79,7 +79,7 @@ def write(param: Parameter, value: Tensor) -> None:
     initialized any more. No operator writes 4-bit integers on CPU: they get a new buffer too.
     """
     if param.has_init or param.dtype == ms.qint4x2:
-        param.set_data(copied(value), param.sliced)  # it would share the buffer of the value
+        param.set_data(copy_of(value), param.sliced)  # it would share the buffer of the value
         keep_values(param)
     elif _host.copy(param, value):
         pass  # an operator for each takes ten times as long
@@ -89,7 +89,7 @@ def write(param: Parameter, value: Tensor) -> None:
         ops.assign(param, value)
 
 
-def copied(tensor: Tensor) -> Tensor:
+def copy_of(tensor: Tensor) -> Tensor:
     """A copy of what a tensor holds."""
     if isinstance(tensor, Parameter):
         keep_values(tensor)

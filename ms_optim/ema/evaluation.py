@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, log, nn, ops
 
 from ms_optim._state import Swappable
-from ms_optim._values import copied, write
+from ms_optim._values import copy_of, write
 from ms_optim.arguments import COMMON, FLOATS
 
 # Of so many weights it is looked whether a step has changed them.
@@ -59,7 +59,7 @@ class Averaged(Swappable):
             RuntimeError: If a block is inside another.
         """
         with self._replacing(self.tracked):
-            kept = [copied(param) for param in self.tracked]
+            kept = [copy_of(param) for param in self.tracked]
             try:
                 put(self.tracked, self.averages)
                 yield
