@@ -169,7 +169,8 @@ def _check_twin(run, key, single, twin, allowed):
         if _largest(off) > allowed * _largest(other):
             raise Unjudged(
                 f"For '{OWNER}', the float64 twin of 'run' must take the steps that were recorded, but step {i} takes "
-                f"{kind} of '{name}' {_largest(off):.2g} away from it: it has no state that was changed between steps."
+                f"{kind} of '{name}' {_largest(off):.2g} away from it, as where state was changed between steps, which "
+                "a twin does not see."
             )
 
 

@@ -12,7 +12,7 @@ import torch
 from parity.runs import watch
 from parity.runs.files import Step, Writer
 from parity.runs.notes import Notes, loss_of
-from parity.sides.torch_settings import default_dtype
+from parity.sides.torch_settings import default_dtype, numbers_for_double
 
 OWNER = "record"
 
@@ -20,8 +20,8 @@ OWNER = "record"
 class Recording:
     """A block in which the steps of an optimizer of torch are recorded; `parity.record` makes it.
 
-    A float64 twin of the optimizer takes the same steps, on the gradients and the
-    numbers that are recorded: it is the truth by which a replay is judged.
+    A float64 twin of the optimizer takes the same steps, on the gradients and the numbers that are recorded: it is the
+    truth by which a replay is judged. Of a number that is the eps of a dtype it has that of the parameters.
 
     What a loop does before a step is noted with it: the scale of a `torch.amp.GradScaler`, and gradients that the
     functions of `torch.nn.utils` clip, if they are of this optimizer. A step that a scaler skips is none, and counted.
@@ -237,7 +237,7 @@ class Recording:
         for name, value in self._before.items():
             self._twins[name].data.copy_(value)
         for own, group in zip(self._twin.param_groups, self._optimizer.param_groups):
-            own.update({key: value for key, value in group.items() if key != "params"})
+            own.update(numbers_for_double(group, group["params"][0].dtype))
         for name, twin in self._twins.items():
             twin.grad = _double(gradients[name]) if name in gradients else None
         with default_dtype(torch.float64):

@@ -11,7 +11,7 @@ import torch
 from parity.cases import Case
 from parity.cases.losses import Loss
 from parity.cases.problems import Gradient, Problem, Rows
-from parity.sides.torch_settings import default_dtype, one_thread
+from parity.sides.torch_settings import default_dtype, numbers_for_double, one_thread
 from parity.sides.trace import Recorder, Trace
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -91,6 +91,9 @@ class Session:
         with default_dtype(self.dtype):
             self.optimizer = build(self.named)
             self._inner = getattr(self.optimizer, "optimizer", self.optimizer)
+            if self.dtype == torch.float64:  # which is the truth of what float32 computes
+                for group in self._inner.param_groups:
+                    group.update(numbers_for_double(group, torch.float32))
             self.scheduler = schedule and getattr(torch.optim.lr_scheduler, schedule[0])(self._inner, **schedule[1])
 
     def steps(self, gradients: Iterable[dict[str, Gradient]]) -> Trace:

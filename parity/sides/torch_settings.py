@@ -1,7 +1,8 @@
-"""Blocks in which torch computes otherwise."""
+"""Blocks in which torch computes otherwise, and the numbers with which it computes the same in another precision."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -15,6 +16,26 @@ def default_dtype(dtype: torch.dtype):
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def numbers_for_double(group: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """What a group is in float64 besides its parameters, whose rule is that of parameters of a dtype.
+
+    Where the eps of Adafactor is None, torch takes the gap after 1 of the dtype; numbers in float32 tensors would have
+    what is computed of them in float32.
+    """
+
+    def explicit(key, value):
+        if isinstance(value, (tuple, list)):
+            return tuple(torch.finfo(dtype).eps if key == "eps" and one is None else _as_double(one) for one in value)
+        return _as_double(value)
+
+    return {key: explicit(key, value) for key, value in group.items() if key not in ("params", "param_names")}
+
+
+def _as_double(value):
+    is_real = torch.is_tensor(value) and value.is_floating_point()
+    return value.to(torch.float64, copy=True) if is_real else value
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from dataclasses import replace
 
 import mindspore as ms
 import numpy as np
@@ -11,7 +12,7 @@ from helpers import COMPOSED
 from mindspore import nn
 
 import ms_optim
-from ms_optim import SGD, _composed, _host, _math
+from ms_optim import SGD, Adafactor, _composed, _host, _math
 from parity import suite
 from parity.cases import CASES, ENTRIES, MINIMIZERS
 from parity.cases.losses import losses
@@ -198,6 +199,16 @@ def test_a_class_of_ones_own_is_judged_by_what_it_is(graph):
     for factor in (1.0, 3.0):
         made = functools.partial(Scaled, factor=factor)
         assert check(made, reference, problem).passed == (factor == 1)
+
+
+def test_an_eps_that_goes_by_the_dtype_is_that_of_float32():
+    """In the truth too, where it would be 2**-52: another than that of float32 is told from it, and itself is right."""
+    problem = synthetic(6, absent=False).part(["twin.weight"])
+    tiny = [{name: grad * np.float32(1e-6) for name, grad in drawn.items()} for drawn in problem.gradients]
+    problem = replace(problem, gradients=tiny)
+    for eps, right in ((None, True), (2.0**-22, False)):
+        made = functools.partial(Adafactor, eps=(eps, 1e-3))
+        assert check(made, torch.optim.Adafactor, problem, "pynative").passed == right
 
 
 @pytest.mark.parametrize(

@@ -557,6 +557,30 @@ def test_a_twin_that_was_left_behind_judges_nothing(name, options, tmp_path):
     assert main(["replay", str(tmp_path / "run")]) == 2
 
 
+def test_an_eps_that_goes_by_the_dtype_is_that_of_the_parameters(tmp_path):
+    """In the float64 twin too, or its steps are others where gradients are tiny."""
+    net = network()
+    with torch.no_grad():
+        net.scale.copy_(1e-4)
+    trained(torch.optim.Adafactor(net.parameters(), lr=0.02), net, tmp_path / "run")
+    assert read(tmp_path / "run").header["groups"][0]["eps"] == [None, 1e-3]
+    verdicts = judged(tmp_path / "run")
+    assert all(verdict.passed for verdict in verdicts.values()), {leg: str(found) for leg, found in verdicts.items()}
+    assert diagnose(read(tmp_path / "run")).is_right
+
+
+def test_numbers_in_tensors_are_float64_in_the_twin(tmp_path):
+    """Of float32 tensors torch computes the numbers of a step in float32, which is no truth."""
+    ends = []
+    for kind in (float, torch.tensor):
+        net = network()
+        made = torch.optim.Adamax(net.parameters(), lr=kind(float(np.float32(0.1))), foreach=False)
+        trained(made, net, tmp_path / kind.__name__, 1)
+        run = read(tmp_path / kind.__name__)
+        ends.append(run.steps[0].double_parameters["scale"] - np.float64(run.initial["scale"]))
+    assert ends[0] == pytest.approx(ends[1], rel=1e-14)
+
+
 def test_what_cannot_be_judged(tmp_path):
     """No steps, no twin, no such optimizer, a number that is compiled, a function that is not there."""
     folder = written(tmp_path / "unknown", "Sophia")
