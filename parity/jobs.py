@@ -12,7 +12,7 @@ from parity import suite
 from parity.cases import CASES, ENTRIES, MINIMIZERS, RECIPES
 from parity.cases.losses import losses
 from parity.cases.problems import synthetic
-from parity.workers import start, start_worker
+from parity.workers import interruptible, start, start_worker
 
 Outcomes = list[suite.Outcome | suite.FreeRun]
 # How a pool runs jobs: their places come with their outcomes, in the order in which they are done.
@@ -91,7 +91,14 @@ def pool(workers: int) -> Iterator[Runner]:
     """A function that runs jobs in processes that share the cores, or in this one if one is enough."""
     if workers == 1:
         start()
-        yield lambda jobs, keep: ((i, job.run(keep)) for i, job in enumerate(jobs))
+        with interruptible() as check:
+
+            def run_here(jobs, keep):
+                for i, job in enumerate(jobs):
+                    yield i, job.run(keep)
+                    check()
+
+            yield run_here
         return
     given = os.environ.get(THREADS)
     os.environ[THREADS] = str(threads(workers))

@@ -1,10 +1,12 @@
 """Processes that take parts of what another has to do, and end with it however it ends."""
 
+import contextlib
 import gc
 import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
 
 
 def start() -> None:
@@ -20,6 +22,52 @@ def start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     start()
+
+
+# After so many seconds a signal comes again that came while MindSpore compiled.
+SOON = 0.05
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """A block of the main thread that Ctrl-C ends as any other, although MindSpore compiles in it.
+
+    From its first compilation on MindSpore 2.10 takes SIGINT for itself and sends SIGTERM to the process instead, which
+    would end it without a word. What is given raises `KeyboardInterrupt` if one came and something has swallowed it.
+    """
+    came, again = threading.Event(), list[threading.Timer]()
+
+    def interrupted(number, frame):
+        came.set()
+        if not _compiles(frame):
+            raise KeyboardInterrupt
+        again.append(threading.Timer(SOON, os.kill, (os.getpid(), number)))
+        again[-1].start()  # MindSpore would say at length where it was stopped
+
+    def check():
+        if came.is_set():
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # which no signal comes to
+        yield check
+        return
+    before = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        yield check
+    finally:
+        for timer in again:
+            timer.cancel()
+            timer.join()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _compiles(frame):
+    """Whether MindSpore is compiling."""
+    while frame is not None:
+        if frame.f_code.co_name == "compile" and frame.f_globals.get("__name__", "").startswith("mindspore."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _end_with(parent):

@@ -207,14 +207,51 @@ if __name__ == "__main__":
     jobs.first_answer = lambda *asked: [*first(*asked), Stuck()]
     raise SystemExit(main(["SGD", "--workers", "2", "--steps", "2"]))
 """
+# In one process: where MindSpore has compiled, which takes the signal for itself, and while it compiles.
+ALONE = """
+import os, signal, sys, threading
+from parity import jobs
+from parity.__main__ import main
+
+def kill():
+    os.kill(os.getpid(), signal.SIGINT)
+
+class Stuck:
+    name = "Adam"
+    def run(self, keep):
+        kill()
+        threading.Event().wait(60)
+
+class Compiling:
+    name = "Adam"
+    def run(self, keep):
+        from mindspore import Tensor, nn
+        from mindspore.ops.primitive import constexpr
+        killed = constexpr(kill)
+        class Net(nn.Cell):
+            def construct(self, x):
+                killed()
+                return x
+        Net()(Tensor(1.0))
+        return []
+
+first = jobs.first_answer
+jobs.first_answer = lambda *asked: [*first(*asked), {"stuck": Stuck, "compiling": Compiling}[sys.argv[1]](), Stuck()]
+raise SystemExit(main(["SGD", "--workers", "1", "--steps", "2"]))
+"""
 
 
-def test_stopped_it_prints_what_is_done(tmp_path):
+@pytest.mark.parametrize(
+    ("script", "done", "way"), [(INTERRUPTED, "[01]", ()), (ALONE, "1", ("stuck",)), (ALONE, "[12]", ("compiling",))]
+)
+def test_stopped_it_prints_what_is_done(script, done, way, tmp_path):
     """And ends with the code of Ctrl-C, leaving no process behind."""
-    script = tmp_path / "interrupted.py"
-    script.write_text(INTERRUPTED)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
-    assert done.returncode == 130, done.stderr
-    assert re.search(r"stopped after [01] of 2 parts", done.stdout)
-    assert "comparisons are as near to the truth as PyTorch" in done.stdout
-    assert "Traceback" not in done.stderr
+    file = tmp_path / "interrupted.py"
+    file.write_text(script)
+    ended = subprocess.run(
+        [sys.executable, file, *way], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
+    )
+    assert ended.returncode == 130, ended.stderr
+    assert re.search(rf"stopped after {done} of \d parts", ended.stdout)
+    assert "comparisons are as near to the truth as PyTorch" in ended.stdout
+    assert "Traceback" not in ended.stderr
