@@ -24,8 +24,10 @@ from parity.sides.trace import Recorder, Trace
 ELEMENTS, TENSORS, STEPS = 20_000, 6, 20
 # Of a run that leaves its rule later so many steps beyond, but no more than so many in all.
 BEYOND, MOST_STEPS = 4, 300
-# How many elements times steps, of the parameter that leaves its rule, mistakes are tried on at most.
+# How many elements times steps, of the parameters that leave their rule, mistakes are tried on at most.
 MOST = 4_000_000
+# How often more is looked at, because what a part of a run follows the whole does not.
+AGAIN = 3
 
 
 def is_known(optimizer: str) -> bool:
@@ -78,7 +80,7 @@ class Suspects:
         )
         self._folder = TemporaryDirectory()
         weakref.finalize(self, self._folder.cleanup)
-        self._searches: dict[tuple[str | None, int], tuple[Trace, Search]] = {}
+        self._searches: dict[tuple[tuple[str, ...], int], tuple[Trace, Search]] = {}
 
     def diagnosis(self, ours: Trace | None = None) -> Diagnosis:
         """What a trajectory follows, or that of the run itself: the right rule in all of it, or a mistake in a part."""
@@ -87,20 +89,39 @@ class Suspects:
         looked: dict[str, Any] = {"steps": len(run.steps), "tensors": len(run.initial), "untold": self._untold}
         followed = whole.follow(ours)
         parted = followed.divergence
-        steps = min(max(STEPS, parted.step + BEYOND), MOST_STEPS) if parted else STEPS
-        parts = parted.parameter if parted else self._parts
-        if followed.ratio <= RATIO or (parts and run.initial[parts].size * steps > MOST):
+        parts = tuple(filter(None, [parted.parameter if parted else self._parts]))
+        steps = self._until([parted])
+        if followed.ratio <= RATIO or self._is_too_much(parts, steps):
             return Diagnosis(self.name, followed.ratio, parted, **looked)
+        found = self._found(ours, parts, steps)
+        if found.is_right:  # as far as was looked
+            return Diagnosis(self.name, followed.ratio, parted, **looked)
+        for _ in range(AGAIN):
+            more = tuple(dict.fromkeys((*parts, *(where.parameter for where in found.refuted))))
+            further = max(steps, self._until(found.refuted))
+            if found.fits or (more, further) == (parts, steps) or self._is_too_much(more, further):
+                break
+            parts, steps = more, further
+            found = self._found(ours, parts, steps)
+        return replace(found, right=followed.ratio, divergence=parted, **looked)
+
+    def _found(self, ours, parts, steps):
+        """What is followed in a part of the run, and in all of it."""
         own, search = self._search(parts, steps)
 
         def confirmed(mistake):
-            again = search.again(mistake, whole.outline, whole.norms)
-            return whole.follow(ours, search.class_of(mistake), again.alter, again.prepare).ratio
+            again = search.again(mistake, self._whole.outline, self._whole.norms)
+            return self._whole.follow(ours, search.class_of(mistake), again.alter, again.prepare)
 
-        found = search.diagnosis(own if ours is None else _of(search.run, ours), confirmed=confirmed)
-        if found.is_right:  # as far as was looked
-            return Diagnosis(self.name, followed.ratio, parted, **looked)
-        return replace(found, right=followed.ratio, divergence=parted, **looked)
+        return search.diagnosis(own if ours is None else _of(search.run, ours), confirmed=confirmed)
+
+    @staticmethod
+    def _until(where):
+        """How many steps are looked at, so that places are among them."""
+        return min(max([STEPS, *(place.step + BEYOND for place in where if place)]), MOST_STEPS)
+
+    def _is_too_much(self, parts, steps):
+        return sum(self._whole.run.initial[name].size for name in parts) * steps > MOST
 
     def _search(self, parts, steps):
         """Where a part of the run went, and the search for what it follows."""
@@ -116,7 +137,7 @@ def _of(part, ours):
 
 
 def _part(run, parts, count, known):
-    """What is looked at: the parameter that parts, and the smallest of each group and rank; and some of the steps.
+    """What is looked at: the parameters that part, and the smallest of each group and rank; and some of the steps.
 
     The norms of the first steps may be known. Of more steps fewer elements are looked at.
 
@@ -128,7 +149,7 @@ def _part(run, parts, count, known):
     for number, group in enumerate(run.header["groups"]):
         for name in sorted(group["params"], key=sizes.get):
             kinds.setdefault((number, min(run.ranks[name], 2)), []).append(name)
-    chosen = [] if parts is None else [parts]
+    chosen = [*parts]
     for name in (name for names in itertools.zip_longest(*kinds.values()) for name in names if name is not None):
         of_chosen = sum(sizes[name] for name in chosen)
         fits = of_chosen + sizes[name] <= ELEMENTS * STEPS / max(count, STEPS)

@@ -4,7 +4,7 @@ Each is run on the gradients of the run, on arrays of NumPy, in float32 and floa
 by torch: what it fits is named, if the rule of torch does not fit.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -16,7 +16,7 @@ from ms_optim import OPTIMIZERS
 from parity.cases import ENTRIES, Mutant
 from parity.hunt.mistakes import Alter, Mistake, breaks, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
 from parity.hunt.mutants import breed, differs_in_rule_alone
-from parity.hunt.whole import as_precise
+from parity.hunt.whole import Followed, as_precise
 from parity.judge.compare import RATIO, Divergence, Standard, errors
 from parity.runs.files import Run
 from parity.runs.follow import begun, by_the_rule, counterpart, rewind
@@ -43,6 +43,8 @@ class Diagnosis:
         steps (int): In how many steps it was looked at.
         tensors (int): Of how many parameters.
         untold (tuple[str, ...]): The arguments that the run does not tell, and that were taken to be the defaults.
+        refuted (tuple[Divergence, ...]): Where the run leaves mistakes that only the part of it follows which is looked
+            at.
     """
 
     optimizer: str
@@ -55,6 +57,7 @@ class Diagnosis:
     steps: int = 0
     tensors: int = 0
     untold: tuple[str, ...] = ()
+    refuted: tuple[Divergence, ...] = field(default=(), repr=False)
 
     @property
     def is_right(self) -> bool:
@@ -111,7 +114,7 @@ class Search:
         self._right, self._dtypes = self._standard(taken), {key: steps[0].dtype for key, steps in taken[0].items()}
 
     def diagnosis(
-        self, ours: Trace, together: int | None = None, confirmed: Callable[[Mistake], float] | None = None
+        self, ours: Trace, together: int | None = None, confirmed: Callable[[Mistake], Followed] | None = None
     ) -> Diagnosis:
         """What a trajectory follows, of so many mistakes together at most: TOGETHER, if not fewer.
 
@@ -142,14 +145,17 @@ class Search:
                 break
             fits = [(mistake, self._ratio(ours, standard)) for mistake, standard in self._lead(best)]
             everything += fits
-        everything.sort(key=lambda fit: fit[1])
-        fitting = [(mistake, ratio) for mistake, ratio in everything if ratio <= RATIO]
+        refuted: Iterable[Divergence] = ()
         if confirmed:
-            fitting = [(mistake, confirmed(mistake)) for mistake, _ in fitting]
-        fits = [(str(mistake), ratio) for mistake, ratio in fitting if ratio <= RATIO]
+            again = [(mistake, confirmed(mistake)) for mistake, ratio in everything if ratio <= RATIO]
+            everything = [fit for fit in everything if fit[1] > RATIO] + [(one, found.ratio) for one, found in again]
+            refuted = [found.divergence for _, found in again if found.ratio > RATIO and found.divergence]
+        everything.sort(key=lambda fit: fit[1])
+        fits = tuple((str(mistake), ratio) for mistake, ratio in everything if ratio <= RATIO)
         nearest = next(((str(mistake), ratio) for mistake, ratio in everything if ratio < 0.5 * of_right), None)
         hidden = tuple(str(mistake) for mistake in self._known if mistake.known and mistake not in self._shows)
-        return Diagnosis(self.name, of_right, divergence, tuple(fits), tried, None if fits else nearest, hidden)
+        nearest, refuted = None if fits else nearest, tuple(refuted)
+        return Diagnosis(self.name, of_right, divergence, fits, tried, nearest, hidden, refuted=refuted)
 
     def again(self, mistake: Mistake, run: Run, norms: Sequence[float]) -> Mistake:
         """The mistake as it would be made in another run, of which this one is a part."""

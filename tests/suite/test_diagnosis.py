@@ -205,6 +205,25 @@ def test_a_part_of_a_large_run_is_enough(recorded, monkeypatch):
     assert "weight_decay of matrices alone" in {fit for fit, _ in found.fits}, str(found)
 
 
+@pytest.mark.parametrize("searches", [2, 1])
+def test_what_refutes_a_mistake_is_looked_at(searches, recorded, monkeypatch):
+    """A tensor that was not, by which what fits the others is not all; and what is refuted is no near ratio."""
+    monkeypatch.setattr(diagnosis, "TENSORS", 1)
+    monkeypatch.setattr(diagnosis, "AGAIN", searches - 1)
+
+    def build(params):
+        decay, none = ([p for p in params if (".bias" in p.name) == side] for side in (False, True))
+        groups = [{"params": decay}, {"params": none, "weight_decay": 0.0}, {"order_params": params}]
+        return ms_optim.Adam(groups, **ADAMW)
+
+    _, ours = taken(recorded("AdamW"), build)
+    found = diagnose(recorded("AdamW"), ours)
+    if searches > 1:
+        assert "no weight_decay where a name has bias and decay coupled for decoupled" in {fit for fit, _ in found.fits}
+    else:
+        assert not found.fits and found.nearest[1] > 3, str(found)
+
+
 LATE, LOST_AT = 28, 24
 LOST = {
     "all": (lambda net, optimizer: optimizer.state.clear(), "the state of all begun anew at step 24"),
