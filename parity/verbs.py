@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,9 @@ from parity.cases.networks import MODELS
 from parity.cases.stock import STOCK
 from parity.command_line import MODES, check_target
 from parity.runs.reading import Unreadable, read
+
+# Of a paragraph of help.
+WIDTH = 100
 
 
 def record(argv: list[str]) -> int:
@@ -132,7 +136,7 @@ def diagnose(argv: list[str]) -> int:
 
 def compare(argv: list[str]) -> int:
     """Find where two recorded runs part, and whose it is: data, the gradient of a layer, numbers, or the optimizer."""
-    parser = _parser("compare", compare, "compare torch_run mindspore_run")
+    parser = _parser("compare", compare, "compare torch_run mindspore_run", budget())
     parser.add_argument("first", type=Path, metavar="RUN_A", help="the folder of a run, as of torch")
     parser.add_argument("second", type=Path, metavar="RUN_B", help="the folder of another of the same network")
     parser.add_argument("--truth", type=Path, metavar="RUN", help="the first in float64, to judge by")
@@ -157,6 +161,20 @@ def compare(argv: list[str]) -> int:
     if found.finding and found.finding.tensors and options.tensors:
         console.print(_tensor_table(found.finding.tensors, options.tensors))
     return 0 if found.equal else 1
+
+
+def budget() -> str:
+    """What `compare` allows two runs in float32, in words."""
+    from parity.hunt.causes import AMPLIFIED, ROUNDED, SAME, SAME_STEP  # here, because they import MindSpore
+    from parity.judge.compare import RATIO
+
+    return (
+        "Without --truth, what differs by no more than a part of the larger, by norms, is rounding: "
+        f"{ROUNDED:g} of weights before the first step and of numbers of groups, {SAME:g} of a loss or a gradient, or "
+        f"{AMPLIFIED:g} times as much as the weights differ by then, if that is more. A step of an optimizer whose "
+        f"rule is known is judged by the rule, within {RATIO:g} times its error in float32; of any other it may differ "
+        f"by {SAME_STEP:g}, or by {AMPLIFIED:g} times as much as gradients may, if that is more."
+    )
 
 
 def _names(file):
@@ -240,10 +258,15 @@ def _refused(error):
     return 2
 
 
-def _parser(verb, function, example):
+def _parser(verb, function, example, more=""):
+    paragraphs = [
+        function.__doc__,
+        *filter(None, [textwrap.fill(more, WIDTH)]),
+        f"For example: python -m parity {example}",
+    ]
     return argparse.ArgumentParser(
         prog=f"python -m parity {verb}",
-        description=f"{function.__doc__}\n\nFor example: python -m parity {example}",
+        description="\n\n".join(paragraphs),
         epilog="It exits with 0 if all is equal, with 1 if something parts, and with 2 if it cannot be judged.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -15,9 +15,11 @@ from parity.__main__ import arguments, main
 from parity.cases import CASES, ENTRIES, networks
 from parity.cases.draws import Draw
 from parity.cases.problems import PART, synthetic
+from parity.hunt.causes import SAME
 from parity.hunt.rules import hunt
 from parity.judge.compare import Verdict
 from parity.report import files
+from parity.verbs import budget
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,6 +64,17 @@ def test_bad_arguments(argv, message, capsys):
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert not os.path.exists("none")
+
+
+def test_what_a_comparison_allows_is_said(capsys):
+    """In its help, and the same in the README."""
+    for verb in ("compare", "replay"):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert (budget() in said) == (verb == "compare")
+    assert f"{SAME:g} of a loss or a gradient" in budget()
+    assert budget() in " ".join((ROOT / "parity" / "README.md").read_text().replace("`", "").split())
 
 
 def test_a_name_is_taken_once():
