@@ -94,7 +94,9 @@ class Adafactor(Optimizer):
             that each of them has all of may be among those of a group. Their sums are float32. In semi_auto_parallel
             and auto_parallel None, which does not say, is refused but for a scalar, and so is "whole" for what
             MindSpore may slice with the optimizer: unless it is small, its rows cannot be shared, or its
-            `parallel_optimizer` is False. Default: ``None`` .
+            `parallel_optimizer` is False. A step compiles for shapes of wholes, before MindSpore slices them, and
+            cannot see what is cut along another axis or over other devices: then MindSpore itself says of 'Select' that
+            "input.shape and other.shape need to broadcast", which names no optimizer. Default: ``None`` .
         fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
         state_dtype (Union[None, mindspore.dtype]): ``mindspore.float32`` keeps the state of float16 and bfloat16

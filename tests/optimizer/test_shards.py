@@ -308,6 +308,8 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
         "Muon([params[0], params[2]], matrix_group='8-units')": [8] * 4,
         # Of each tensor the length, and two norms of two sums; of a matrix its columns, their mean and a gather too.
         "Adafactor(params[:2], matrix_group='8-units')": [8] * (5 + 8),
+        # Of columns, whose shapes no step is told: the docstring of `matrix_group` says so.
+        "Adafactor([params[2]], matrix_group='8-units')": "For 'Select', input.shape and other.shape need to broadcast",
         "late: Adafactor(params)": "For 'Adafactor', 'matrix_group' must be",
         "late: MomentumAGC(params, fused=False)": "For 'MomentumAGC', 'unit_group' must be",
         "late: Muon([params[0]], matrix_group='whole')": ([], "For 'Muon', 'matrix_group' must be the name"),
