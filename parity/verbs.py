@@ -165,15 +165,18 @@ def compare(argv: list[str]) -> int:
 
 def budget() -> str:
     """What `compare` allows two runs in float32, in words."""
-    from parity.hunt.causes import AMPLIFIED, ROUNDED, SAME, SAME_STEP  # here, because they import MindSpore
+    from parity.hunt.causes import AMPLIFIED, FEW, GROWTH, ROUNDED, SAME, SAME_STEP  # here: they import MindSpore
     from parity.judge.compare import RATIO
 
     return (
         "Without --truth, what differs by no more than a part of the larger, by norms, is rounding: "
-        f"{ROUNDED:g} of weights before the first step and of numbers of groups, {SAME:g} of a loss or a gradient, or "
-        f"{AMPLIFIED:g} times as much as the weights differ by then, if that is more. A step of an optimizer whose "
-        f"rule is known is judged by the rule, within {RATIO:g} times its error in float32; of any other it may differ "
-        f"by {SAME_STEP:g}, or by {AMPLIFIED:g} times as much as gradients may, if that is more."
+        f"{ROUNDED:g} of weights before the first step and of numbers of groups; of a loss or a gradient {SAME:g}, or "
+        f"{AMPLIFIED:g} times as much as the weights differ by then, or, in relation to them, {GROWTH:g} times as much "
+        f"as ever before, or {ROUNDED:g} of the largest that there was. After the first step, what differs in up to "
+        f"{FEW:.0%} of the units of a layer, and before it, is said and no finding: rounding may have switched a ReLU. "
+        f"A step of an optimizer whose rule is known is judged by the rule, within {RATIO:g} times its error in float32; "
+        f"of any other it may differ by {SAME_STEP:g}, or by {AMPLIFIED:g} times as much as gradients may, if that is "
+        "more."
     )
 
 

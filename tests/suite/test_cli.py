@@ -73,7 +73,7 @@ def test_what_a_comparison_allows_is_said(capsys):
             main([verb, "--help"])
         said = " ".join(capsys.readouterr().out.split())
         assert (budget() in said) == (verb == "compare")
-    assert f"{SAME:g} of a loss or a gradient" in budget()
+    assert f"of a loss or a gradient {SAME:g}, or" in budget()
     assert budget() in " ".join((ROOT / "parity" / "README.md").read_text().replace("`", "").split())
 
 
