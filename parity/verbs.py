@@ -174,8 +174,8 @@ def budget() -> str:
         f"{AMPLIFIED:g} times as much as the weights differ by then, or, in relation to them, {GROWTH:g} times as much "
         f"as ever before, or {ROUNDED:g} of the largest that there was. After the first step, what differs in up to "
         f"{FEW:.0%} of the units of a layer, and before it, is said and no finding: rounding may have switched a ReLU. "
-        f"A step of an optimizer whose rule is known is judged by the rule, within {RATIO:g} times its error in float32; "
-        f"of any other it may differ by {SAME_STEP:g}, or by {AMPLIFIED:g} times as much as gradients may, if that is "
+        f"A step of an optimizer whose rule is known is judged by the rule, within {RATIO:g} times its error in "
+        f"float32; of any other it may differ by {SAME_STEP:g}, or by {AMPLIFIED:g} times as much as gradients may, if that is "
         "more."
     )
 
