@@ -175,8 +175,8 @@ def budget() -> str:
         f"as ever before, or {ROUNDED:g} of the largest that there was. After the first step, what differs in up to "
         f"{FEW:.0%} of the units of a layer, and before it, is said and no finding: rounding may have switched a ReLU. "
         f"A step of an optimizer whose rule is known is judged by the rule, within {RATIO:g} times its error in "
-        f"float32; of any other it may differ by {SAME_STEP:g}, or by {AMPLIFIED:g} times as much as gradients may, if that is "
-        "more."
+        f"float32; of any other it may differ by {SAME_STEP:g}, or by {AMPLIFIED:g} times as much as gradients may, if "
+        "that is more."
     )
 
 
