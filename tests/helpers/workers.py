@@ -1,4 +1,7 @@
-"""What each worker of msrun runs: `FOLDER`, into which it writes; what it prints is JSON."""
+"""What each worker of msrun runs: `FOLDER [NAME ...]`. It writes there, or prints what `shares` has of the names alone.
+
+What it prints is JSON.
+"""
 
 import sys
 from pathlib import Path
@@ -14,7 +17,9 @@ if __name__ == "__main__":
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     init()
     rank, count = get_rank(), get_group_size()
-    shares.main(rank, count)
+    shares.main(rank, count, *sys.argv[2:])
+    if sys.argv[2:]:
+        sys.exit()
     context.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True, device_num=count)
     zero.main(rank, count)
     networks.BLOCKS = networks.BLOCKS[:1]
