@@ -41,6 +41,7 @@ def test_parts_of_batches_train_as_whole_ones_do(two, tmp_path, monkeypatch):
         *(f"torch.{rank}.npz" for rank in range(2)),
     }
     first = files.pop("two.model.0.npz")
+    # README says so.
     for name, other in files.items():
         assert far(first, other) <= (0 if "two" in name else 2e-6 if "one" in name else 1e-5), name
     assert {name for name in first.files if name.startswith("ema.")} == {
