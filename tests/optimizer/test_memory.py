@@ -5,6 +5,8 @@ import inspect
 import math
 import weakref
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -102,13 +104,38 @@ def test_adafactor_keeps_rows_and_columns(shape, expected):
     assert multiple(Adafactor([parameter(shape)])) == expected
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_a_device_has_its_part_of_the_state(devices):
-    """README's table: what an optimizer of the rows of one device keeps, and of weights and gradients all."""
-    rows = parameter((1000 // devices, 1000))
-    for make in (AdamW, lambda params: EMA(ms_optim.MomentumAGC(params))):
-        own = make([rows]).state_bytes / 1e6 + 2 * 4
-        assert tables.per_parameter(make, False, devices) == pytest.approx(own, rel=1e-3)
+# The optimizers of README's table of scale, and what weights and gradients are.
+SCALED = {
+    "AdamW, float32": (AdamW, ms.float32),
+    "MomentumAGC with EMA, float32": (lambda params: EMA(ms_optim.MomentumAGC(params)), ms.float32),
+    "AdamW, 16 bits with float32 state and copies": (
+        partial(AdamW, state_dtype=ms.float32, master_weights=True),
+        ms.float16,
+    ),
+}
+COUNTS = (1, 8, 64, 512)
+README = Path(ms_optim.__file__).with_name("README.md")
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_a_device_has_its_part_of_the_state(name):
+    """README's table of scale, of 1, 7 and 70 billion: what the rows of one device cost, and weights and gradients."""
+    make, dtype = SCALED[name]
+    costs = []
+    for count in COUNTS:
+        rows = parameter((1024 // count, 1000), dtype=dtype)
+        costs.append(make([rows]).state_bytes / (1024 * 1000) + 2 * rows.itemsize)
+        assert tables.per_parameter(make, dtype == ms.float16, count) == pytest.approx(costs[-1], rel=1e-3)
+    lines = [line for line in README.read_text(encoding="utf-8").splitlines() if f"| {name} |" in line]
+    printed = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert printed == [[f"{size} B", name, *(f"{size * cost:,.1f} GB" for cost in costs)] for size in (1, 7, 70)]
+
+
+def test_the_table_of_scale_has_no_other_rows():
+    """Nor columns."""
+    heading, _, *rows = tables.scale().splitlines()
+    counts = "".join(f" {count} device{'s' if count > 1 else ''} |" for count in COUNTS)
+    assert heading == f"| parameters | optimizer |{counts}" and len(rows) == 3 * len(SCALED)
 
 
 def test_only_the_group_that_asks_pays():
