@@ -290,7 +290,7 @@ class LBFGS(Stateful):
         return state
 
     def _restored_value(self, name, value):
-        what, dtype = f"For 'LBFGS', '{name}' of the state", ms.dtype_to_nptype(self.like.dtype)
+        what, dtype = f"For 'LBFGS', '{name}' of the state", self.like.asnumpy().dtype
         if name in COUNTS:
             return as_number(value, what, whole=True)
         if name in ("t", "prev_loss") or (name == "H_diag" and type(value) is int):

@@ -7,7 +7,6 @@ they are Tensors, and the functions are compiled. The arithmetic is one and the 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import mindspore as ms
 import numpy as np
 from mindspore import ParameterTuple, Tensor, nn, ops
 from mindspore.ops import MultitypeFuncGraph
@@ -206,7 +205,7 @@ class OnHost:
 
     def __init__(self, parameters: ParameterTuple, like: Tensor):
         self.parameters, self.memory = parameters, _host.Memory(parameters)
-        self.dtype = ms.dtype_to_nptype(like.dtype)
+        self.dtype = like.asnumpy().dtype
 
     def usable(self) -> bool:
         """Whether this is the way now."""
