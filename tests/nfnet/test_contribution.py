@@ -1,5 +1,6 @@
 """What `scripts/zoo` writes: complete, in the form that is asked for, and working where it is put."""
 
+import ast
 import difflib
 import os
 import re
@@ -24,10 +25,16 @@ ZOO = ROOT / "scripts" / "_zoo.py"
 MODELS = Path("models", "research", "cv", "NFNet")
 # Of the files of mindcv that its package does not have, what scripts/zoo adds to.
 ROUND_IT = {
-    "config.py": "choices=['sgd', 'lamb', \"nadam\"]\n    group.add_argument('--eps', type=float,\n        help='')\n",
+    "config.py": """\
+def create_parser(group):
+    group.add_argument('--opt', type=str, choices=['sgd', 'lamb', "nadam"])
+    group.add_argument('--eps', type=float,
+                       help='')
+""",
     "train.py": "create_optimizer(\n        eps=args.eps,\n)\n",
     "train_with_func.py": "create_optimizer(\n        eps=args.eps,\n)\n",
 }
+TYPES = ("Parameter", "Tensor", "bool", "dict", "float", "int", "list", "set", "str", "tuple")
 # As the project's template has them.
 SECTIONS = {
     "README.md": [
@@ -85,6 +92,24 @@ def written(tmp_path_factory, checkout):
     done = zoo(out, "--mindcv", checkout)
     assert done.stdout.splitlines() == [str(out / MODELS), str(out / "mindcv")], done.stderr
     return out
+
+
+def too_new(source):
+    """The lines of what Python 3.9 does not run, each with what it is."""
+    tree, told = ast.parse(source, feature_version=(3, 9)), []
+    imported = {name.name for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    if "annotations" in imported:  # then none is evaluated
+        for node in [*ast.walk(tree)]:
+            for name in {"annotation", "returns"} & {*node._fields}:
+                setattr(node, name, None)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            ends = {getattr(end, "id", getattr(end, "value", ...)) for end in (node.left, node.right)}
+            if ends & {None, *TYPES}:
+                told.append((node.lineno, "a union of types"))
+        elif isinstance(node, ast.keyword) and node.arg in ("strict", "slots", "kw_only"):
+            told.append((node.value.lineno, node.arg))
+    return sorted(told)
 
 
 @pytest.fixture
@@ -170,6 +195,35 @@ def test_mindcv_has_each_addition(written, checkout):
         r"^\| (nfnet_f\d) \| ([\d.]+) \|", (written / "mindcv/configs/nfnet/README.md").read_text(), re.MULTILINE
     )
     assert {name: round(float(count), 1) for name, count in rows} == PUBLISHED and rows[0][1] == "71.49"
+
+
+FUTURE = "from __future__ import annotations\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("class A:\n    size: int | None = None", [(2, "a union of types")]),
+        (FUTURE + "class A:\n    size: int | None = None", []),
+        ("def f(size=3) -> str | int: pass", [(1, "a union of types")]),
+        (FUTURE + "def f(a: int | str, kind=int | None): pass", [(2, "a union of types")]),
+        ("isinstance(3, int | str)\nzip([], [], strict=True)", [(1, "a union of types"), (2, "strict")]),
+        ("a = {} | {}\nb = 2 | 1", []),
+    ],
+)
+def test_what_is_too_new_is_found(source, found):
+    """What is evaluated where a module is imported or run, and not what is only written."""
+    assert too_new(source) == found
+
+
+def test_mindcv_runs_on_python_3_9(written):
+    """What is new there and what is changed, because mindcv's own tests run on 3.9."""
+    paths = sorted((written / "mindcv").rglob("*.py"))
+    assert {path: found for path in paths if (found := too_new(path.read_text()))} == {}
+    # what ast does not tell of the syntax
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--target-version=py39", "--select=F7,FA102"]
+    done = subprocess.run([*ruff, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_what_cannot_be_written_is_named(written, checkout, tmp_path, monkeypatch, capsys):

@@ -5,6 +5,8 @@ al. 2021, "Characterizing signal propagation to close the performance gap in unn
 as those of `dm_nfnet_f0` to `dm_nfnet_f6`, `nfnet_l0`, `nf_resnet50` and the like in timm 1.0.31.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from functools import partial
