@@ -35,6 +35,7 @@ def test_arguments_of_the_trainer_are_the_networks():
 
 
 def test_gains_and_biases_do_not_decay_and_gradients_are_scaled_back():
+    pytest.importorskip("ms_optim")
     network = nfnet.NFNet(SMALL, num_classes=10, in_channels=1)
     optimizer = create_optimizer(
         network,
@@ -55,6 +56,7 @@ def test_gains_and_biases_do_not_decay_and_gradients_are_scaled_back():
 
 @pytest.mark.parametrize("ema", [True, False])
 def test_trainer(ema, loss_scale=1024.0):
+    pytest.importorskip("ms_optim")
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(0)
     rng = np.random.default_rng(0)
