@@ -55,6 +55,8 @@ def test_each_recipe_is_read():
         ("lr: 1", ("lr",), ValueError, "must be of the form name=value, but got 'lr'"),
         ("learning_rate: 1", (), ValueError, r"the names must be some of .*'lr'.*, but got \['learning_rate'\]"),
         ("lr: fast", (), TypeError, r"'lr' must be a number in \[0, inf\), but got 'fast'"),
+        ("lr: 1e400", (), ValueError, r"'lr' must be in \[0, inf\), but got inf"),
+        ("epochs: 15e-1", (), TypeError, r"'epochs' must be an int in \[1, inf\), but got 1.5"),
         ("dropout: 1", (), ValueError, r"'dropout' must be in \[0, 1\), but got 1"),
         ("model: nfnet_f9", (), ValueError, "'model' must be one of .*nfnet_f0.*, but got 'nfnet_f9'"),
         ("ema_schedule: swa", (), ValueError, "'ema_schedule' must be one of .*torch_ema.*, but got 'swa'"),
@@ -78,6 +80,28 @@ def test_what_is_wrong_in_a_recipe_is_named(text, changes, error, words, tmp_pat
     file.write_text(text)
     with pytest.raises(error, match=words):
         Recipe.read(file, changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "value"),
+    [
+        ("weight_decay", "2e-5", 2e-5),
+        ("weight_decay", "2e-05", 2e-5),
+        ("lr", "1E1", 10.0),
+        ("lr", "+.5e+1", 5.0),
+        ("loss_scale", "1e5", 1e5),
+        ("epochs", "1e2", 100),
+        ("data_path", "1e5", "1e5"),
+    ],
+)
+def test_numbers_have_exponents(name, said, value, tmp_path):
+    """In the file and among what is otherwise; PyYAML takes them for text, which a path is."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"{name}: {said}")
+    read = [getattr(Recipe.read(file), name)]
+    file.write_text("{}")
+    read.append(getattr(Recipe.read(file, [f"{name}={said}"]), name))
+    assert read == [value] * 2 and {*map(type, read)} == {type(value)}
 
 
 def test_a_batch_is_a_function_of_its_step():

@@ -1,5 +1,6 @@
 """The recipe of a training: what tells one from another, in one YAML file."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
@@ -14,6 +15,16 @@ _RATE, _WEIGHT, _COUNT = Number("[0, 1)"), Number("[0, inf)"), Whole(1)
 
 def _of(default, kind):
     return field(default=default, metadata={"kind": kind})
+
+
+def _numeric(value, kind):
+    """A number of YAML 1.2 such as 2e-5, which PyYAML gives as text."""
+    if kind not in (int, float) or not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"[-+]?(\.\d+|\d+(\.\d*)?)[eE][-+]?\d+", value):
+        return value
+    number = float(value)
+    return int(number) if kind is int and number.is_integer() else number
 
 
 @dataclass(frozen=True)
@@ -144,8 +155,8 @@ class Recipe:
             if not equals:
                 raise ValueError(f"For 'recipe', a change must be of the form name=value, but got {change!r}.")
             given[name] = yaml.safe_load(value)
-        known = {said.name for said in fields(cls)}
-        if given.keys() - known:
-            odd = sorted(map(str, given.keys() - known))
+        known = {said.name: said.type for said in fields(cls)}
+        if given.keys() - known.keys():
+            odd = sorted(map(str, given.keys() - known.keys()))
             raise ValueError(f"For 'recipe', the names must be some of {sorted(known)}, but got {odd}.")
-        return replace(cls(), **given)
+        return replace(cls(), **{name: _numeric(value, known[name]) for name, value in given.items()})
