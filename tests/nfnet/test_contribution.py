@@ -176,6 +176,14 @@ def test_both_readmes_tell_the_same_numbers(written):
     assert told[0] == told[1] and sum(map(len, told[0])) > 100
 
 
+@pytest.mark.parametrize("name", SECTIONS)
+def test_ms_optim_is_installed_first(written, name):
+    """Before the other packages, of which it is one that pip would not find."""
+    installed = re.findall(r"^pip install (.+)$", (written / MODELS / name).read_text(), re.MULTILINE)
+    assert installed == ["/path/to/ms_optim", "-r requirements.txt"]
+    assert "ms_optim" in (written / MODELS / "requirements.txt").read_text().splitlines()
+
+
 def test_every_argument_has_a_row(written):
     """Of a recipe, in both languages."""
     for name in SECTIONS:
