@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import CELLS, COMPOSED, SPAN
 from helpers.graphs import api
+from helpers.processes import install
 from mindspore._c_expression import GraphExecutor_, JitExecutor_
 
 from ms_optim import OPTIMIZERS, _compiled, _host, _native
@@ -223,6 +224,12 @@ class Twins:
 
 
 TWINS = Twins()
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """A folder with what a wheel of this clone installs; what asks for it is in one group, to build it once."""
+    return install(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture

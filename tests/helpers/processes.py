@@ -3,9 +3,11 @@
 import gc
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +45,26 @@ def program(folder, *command):
     """Run a program, of which there are the arguments of Python."""
     done = subprocess.run([sys.executable, *map(str, command)], cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def install(folder, compiler=True):
+    """Build a wheel of the sources, without what has been built beside them, and unpack it into a folder; give that.
+
+    The compiler is given each option of setup.py, but at last one not to optimize, which takes it most of its time.
+    """
+    clone, site, quick = folder / "clone", folder / "site", folder / "quick"
+    quick.write_text('#!/bin/sh\nexec g++ "$@" -O0\n')
+    quick.chmod(0o755)
+    for package in ("ms_optim", "parity"):
+        shutil.copytree(ROOT / package, clone / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    shutil.copy(ROOT / "setup.py", clone)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environ |= dict.fromkeys(("CC", "CXX"), str(quick) if compiler else "false")
+    subprocess.run([*command, "--wheel-dir", folder, clone], check=True, env=environ)
+    (wheel,) = folder.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    return site
 
 
 def resident():

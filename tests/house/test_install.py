@@ -1,15 +1,12 @@
 """What is installed works where nothing else of the clone is: with kernels, without a compiler, without the extra."""
 
 import os
-import shutil
 import subprocess
 import sys
-import zipfile
-from pathlib import Path
 
 import pytest
+from helpers.processes import ROOT, install
 
-ROOT = Path(__file__).resolve().parents[2]
 STEP = """
 import mindspore as ms
 import ms_optim
@@ -36,37 +33,12 @@ except ImportError as error:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("zoo")
 @pytest.mark.parametrize("compiler", [True, False])
-def test_a_wheel_works_alone(tmp_path, compiler):
-    """Unpacked into an empty folder, it takes a step; without kernels it says so once, and `fused=True` why not.
-
-    The compiler is given each option of setup.py, but at last one not to optimize, which takes it most of its time.
-    """
-    clone, site, quick = tmp_path / "clone", tmp_path / "site", tmp_path / "quick"
-    quick.write_text('#!/bin/sh\nexec g++ "$@" -O0\n')
-    quick.chmod(0o755)
-    for package in ("ms_optim", "parity"):
-        shutil.copytree(ROOT / package, clone / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    shutil.copy(ROOT / "setup.py", clone)
+def test_a_wheel_works_alone(request, tmp_path, compiler):
+    """Unpacked into an empty folder, it takes a step; without kernels it says so once, and `fused=True` why not."""
+    site = request.getfixturevalue("installed") if compiler else install(tmp_path, compiler=False)
     environ = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "GLOG_v")}
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--quiet",
-            "--no-deps",
-            "--no-build-isolation",
-            "--wheel-dir",
-            tmp_path,
-            clone,
-        ],
-        check=True,
-        env=environ | dict.fromkeys(("CC", "CXX"), str(quick) if compiler else "false"),
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(site)
     assert (site / "ms_optim" / "py.typed").exists()
     done = subprocess.run(
         [sys.executable, "-c", STEP],

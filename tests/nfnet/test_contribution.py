@@ -18,7 +18,7 @@ from helpers.processes import ROOT, free_port
 from helpers.published import NFNETS as PUBLISHED
 from safetensors.numpy import load_file
 
-# One process writes the folders.
+# One process writes the folders, and builds the wheel.
 pytestmark = pytest.mark.xdist_group("zoo")
 
 ZOO = ROOT / "scripts" / "_zoo.py"
@@ -113,13 +113,13 @@ def too_new(source):
 
 
 @pytest.fixture
-def alone(tmp_path):
-    """Runs programs where the package is installed and nothing else of this repository is to be found."""
+def alone(tmp_path, installed):
+    """Runs programs where the wheel is installed and nothing else of this repository is to be found."""
     venv.create(tmp_path / "env", symlinks=True)
     (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
     # what a .pth names is searched, but the .pth files in it, such as that of the editable installation, are not read
     (site / "others.pth").write_text(str(Path(pytest.__file__).parents[1]))
-    shutil.copytree(ROOT / "ms_optim", site / "ms_optim", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(installed, site, dirs_exist_ok=True)
     programs = tmp_path / "env" / "bin"
     environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environ["PATH"] = f"{programs}:{Path(sys.executable).parent}:{environ['PATH']}"
@@ -286,12 +286,12 @@ def test_models_runs_alone(written, alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("installed", "told"), [(True, "7 passed in"), (False, "4 passed, 3 skipped in")])
-def test_mindcv_runs_its_tests(written, checkout, alone, tmp_path, installed, told):
+@pytest.mark.parametrize(("has_ms_optim", "told"), [(True, "7 passed in"), (False, "4 passed, 3 skipped in")])
+def test_mindcv_runs_its_tests(written, checkout, alone, tmp_path, has_ms_optim, told):
     """Those that come with the model, in mindcv's own form; without this package, as on Python 3.9, the network's."""
     folder = shutil.copytree(checkout, tmp_path / "mindcv")
     shutil.copytree(written / "mindcv", folder, dirs_exist_ok=True)
-    if not installed:
+    if not has_ms_optim:
         (folder / "ms_optim.py").write_text("raise ModuleNotFoundError('ms_optim')")
     said = alone(folder, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/modules/test_nfnet.py")
     assert re.search(rf"^{told}", said, re.MULTILINE), said
