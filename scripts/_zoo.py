@@ -34,13 +34,16 @@ LICENSE = """\
 # limitations under the License.
 # ============================================================================
 """
-# mindcv's isort, in words of ruff.
-ISORT = (
-    'lint.isort.known-first-party=["mindcv"]',
-    'lint.isort.sections={"mindspore"=["mindspore"]}',
-    'lint.isort.section-order=["future","standard-library","third-party","mindspore","first-party","local-folder"]',
-    "line-length=120",
-)
+# How each project's isort sorts imports, in words of ruff; MindSpore's models have no settings for it.
+ISORT = {
+    "models": ('lint.isort.known-first-party=["src"]', 'lint.isort.known-third-party=["ms_optim"]', "line-length=120"),
+    "mindcv": (
+        'lint.isort.known-first-party=["mindcv"]',
+        'lint.isort.sections={"mindspore"=["mindspore"]}',
+        'lint.isort.section-order=["future","standard-library","third-party","mindspore","first-party","local-folder"]',
+        "line-length=120",
+    ),
+}
 BRANCH = """\
     elif opt == "momentum_agc":
         try:
@@ -156,7 +159,7 @@ def module():
     )
     imports = re.sub(r"^from src\..*\n", "", imports, flags=re.MULTILINE)
     names, rest = re.fullmatch(r"(__all__ = \[.*?\n\])\n+(.*)", registered, re.DOTALL).groups()
-    return f'"""{ast.get_docstring(ast.parse(source), clean=False)}"""\n' + (
+    return f'"""{ast.get_docstring(ast.parse(source), clean=False)}"""\n\n' + (
         f"{network_imports}{imports}\n{names}\n\n{network}\n\n\n{rest}\n"
     )
 
@@ -193,7 +196,7 @@ def write(out, checkout=None):
     if checkout is not None:
         for file, additions in ADDITIONS.items():
             files[new / file] = added((checkout / file).read_text(encoding="utf-8"), additions, file)
-    sorted_again = []
+    sorted_again = {"models": [], "mindcv": []}
     for name, text in sources(MINDCV):
         if name == MODEL:
             text = module()
@@ -201,10 +204,12 @@ def write(out, checkout=None):
             text = text.replace("<!-- models -->", networks())
         files[new / name] = text
         if name.suffix == ".py":
-            sorted_again.append(new / name)
+            sorted_again["mindcv"].append(new / name)
     for name, text in sources(NFNET):
         if name.suffix in (".py", ".sh"):
             text = licensed(text)
+            if name.suffix == ".py":
+                sorted_again["models"].append(model / name)
         elif name.suffix == ".md":
             text = text.replace("<!-- recipe -->", recipe())
         files[model / name] = text
@@ -213,9 +218,10 @@ def write(out, checkout=None):
         path.write_text(text, encoding="utf-8")
         if path.suffix == ".sh":
             path.chmod(0o755)
-    options = [word for option in ISORT for word in ("--config", option)]
-    ruff = [sys.executable, "-m", "ruff", "check", "--quiet", "--isolated", "--select=I", "--fix", *options]
-    subprocess.run([*ruff, *sorted_again], check=True)
+    for project, settings in ISORT.items():
+        options = [word for setting in settings for word in ("--config", setting)]
+        ruff = [sys.executable, "-m", "ruff", "check", "--quiet", "--isolated", "--select=I", "--fix", *options]
+        subprocess.run([*ruff, *sorted_again[project]], check=True)
     print(f"{model}\n{new}")
     if checkout is None:
         print(f"These of mindcv change too, with --mindcv: {', '.join(ADDITIONS)}")

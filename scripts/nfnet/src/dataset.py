@@ -205,7 +205,9 @@ class Batches:
         epoch, place = divmod(step, self.per_epoch)
         order = np.random.default_rng([recipe.seed, ORDER, epoch]).permutation(len(self.images))
         begin = self.rank * self.size
-        chosen = order[place * recipe.batch_size :][begin : begin + self.size]
+        first = place * recipe.batch_size + begin
+        last = first + self.size
+        chosen = order[first:last]
         images = [
             opened(self.images[i], self.transforms, recipe, [recipe.seed, IMAGE, step, begin + k])
             for k, i in enumerate(chosen)
