@@ -85,8 +85,9 @@ class Entry:
         mutants: Wrong versions of it, each of which some case must catch.
         kernel_mutants: Wrong versions of its native kernel, if it has one of its own, by text that occurs once in the
             functor, or in all of `ms_optim/kernels/rules.h`.
-        kernels: How many operators MindSpore compiles a step to at most, with the defaults and without a native kernel:
-            for each parameter, for the step, and of the latter in float64; None if its step takes a closure.
+        kernels: Arguments, and how many operators MindSpore then compiles a step to at most, without a native kernel:
+            for each parameter, for the step, and of the latter in float64. The defaults come first; in one way or
+            another each flag is set and each slot is there. None are counted if its step takes a closure.
         memory: Arguments, and what the state then costs in multiples of a float32 matrix of 1000 x 1000 elements: each
             way to pay, the least and the most among them. Stated by hand, to disagree with what the class declares.
         network: The network in `parity.cases.networks` that it trains for real; "" is none.
@@ -111,7 +112,7 @@ class Entry:
     mutants: tuple[Mutant, ...]
     memory: tuple[tuple[dict, float], ...]
     kernel_mutants: tuple[Mutant, ...] = ()
-    kernels: tuple[int, int, int] | None = None
+    kernels: tuple[tuple[dict, int, int, int], ...] = ()
     network: str = ""
     training: Case | None = None
     closure: bool = False

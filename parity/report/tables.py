@@ -99,15 +99,21 @@ def state(entry: Entry) -> str:
 
 
 def on_devices(entry: Entry) -> str:
-    """How many operators a step is where no native kernel runs."""
-    return "{} a parameter, {} a step".format(*entry.kernels) if entry.kernels else "not counted"
+    """How many operators a step is where no native kernel runs, the least and the most."""
+    if not entry.kernels:
+        return "not counted"
+    _, each, step, _ = zip(*entry.kernels)
+    return f"{_span(each)} a parameter, {_span(step)} a step"
 
 
 def memory(entry: Entry) -> str:
     """What the state costs, the least and the most."""
-    costs = [cost for _, cost in entry.memory]
-    told = "-".join(f"{cost:g}" for cost in sorted({min(costs), max(costs)}))
+    told = _span([cost for _, cost in entry.memory])
     return f"{told} more" if entry.averages else told
+
+
+def _span(numbers):
+    return "-".join(f"{number:g}" for number in sorted({min(numbers), max(numbers)}))
 
 
 def paper(optimizer: type) -> str:

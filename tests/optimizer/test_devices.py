@@ -44,8 +44,9 @@ ASCEND = {
     },
     "AI CPU": {
         "int32": "Unique",
-        "float64": "Add Assign Div Divs Gather Mul Muls Pow Reciprocal Sqrt Stack Sub Unstack",
-        "bool float64": "Cast EqScalar Equal Greater Less Select",
+        "float64": "Add Assign Div Divs Exp FloorDiv Gather Maximum Minimum Mul Muls Neg Pow Reciprocal Sqrt Stack "
+        "Sub Unstack",
+        "bool float64": "Cast EqScalar Equal Greater Less LessScalar Select",
     },
 }
 # How it runs them on GPUs: its selection again, as its log has it with CUDA 11.6 whose functions do nothing. What has
@@ -60,14 +61,14 @@ GPU = {
         "float32 int32": "Gather ScatterUpdate TensorScatterAdd",
         "float32 float64": "Cast",
         "int32": "AssignAdd Reshape Unique",
-        "float64": "Add Assign Div Gather Mul Pow Reciprocal Sqrt Stack Sub Unstack",
+        "float64": "Add Assign Div Exp FloorDiv Gather Maximum Minimum Mul Neg Pow Reciprocal Sqrt Stack Sub Unstack",
         "bool float64": "Cast Equal Greater Less Select",
     },
     "replaced": {
         "float32": "ClampScalar Divs MatMulExt Max Muls SumExt",
         "bool float32": "EqScalar LessScalar",
         "float64": "Divs Muls",
-        "bool float64": "EqScalar",
+        "bool float64": "EqScalar LessScalar",
     },
 }
 KNOWN = {
@@ -81,7 +82,12 @@ KNOWN = {
 }
 # A parameter's shape, and one of which units and whole are summed in parts.
 SHAPES = {"small": (9, 13), "in parts": (3, PART + 8)}
-COUNTED = [name for name, entry in ENTRIES.items() if entry.kernels]
+# Each way that an optimizer is counted in, and how many operators it may have then.
+COUNTED = [
+    pytest.param(name, arguments, ceilings, id=f"{name}{arguments or ''}")
+    for name, entry in ENTRIES.items()
+    for arguments, *ceilings in entry.kernels
+]
 
 
 @pytest.fixture(autouse=True)
@@ -136,24 +142,24 @@ def what_is_wrong(make, shape, ceilings):
     return sorted({*found})
 
 
-def default(name):
-    """A function that makes the optimizer with its defaults, or an average around SGD."""
+def composed(name, arguments):
+    """A function that makes the optimizer with these arguments, or an average around SGD."""
     if name == "EMA":
-        return lambda params: ms_optim.EMA(SGD(params, fused=False))
-    return lambda params: getattr(ms_optim, name)(params, fused=False)
+        return lambda params: ms_optim.EMA(SGD(params, fused=False), **arguments)
+    return lambda params: getattr(ms_optim, name)(params, fused=False, **arguments)
 
 
-@pytest.mark.parametrize("name", COUNTED)
-def test_a_step_runs_on_the_device(name):
+@pytest.mark.parametrize(("name", "arguments", "ceilings"), COUNTED)
+def test_a_step_runs_on_the_device(name, arguments, ceilings):
     """No operator goes back to the host, none of a parameter is float64, and they are no more than the entry says."""
-    assert what_is_wrong(default(name), SHAPES["small"], ENTRIES[name].kernels) == []
+    assert what_is_wrong(composed(name, arguments), SHAPES["small"], ceilings) == []
 
 
 @pytest.mark.parametrize("name", ["MomentumAGC", "Adafactor"])
 def test_sums_in_parts_run_on_the_device(name):
     """Which need some more operators."""
-    each, *step = ENTRIES[name].kernels
-    assert what_is_wrong(default(name), SHAPES["in parts"], (each + 24, *step)) == []
+    arguments, each, *step = ENTRIES[name].kernels[0]
+    assert what_is_wrong(composed(name, arguments), SHAPES["in parts"], (each + 24, *step)) == []
 
 
 def graphs_of_lbfgs(count, shape, monkeypatch):

@@ -14,6 +14,7 @@ from mindspore.experimental import optim as experimental
 
 import ms_optim
 from ms_optim._native import kernels_for
+from ms_optim.arguments import COMMON, Choice, Whole
 from parity import cases
 from parity.cases import ENTRIES, Case, Entry, networks, optimizers
 from parity.hunt.kernels import rule_of
@@ -50,6 +51,22 @@ def test_an_entry_has_what_proves_it(name):
     for case in (*entry.cases, *filter(None, [entry.training])):
         assert inspect.isclass(place(case.reference)), case
     assert entry.state or getattr(ms_optim, name).slots
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if entry.kernels])
+def test_operators_are_counted_in_every_way(name):
+    """With the defaults, by each choice that a step is compiled for, with and without each slot that may be there."""
+    cls, ways = getattr(ms_optim, name), [arguments for arguments, *_ in ENTRIES[name].kernels]
+    assert ways[0] == {}
+    defaults = {key: parameter.default for key, parameter in inspect.signature(cls).parameters.items()}
+    used = {key: {way.get(key, default) for way in ways} for key, default in defaults.items() if key not in UNGROUPED}
+    for key, values in used.items():
+        kind = cls.arguments.get(key) or COMMON.get(key)
+        if isinstance(kind, Choice) and key != "buffer_update":
+            assert values == {*kind.choices}, key
+        assert not isinstance(kind, Whole) or len(values) > 1, key
+    for slot in getattr(cls, "slots", ()):
+        assert slot.when is None or {*map(bool, used[slot.when])} == {False, True}, slot
 
 
 @pytest.mark.parametrize("rule", sorted(kernels_for("the tests")))

@@ -37,7 +37,10 @@ ENTRY = Entry(
         ("it ascends", "fused(delta, -lr, param)", "fused(delta, lr, param)"),
     ),
     memory=(({}, 2),),
-    kernels=(26, 17, 10),
+    kernels=(
+        ({}, 26, 17, 10),
+        ({"maximize": True}, 27, 17, 10),
+    ),
     network="nfnet",
     training=grid("Adadelta", {"lr": 1.0})[0],
     nn="Adadelta",

@@ -55,7 +55,10 @@ ENTRY = Entry(
         NO_MAXIMIZE,
     ),
     memory=(({}, 0.002),),
-    kernels=(61, 30, 17),
+    kernels=(
+        ({}, 61, 30, 17),
+        ({"maximize": True}, 62, 30, 17),
+    ),
     explicit=_explicit,
     network="transformer",
     training=grid("Adafactor", {"lr": 1e-2, "eps": (1e-7, 1e-3)})[0],

@@ -37,7 +37,10 @@ ENTRY = Entry(
         ("the sum is not fused", "sum = fused(grad, grad, sum);", "sum = grad * grad + sum;", "bits"),
     ),
     memory=(({"initial_accumulator_value": 0.1}, 1),),
-    kernels=(15, 20, 13),
+    kernels=(
+        ({}, 15, 20, 13),
+        ({"maximize": True}, 16, 20, 13),
+    ),
     network="transformer",
     training=grid("Adagrad", {"lr": 0.02})[0],
     nn="Adagrad",

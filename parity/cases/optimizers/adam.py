@@ -57,7 +57,10 @@ ENTRY = Entry(
         ),
     ),
     memory=(({}, 2), ({"amsgrad": True}, 3)),
-    kernels=(24, 34, 19),
+    kernels=(
+        ({}, 24, 34, 19),
+        ({"amsgrad": True, "decoupled_weight_decay": True, "maximize": True}, 26, 32, 19),
+    ),
     network="transformer",
     training=grid("Adam", {"lr": 2e-3})[0],
     nn="Adam",

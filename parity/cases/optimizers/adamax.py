@@ -37,7 +37,10 @@ ENTRY = Entry(
         ("no absolute value", "(grad < T(0) ? -grad : grad)", "grad"),
     ),
     memory=(({}, 2),),
-    kernels=(24, 28, 13),
+    kernels=(
+        ({}, 24, 28, 13),
+        ({"maximize": True}, 25, 28, 13),
+    ),
     network="transformer",
     training=grid("Adamax", {"lr": 4e-3})[0],
     nn="AdaMax",

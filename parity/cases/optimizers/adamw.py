@@ -26,7 +26,10 @@ ENTRY = Entry(
         ("decay dropped", "param = param * keep", "param = param * 1"),
     ),
     memory=(({}, 2), ({"amsgrad": True}, 3)),
-    kernels=(22, 32, 19),
+    kernels=(
+        ({}, 22, 32, 19),
+        ({"amsgrad": True, "maximize": True}, 26, 32, 19),
+    ),
     network="transformer",
     training=grid(
         "AdamW",

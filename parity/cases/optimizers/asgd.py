@@ -41,7 +41,10 @@ ENTRY = Entry(
         ("the parameter does not shrink", "param * keep)", "param)"),
     ),
     memory=(({}, 1),),
-    kernels=(15, 37, 28),
+    kernels=(
+        ({}, 15, 37, 28),
+        ({"maximize": True}, 16, 37, 28),
+    ),
     network="transformer",
     training=grid("ASGD", {"lr": 0.1, "t0": 100.0, "weight_decay": 1e-4})[0],
     nn="ASGD",

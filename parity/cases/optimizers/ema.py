@@ -60,7 +60,15 @@ ENTRY = Entry(
         ("the weight is taken twice", "lerp(mean, value, weight)", "lerp(mean, value, weight * weight)"),
     ),
     memory=(({}, 1),),
-    kernels=(16, 32, 21),
+    kernels=(
+        ({}, 16, 32, 21),
+        ({"schedule": "averaged_model"}, 16, 35, 24),
+        ({"schedule": "timm"}, 16, 41, 30),
+        ({"schedule": "torch_ema"}, 16, 37, 26),
+        ({"schedule": "yolov5"}, 16, 38, 27),
+        ({"schedule": "zero_start"}, 16, 41, 30),
+        ({"update_after_step": 4, "update_every": 3}, 16, 34, 23),
+    ),
     network="nfnet",
     training=grid(
         "EMA",

@@ -43,7 +43,10 @@ ENTRY = Entry(
         NO_MAXIMIZE,
     ),
     memory=(({}, 1),),
-    kernels=(15, 17, 13),
+    kernels=(
+        ({}, 15, 17, 13),
+        ({"maximize": True}, 16, 17, 13),
+    ),
     network="transformer",
     training=grid("Lion", {"lr": 1e-3, "weight_decay": 0.01}, reference=_REFERENCE)[0],
 )

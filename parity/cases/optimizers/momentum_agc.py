@@ -66,7 +66,11 @@ ENTRY = Entry(
         ("one unit for the whole tensor", "return {size / shape[0], 1};", "return {size, 1};"),
     ),
     memory=(({"momentum": 0.0}, 0), ({"momentum": 0.9}, 1)),
-    kernels=(42, 21, 12),
+    kernels=(
+        ({}, 42, 21, 12),
+        ({"momentum": 0.0}, 37, 21, 12),
+        ({"nesterov": True, "maximize": True, "unit": "squeezed"}, 45, 21, 12),
+    ),
     network="nfnet",
     training=grid(
         "MomentumAGC",

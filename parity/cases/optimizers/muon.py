@@ -48,7 +48,11 @@ ENTRY = Entry(
         ("decay dropped", "param * keep - lr", "param - lr"),
     ),
     memory=(({}, 1),),
-    kernels=(110, 28, 12),
+    kernels=(
+        ({}, 110, 28, 12),
+        ({"nesterov": False, "adjust_lr_fn": "match_rms_adamw"}, 106, 25, 12),
+        ({"ns_steps": 1, "adjust_lr_fn": "original"}, 50, 28, 12),
+    ),
     network="transformer",
     training=grid("Muon", {"lr": 0.02}, **_LIMITS)[0],
     spans={"eps": (-10, 1), "ns_coefficients": (-2, -1)},

@@ -44,7 +44,10 @@ ENTRY = Entry(
         ("the gradient for the momentum", "momentum_size * exp_avg", "momentum_size * grad"),
     ),
     memory=(({}, 2),),
-    kernels=(27, 57, 42),
+    kernels=(
+        ({}, 27, 57, 42),
+        ({"decoupled_weight_decay": True, "maximize": True}, 26, 55, 42),
+    ),
     network="transformer",
     training=grid("NAdam", {"lr": 2e-3})[0],
     experimental="NAdam",

@@ -36,7 +36,10 @@ ENTRY = Entry(
         ("the first moment is not corrected", "exp_avg / correction1", "exp_avg"),
     ),
     memory=(({}, 2),),
-    kernels=(27, 55, 38),
+    kernels=(
+        ({}, 27, 55, 38),
+        ({"decoupled_weight_decay": True, "maximize": True}, 26, 53, 38),
+    ),
     network="transformer",
     training=grid("RAdam", {"lr": 2e-3})[0],
     experimental="RAdam",

@@ -63,7 +63,10 @@ ENTRY = Entry(
         ({"centered": True}, 2),
         ({"momentum": 0.9, "centered": True}, 3),
     ),
-    kernels=(17, 17, 10),
+    kernels=(
+        ({}, 17, 17, 10),
+        ({"momentum": 0.9, "centered": True, "maximize": True}, 34, 17, 10),
+    ),
     network="nfnet",
     training=grid("RMSprop", {"lr": 1e-3, "momentum": 0.9})[0],
     nn="RMSProp",

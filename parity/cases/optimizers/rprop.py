@@ -49,7 +49,10 @@ ENTRY = Entry(
         ),
     ),
     memory=(({}, 2),),
-    kernels=(21, 18, 11),
+    kernels=(
+        ({}, 21, 18, 11),
+        ({"maximize": True}, 22, 18, 11),
+    ),
     network="nfnet",
     training=grid("Rprop", {"lr": 1e-3, "step_sizes": (1e-6, 1e-2)})[0],
     nn="Rprop",

@@ -51,7 +51,11 @@ ENTRY = Entry(
         ("the update is not fused", "param = fused(grad, -lr, param);", "param = param - lr * grad;", "bits"),
     ),
     memory=(({}, 0), ({"momentum": 0.9}, 1)),
-    kernels=(8, 19, 12),
+    kernels=(
+        ({}, 8, 19, 12),
+        ({"momentum": 0.9}, 13, 19, 12),
+        ({"momentum": 0.9, "nesterov": True, "maximize": True}, 16, 19, 12),
+    ),
     network="nfnet",
     training=grid("SGD", {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4})[0],
     nn="Momentum",

@@ -49,7 +49,10 @@ ENTRY = Entry(
         ),
         ("the second moment is not kept", "write(exp_avg_sq, indices, new2.where(moves, old2))", "old2", "graph"),
     ),
-    kernels=(26, 22, 18),
+    kernels=(
+        ({}, 26, 22, 18),
+        ({"maximize": True}, 27, 22, 18),
+    ),
     memory=(({}, 2),),
     within={"lr": bool},  # torch refuses a rate of zero
 )
