@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from ms_optim import lr_scheduler
 from ms_optim.ema.schedules import SCHEDULES
 from parity.report import pictures
 
@@ -66,6 +67,44 @@ def test_pictures_of_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_every_schedule_is_drawn():
-    """From its first step to its last."""
+    """All that the library exports, but for what is no schedule, from its first step to its last."""
     drawn = pictures.rates()
+    assert {*drawn} == {*lr_scheduler.__all__} - {"LRScheduler", "SchedulerCallback", "table"}
     assert all(len(rates) == pictures.STEPS and 0 < max(rates) <= 1 for rates in drawn.values())
+    # no two are one line; that of a loss begins when it has not fallen for longer than the patience
+    assert len({*map(tuple, drawn.values())}) == len(drawn)
+    plateau = drawn["ReduceLROnPlateau"]
+    assert plateau[: pictures.FALLS + 17] == [1.0] * (pictures.FALLS + 17) and plateau[pictures.FALLS + 17] == 0.5
+
+
+def test_the_ways_that_are_drawn_are_seen():
+    """In the valley most of each is in the frame: RMSprop's lowest end is that of a way which leaves it at once."""
+    start = (-1.2, 1.0)
+    assert not pictures.seen(pictures.best_way("RMSprop", pictures.rosenbrock, start)[1])
+    rate, points = pictures.best_way("RMSprop", pictures.rosenbrock, start, among=pictures.seen)
+    assert rate == pytest.approx(0.1) and pictures.seen(points)
+
+
+def test_slopes_are_those_of_the_loss():
+    """By differences of it."""
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=shape) for shape in ((5, 4), (3, 5))]
+    images, labels = rng.normal(size=(6, 4)), rng.integers(0, 3, 6)
+    _, found = pictures.slopes(weights, images, labels)
+    for i, weight in enumerate(weights):
+        for place in np.ndindex(weight.shape):
+            losses = []
+            for step in (1e-6, -1e-6):
+                moved = [other.copy() for other in weights]
+                moved[i][place] += step
+                losses.append(pictures.slopes(moved, images, labels)[0])
+            assert found[i][place] == pytest.approx((losses[0] - losses[1]) / 2e-6, abs=1e-8)
+
+
+def test_clipping_on_and_off():
+    """Where plain momentum comes to no number, or learns nothing, clipping learns; where it learns, both do."""
+    found = pictures.clipped((0.01, 0.0), (0.02, 0.2))
+    ends = {run: np.mean(losses[-10:]) for run, losses in found.items()}
+    assert len({losses[0] for losses in found.values()}) == 1
+    assert ends[0.01, 0.02] < 1 and ends[0.0, 0.02] < 1 and ends[0.01, 0.2] < 0.5
+    assert not ends[0.0, 0.2] < 2
