@@ -25,7 +25,7 @@ def torch_ema(n, steps, decay, warmup):
 
 def yolov5(n, steps, decay, warmup):
     """Keep decay*(1 - exp(-n/2000)): YOLOv5, MindCV and others of MindSpore's model zoo."""
-    return decay * (1 - (-n / 2000).exp())
+    return decay * (1 - (n / -2000).exp())
 
 
 def zero_start(n, steps, decay, warmup):
@@ -40,9 +40,13 @@ SCHEDULES = {
 
 def ema_weight(step, decay, warmup, schedule, update_after_step, update_every):
     """The parameters' weight in the average at a step, counted from 1, and whether this step averages."""
-    steps = step - update_after_step
-    before = step - 1
-    rounds = before if update_every == 1 else before // update_every
-    n = rounds - (update_after_step - 1) // update_every
-    weight = (1 - schedule(n, steps, decay, warmup)).where(steps > 0, 1)
-    return weight, rounds * update_every == before  # GPUs have no remainder of float64
+    steps = step - update_after_step if update_after_step else step
+    if update_every == 1:
+        n, due = steps, step > 0
+    else:
+        before = step - 1
+        rounds = before // update_every
+        n = rounds - (update_after_step - 1) // update_every
+        due = rounds * update_every == before  # GPUs have no remainder of float64
+    weight = 1 - schedule(n, steps, decay, warmup)
+    return weight.where(steps > 0, 1) if update_after_step else weight, due
