@@ -55,11 +55,6 @@ def decay_gradient(grad, param, weight_decay, decays):
     return grad + (weight_decay * param).where(decays, 0)
 
 
-def exact(numerator, denominator, like):
-    """A quotient of two ints in the precision of `like`; a Python float would be a float32 in a compiled graph."""
-    return (0 * like + numerator) / denominator
-
-
 def maximum(x, y):
     """The larger of two numbers, or NaN if one is: MindSpore's own drops a NaN of the first on CPU."""
     return x.where((x > y).logical_or(x != x), y)

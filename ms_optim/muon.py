@@ -2,8 +2,9 @@
 
 import mindspore as ms
 
+from ms_optim._exact import exact
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import exact, is_near, lerp, total
+from ms_optim._math import is_near, lerp, total
 from ms_optim._shards import WHOLE, Wholes, adder, own_rows, rows_of_all, shape_of_whole, wanted_of_rows
 from ms_optim.arguments import Choice, Devices, Number, Numbers, Whole
 from ms_optim.optimizer import Optimizer, Params

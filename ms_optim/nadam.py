@@ -2,8 +2,9 @@
 
 import mindspore as ms
 
+from ms_optim._exact import exact
 from ms_optim._learning_rate import LearningRate
-from ms_optim._math import decay_gradient, exact, is_applied, is_near, lerp
+from ms_optim._math import decay_gradient, is_applied, is_near, lerp
 from ms_optim._native import power
 from ms_optim.arguments import Number
 from ms_optim.optimizer import Optimizer, Params

@@ -49,9 +49,9 @@ ENTRY = Entry(
     ),
     memory=(({}, 1),),
     kernels=(
-        ({}, 110, 28, 12),
-        ({"nesterov": False, "adjust_lr_fn": "match_rms_adamw"}, 106, 25, 12),
-        ({"ns_steps": 1, "adjust_lr_fn": "original"}, 50, 28, 12),
+        ({}, 105, 28, 12),
+        ({"nesterov": False, "adjust_lr_fn": "match_rms_adamw"}, 102, 25, 12),
+        ({"ns_steps": 1, "adjust_lr_fn": "original"}, 45, 28, 12),
     ),
     network="transformer",
     training=grid("Muon", {"lr": 0.02}, **_LIMITS)[0],

@@ -45,8 +45,8 @@ ENTRY = Entry(
     ),
     memory=(({}, 2),),
     kernels=(
-        ({}, 27, 57, 42),
-        ({"decoupled_weight_decay": True, "maximize": True}, 26, 55, 42),
+        ({}, 27, 54, 39),
+        ({"decoupled_weight_decay": True, "maximize": True}, 26, 52, 39),
     ),
     network="transformer",
     training=grid("NAdam", {"lr": 2e-3})[0],
