@@ -68,8 +68,11 @@ def larger(x, y):
 # Whether sums of many elements are taken in float64, which a CPU alone computes at speed. Elsewhere they are taken in
 # the dtype of the elements and in parts. A graph has what it was when it was compiled.
 sums_in_float64 = True
-# How many elements a part of a sum has.
+# How many elements a part of a sum has at most.
 PART = 4096
+# How many are summed at once. Along the last axes a device adds in lanes, and of a norm the root halves the error;
+# along others it may add one row to another, each time with a rounding.
+AT_ONCE, AT_ONCE_OF_MEAN, ROWS_AT_ONCE = 1024, 32, 16
 # The range of what float32 elements are divided by before they are squared.
 TINY, HUGE = 2.0**-126, 2.0**127
 
@@ -82,20 +85,34 @@ def product(sizes):
     return count
 
 
-def sum_in_parts(x, axes):
+def length_of_parts(count):
+    """How many elements a part of a sum of so many has: about as many as there are parts."""
+    length = 16
+    for longer in (64, 256, 1024, PART):
+        length = longer if count > length * length else length
+    return length
+
+
+def sum_in_parts(x, axes, at_once=AT_ONCE):
     """The sum along adjacent axes, which stay, or of all: of parts first, because many float32 would lose digits."""
     begin, end = (0, len(x.shape)) if axes is None else (axes[0], axes[-1] + 1)
     before, sizes, after = x.shape[:begin], x.shape[begin:end], x.shape[end:]
     count = product(sizes)
-    if count <= PART:
+    if count <= (at_once if end == len(x.shape) else ROWS_AT_ONCE):
         return x.sum() if axes is None else x.sum(axes, keepdims=True)
+    length = length_of_parts(count)
+    parts, rest = count // length, count % length
     x = x.reshape(product(before), count, product(after))
-    parts, rest = count // PART, count % PART
-    whole = x[:, : parts * PART] if rest else x
-    summed = whole.reshape(product(before), parts, PART, product(after)).sum(2).sum(1)
+    whole = x[:, : parts * length] if rest else x
+    summed = whole.reshape(product(before), parts, length, product(after)).sum(2).sum(1)
     if rest:
-        summed = summed + x[:, parts * PART :].sum(1)
+        summed = summed + x[:, parts * length :].sum(1)
     return summed.reshape(()) if axes is None else summed.reshape(*before, *(1,) * len(axes), *after)
+
+
+def sum_of_mean(x, axes):
+    """The same of what no root is taken of."""
+    return sum_in_parts(x, axes, AT_ONCE_OF_MEAN)
 
 
 def sum_by_axes(x, axes):
@@ -134,25 +151,25 @@ def norm(x, axes, add=sum_in_parts):
     return add(x * x, axes).sqrt() * scale
 
 
-def mean(x, axis, add=sum_in_parts):
+def mean(x, axis, add=sum_of_mean):
     """The mean along an axis, which stays; float32 is summed by `add`."""
     if sums_in_float64:
         return x.double().mean(axis, True).to(x.dtype)
     return add(x * (1 / x.shape[axis]), (len(x.shape) + axis,))
 
 
-def mean_square(x, axis, add=sum_in_parts):
+def mean_square(x, axis, add=sum_of_mean):
     """The mean of squares along an axis, which stays; float32 is summed by `add`."""
     if sums_in_float64:
         return (x.double() * x.double()).mean(axis, True).to(x.dtype)
     return sum_of_products(x, x * (1 / x.shape[axis]), (len(x.shape) + axis,), add)
 
 
-def root_mean_square(x):
-    """The root of the mean of all squares."""
+def root_mean_square(x, add=sum_in_parts):
+    """The root of the mean of all squares; float32 is summed by `add`."""
     if sums_in_float64:
         return (x.double() * x.double()).mean().sqrt().to(x.dtype)
-    return norm(x, None) * product(x.shape) ** -0.5
+    return norm(x, None, add) * product(x.shape) ** -0.5
 
 
 def unit_axes(shape, unit):

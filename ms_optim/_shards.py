@@ -172,9 +172,9 @@ def in_slices():
     return slicing_mode() is not None
 
 
-def adder():
+def adder(usual=_math.sum_in_parts):
     """How float32 is summed here."""
-    return _math.sum_by_axes if in_slices() else _math.sum_in_parts
+    return _math.sum_by_axes if in_slices() else usual
 
 
 def norm_over(x, axes, group, add):
@@ -220,26 +220,24 @@ def length_of_whole(x, group):
 
 def mean_of_slices(x, axis, group, length):
     """The mean along an axis, which stays, of slices along the first axis of a whole of that length."""
-    if length is None:
-        return _math.mean(x, axis)
-    if len(x.shape) + axis > 0:
-        return _math.mean(x, axis, adder())
-    return total_of_devices(_math.sum_of_products(x, 1 / length, (0,), adder()), group).to(x.dtype)
+    if length is None or len(x.shape) + axis > 0:
+        return _math.mean(x, axis, adder(_math.sum_of_mean))
+    return total_of_devices(_math.sum_of_products(x, 1 / length, (0,), adder(_math.sum_of_mean)), group).to(x.dtype)
 
 
 def mean_square_of_slices(x, axis, group, length):
     """The same of squares."""
-    if length is None:
-        return _math.mean_square(x, axis)
-    if len(x.shape) + axis > 0:
-        return _math.mean_square(x, axis, adder())
-    return total_of_devices(_math.sum_of_products(x, x * (1 / length), (0,), adder()), group).to(x.dtype)
+    if length is None or len(x.shape) + axis > 0:
+        return _math.mean_square(x, axis, adder(_math.sum_of_mean))
+    return total_of_devices(_math.sum_of_products(x, x * (1 / length), (0,), adder(_math.sum_of_mean)), group).to(
+        x.dtype
+    )
 
 
 def root_mean_square_of_slices(x, group, length):
     """The root of the mean of all squares, of a whole of that length of which the devices have slices."""
     if length is None:
-        return _math.root_mean_square(x)
+        return _math.root_mean_square(x, adder())
     return norm_over(x, None, group, adder()) / (length * _math.product(x.shape[1:])).sqrt()
 
 

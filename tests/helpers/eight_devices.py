@@ -47,17 +47,18 @@ extern "C" void set_text(unsigned which, const char *text) {
 
 
 class Net(nn.Cell):
-    """Two products: the first weight is cut by rows, the second by columns."""
+    """Two products: the first weight is cut by rows, the second by columns, or neither is."""
 
-    def __init__(self):
+    def __init__(self, whole=False):
         super().__init__()
+        data, model = (8, 1) if whole else (4, 2)
         self.first = Parameter(initializer("normal", (64, 32), ms.float32), name="first")
         self.bias = Parameter(initializer("normal", (64,), ms.float32), name="bias")
         self.second = Parameter(initializer("normal", (16, 64), ms.float32), name="second")
-        self.by_rows = ops.MatMul(transpose_b=True).shard(((4, 1), (2, 1)))
-        self.add = ops.BiasAdd().shard(((4, 2), (2,)))
-        self.relu = ops.ReLU().shard(((4, 2),))
-        self.by_columns = ops.MatMul(transpose_b=True).shard(((4, 2), (1, 2)))
+        self.by_rows = ops.MatMul(transpose_b=True).shard(((data, 1), (model, 1)))
+        self.add = ops.BiasAdd().shard(((data, model), (model,)))
+        self.relu = ops.ReLU().shard(((data, model),))
+        self.by_columns = ops.MatMul(transpose_b=True).shard(((data, model), (1, model)))
 
     def construct(self, x):
         """The second of the first."""
@@ -95,12 +96,15 @@ def parallel(zero):
     )
 
 
-def compiled(expression, zero, late, set_device, folder):
-    """The shapes on one device and the sums and gathers over devices; `late` sets the mode after construction."""
+def compiled(expression, zero, late, whole, set_device, folder):
+    """The shapes on one device and the sums and gathers over devices; `late` sets the mode after construction.
+
+    `whole` is whether the net cuts no weight.
+    """
     context.reset_auto_parallel_context()
     if not late:
         parallel(zero)
-    net = Net()
+    net = Net(whole)
     try:
         optimizer = eval(expression, {**vars(ms_optim), "params": net.trainable_params(), "nn": nn})
         step = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), optimizer).set_train()
@@ -129,7 +133,10 @@ def compiled(expression, zero, late, set_device, folder):
 
 
 def main(*expressions):
-    """Print what there is to say of each, a line for each; "late: " before one sets the mode after construction."""
+    """Print what there is to say of each, a line for each.
+
+    "late: " before one sets the mode after construction, "whole: " is of a net that cuts no weight.
+    """
     _comm_helper._HCCL_TEST_AVAILABLE = True
     for module in (comm_ops, management):
         module.get_rank, module.get_group_size = lambda group=None: 0, size_of
@@ -142,10 +149,9 @@ def main(*expressions):
         }
         set_device = device_setter(folder)
         for given in expressions:
-            expression, late = given.removeprefix("late: "), given.startswith("late: ")
-            print(
-                json.dumps([compiled(expression, zero, late, set_device, graphs) for zero in (False, True)]), flush=True
-            )
+            expression, how = given.rpartition(": ")[2], [given.startswith(start) for start in ("late: ", "whole: ")]
+            found = [compiled(expression, zero, *how, set_device, graphs) for zero in (False, True)]
+            print(json.dumps(found), flush=True)
     os._exit(0)  # what was made for another device cannot be taken down
 
 

@@ -28,6 +28,7 @@ from ms_optim import (
     Muon,
     Slot,
     SparseAdam,
+    _composed,
     _math,
     restore,
     save,
@@ -312,6 +313,7 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
         "Adafactor([params[2]], matrix_group='8-units')": "For 'Select', input.shape and other.shape need to broadcast",
         "late: Adafactor(params)": "For 'Adafactor', 'matrix_group' must be",
         "late: MomentumAGC(params, fused=False)": "For 'MomentumAGC', 'unit_group' must be",
+        "whole: Adafactor(params[:2], matrix_group='whole')": ([], "For 'Adafactor', 'matrix_group' must be the name"),
         "late: Muon([params[0]], matrix_group='whole')": ([], "For 'Muon', 'matrix_group' must be the name"),
         "late: MomentumAGC(params, unit_group='whole', fused=False)": ([], "For 'MomentumAGC', 'unit_group' must be"),
     }
@@ -320,7 +322,7 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**ENVIRONMENT, "GLOG_v": "4"},
+        env={**ENVIRONMENT, "GLOG_v": "4", _composed.SUMS: "float32"},
     )
     assert done.returncode == 0, done.stderr
     for (expression, ways), line in zip(expressions.items(), done.stdout.splitlines(), strict=True):
@@ -329,11 +331,11 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
             if isinstance(expected, str):
                 assert found["refused"].startswith(expected), expression
                 continue
-            own = (
-                {"first": [8, 32], "bias": [8], "second": [4, 32]}
-                if zero
-                else {"first": [32, 32], "bias": [32], "second": [16, 32]}
-            )
+            own = {"first": [8, 32], "bias": [8], "second": [4, 32]}
+            if not zero:
+                own = {"first": [32, 32], "bias": [32], "second": [16, 32]}
+            if expression.startswith("whole: "):
+                own = {"first": [64, 32], "bias": [64], "second": [16, 64]}
             assert found["sums"] == expected, expression
             whole = {"row_var.first": [64, 1], "col_var.first": [1, 32]} if "Adafactor" in expression else {}
             assert {name: found["shapes"].pop(name) for name in whole} == whole

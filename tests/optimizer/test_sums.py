@@ -77,6 +77,11 @@ def means_along(x, axis):
     return _math.mean(x, axis), _math.mean_square(x, axis)
 
 
+def means_and_norm_along(x, axis):
+    """Those, and the norm."""
+    return _math.mean(x, axis), _math.mean_square(x, axis), _math.norm(x, (len(x.shape) + axis,))
+
+
 def norms_of_rows_and_mean(x):
     """Of the rows; the mean is that of the first of them."""
     return _math.norm(x, (1,)), _math.root_mean_square(x[:1])
@@ -150,6 +155,25 @@ def test_means_of_rows_and_columns(form, graph):
         wide = x.astype(np.float64)
         assert_close(mean, wide.mean(axis, keepdims=True), (x.shape, axis))
         assert_close(mean_square, np.square(wide).mean(axis, keepdims=True), (x.shape, axis))
+
+
+# What is summed at once, in whole parts, in parts and a rest; along the first axis, one in the middle, and the last.
+LENGTHS = (5, 17, 64, 255, 1000, PART)
+PLACES = [
+    (place, axis) for n in LENGTHS for place, axis in (((n, 48), -2), ((n, 1), -2), ((3, n, 16), -2), ((48, n), -1))
+]
+
+
+@pytest.mark.parametrize("magnitude", [1e-30, 1.0, 1e30])
+def test_means_and_norms_of_all_lengths(magnitude, form, graph):
+    """Where each column is added up element by element, 4096 of them would be 3e-6 off."""
+    calls = [(np.abs(drawn(shape, magnitude)), axis) for shape, axis in PLACES]
+    for (mean, mean_square, norm), (x, axis) in zip(compiled(means_and_norm_along, *calls), calls, strict=True):
+        wide = x.astype(np.float64)
+        assert_close(mean, wide.mean(axis, keepdims=True), (x.shape, axis))
+        assert_close(norm, np.linalg.norm(wide, axis=axis, keepdims=True), (x.shape, axis))
+        if magnitude == 1:  # another square is nothing, or infinite
+            assert_close(mean_square, np.square(wide).mean(axis, keepdims=True), (x.shape, axis))
 
 
 def test_what_is_not_finite_and_what_is_nothing(form, graph):

@@ -39,6 +39,7 @@ EXTREME = PRESENT.part([*PART[1:], "tiny.weight", "huge.gamma", "temperature", "
 LOUDEST = [cases[-1] for cases in CASES.values()]
 # What rules take sums by.
 SUMS = {"clip_adaptively", "mean", "mean_square", "root_mean_square", "total"}
+SUMS |= {"mean_of_slices", "mean_square_of_slices", "root_mean_square_of_slices"}
 EACH = pytest.mark.parametrize("case", [case for cases in CASES.values() for case in cases], ids=str)
 # The quietest and the loudest of each optimizer.
 ENDS = [case for cases in CASES.values() for case in dict.fromkeys((cases[0], cases[-1]))]
