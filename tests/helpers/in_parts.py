@@ -1,7 +1,8 @@
-"""torch's Muon on matrices of which processes have rows, as DTensors: `PLACE FILE`.
+"""torch's Muon on matrices of which processes have rows, as DTensors: `PLACE GIVEN FILE`.
 
-PLACE is where the processes meet. The first writes into FILE what becomes of each matrix, and of the same where it is
-whole. Of the other rules that look at whole tensors torch has none on parts: its Adafactor refuses DTensors.
+PLACE is where the processes meet; GIVEN has the weights, and their gradients in each step. The first process writes
+into FILE what becomes of each matrix, and of the same where it is whole. Of the other rules that look at whole tensors
+torch has none on parts: its Adafactor refuses DTensors.
 """
 
 import sys
@@ -10,8 +11,6 @@ import numpy as np
 import torch
 from torch import distributed
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
-
-from helpers.shares import SHARED, drawn
 
 COUNT, RATE = 2, 0.1
 
@@ -28,15 +27,18 @@ def trained(shared, weights, gradients):
     return [param.detach() for param in params]
 
 
-def main(rank, place, file):
+def main(rank, place, given, file):
     """Train the parts and the whole alike."""
     distributed.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=COUNT)
-    mesh, (_, axis, shapes) = init_device_mesh("cpu", (COUNT,)), SHARED["ROWS"]
-    parts = trained(lambda array: distribute_tensor(torch.tensor(array), mesh, [Shard(axis)]), *drawn(shapes))
+    mesh = init_device_mesh("cpu", (COUNT,))
+    with np.load(given) as arrays:
+        count = len([name for name in arrays if name.startswith("weight")])
+        weights = [arrays[f"weight{i}"] for i in range(count)]
+        gradients = list(zip(*(arrays[f"gradients{i}"] for i in range(count))))
+    parts = trained(lambda array: distribute_tensor(torch.tensor(array), mesh, [Shard(0)]), weights, gradients)
     parts = [part.full_tensor().numpy() for part in parts]
     if rank == 0:
-        wholes = [whole.numpy() for whole in trained(torch.tensor, *drawn(shapes))]
-        found = {"part": parts, "whole": wholes}
+        found = {"part": parts, "whole": [whole.numpy() for whole in trained(torch.tensor, weights, gradients)]}
         np.savez(file, **{f"{kind}{i}": one for kind, matrices in found.items() for i, one in enumerate(matrices)})
     distributed.destroy_process_group()
 

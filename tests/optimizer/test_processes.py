@@ -1,16 +1,19 @@
 """Training in several processes: MindSpore's msrun on this machine, and torch's DistributedDataParallel beside it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import data_parallel, in_parts, shares, workers, zero
+from helpers import data_parallel, shares, workers, zero
 from helpers.processes import launched, program
 from mindspore import Tensor
 
 from parity.cases import networks
 from parity.sides.mindspore import set_mode
 
+# Which imports nothing of here.
+IN_PARTS = Path(workers.__file__).with_name("in_parts.py")
 # One process has the fixture that starts others.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
@@ -78,9 +81,12 @@ def test_rows_are_gathered_from_processes(two):
 
 def test_rows_are_trained_as_torchs_are(tmp_path):
     """What its DTensors of rows become is as near to the whole of here, which parts are to the bit, as to its own."""
-    program(tmp_path, in_parts.__file__, tmp_path / "place", tmp_path / "torch.npz")
     make, _, shapes = shares.SHARED["ROWS"]
     weights, gradients = shares.drawn(shapes)
+    given = {f"weight{i}": weight for i, weight in enumerate(weights)}
+    given |= {f"gradients{i}": np.stack(each) for i, each in enumerate(zip(*gradients))}
+    np.savez(tmp_path / "given.npz", **given)
+    program(tmp_path, IN_PARTS, *(tmp_path / name for name in ("place", "given.npz", "torch.npz")))
     params = shares.parameters(np.asarray, weights)
     optimizer = make(params, None)
     for step in gradients:
