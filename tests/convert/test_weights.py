@@ -57,7 +57,7 @@ def test_bfloat16_and_what_would_be_rounded():
     assert_equal(to_torch(net, values)["model"], values)
     before = weights(net)
     with pytest.raises(ValueError, match="Float32 must hold the numbers of 'bias' exactly, but they are float64"):
-        to_mindspore(net, {**values, "bias": torch.randn(3).double() / 3})
+        to_mindspore(net, {**values, "bias": torch.full((3,), 1 / 3, dtype=torch.float64)})
     assert all(np.array_equal(before[name], value) for name, value in weights(net).items())
     to_mindspore(net, {"weight": torch.randn(3, 2), "bias": torch.randn(3)})
     with pytest.raises(ValueError, match="bfloat16 must hold the numbers exactly, but they are float32"):
