@@ -165,7 +165,8 @@ def compare(argv: list[str]) -> int:
 
 def budget() -> str:
     """What `compare` allows two runs in float32, in words."""
-    from parity.hunt.causes import AMPLIFIED, FEW, GROWTH, ROUNDED, SAME, SAME_STEP  # here: they import MindSpore
+    from parity.hunt.causes import ROUNDED, SAME, SAME_STEP  # here, because they import MindSpore
+    from parity.hunt.gradients import AMPLIFIED, FEW, GROWTH
     from parity.judge.compare import RATIO
 
     return (

@@ -10,25 +10,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from parity.hunt.causes import (
-    AMPLIFIED,
-    NOISE,
     ROUNDED,
     SAME,
     SAME_STEP,
     Finding,
-    Seen,
     averages_apart,
-    furthest,
-    gradients_apart,
     in_words,
     jumped,
-    loss_apart,
     numbers_apart,
     state_apart,
     steps_apart,
     weights_apart,
 )
 from parity.hunt.diagnosis import diagnose, is_known
+from parity.hunt.gradients import AMPLIFIED, NOISE, Seen, gradients_apart, loss_apart
 from parity.hunt.noted import noted
 from parity.judge.compare import FREE_RATIO, Verdict, compare
 from parity.judge.norms import Difference, differences
@@ -185,21 +180,13 @@ def _paired(first, second, given):
 
 def _found(first, second, pairs, steps):
     """What there is to say of the steps, up to the first finding."""
-    drift, budgets, chosen, every, at_first = [], [], {}, first.header.get("every", 1), None
+    every, drift, budgets, seen = first.header.get("every", 1), [], [], Seen()
     mine = {name: first.initial[name] for name in pairs}
     others = {name: second.initial[called] for name, called in pairs.items()}
-    finding, unjudged = _begun(first, second, pairs, mine, others), ""
+    finding = _begun(first, second, pairs, mine, others)
     if finding:
         return Comparison(steps, finding, every=every)
     by_rule, wrong, unjudged = _optimizers(first, _filled(second, first, pairs))
-    noise, loose, seen = {}, {}, Seen()
-
-    def made(finding, ends):
-        told = tuple(drift), tuple(budgets)
-        return Comparison(
-            steps, finding, told[0], None, (), every, ends, unjudged, told[1], None if drift[0] else at_first, chosen
-        )
-
     for i in range(steps):
         one, other = first.steps[i], second.steps[i]
         last = mine, others
@@ -207,39 +194,43 @@ def _found(first, second, pairs, steps):
         others = others | {name: other.before[called] for name, called in pairs.items() if called in other.before}
         changed = None
         if every != 1:
-            allowed = every * AMPLIFIED * max(ROUNDED, _drift(*last, noise))
-            changed = jumped(_quiet(mine, others, noise), i, pairs, allowed)
+            allowed = every * AMPLIFIED * max(ROUNDED, _drift(*last, seen.noise))
+            changed = jumped(_quiet(mine, others, seen.noise), i, pairs, allowed)
         elif one.before or other.before:
-            allowed = max(ROUNDED, AMPLIFIED * _drift(*last, noise))
+            allowed = max(ROUNDED, AMPLIFIED * _drift(*last, seen.noise))
             changed = weights_apart(last, (mine, others), i, pairs, allowed)
-        drift.append(_drift(mine, others, noise))
+        drift.append(_drift(mine, others, seen.noise))
         finding = numbers_apart(first, second, pairs, i) or changed or loss_apart(one, other, i, drift[-1], seen)
-        allowed, unlike = seen.allowed(drift[-1]), {}
-        if finding is None:
-            if i == 0:
-                at_first = furthest(one, other, pairs)
-            finding, unlike, otherwise = gradients_apart(one, other, pairs, i, drift[-1], seen)
-            if otherwise:
-                chosen[i] = otherwise[-1]
-                loose |= dict.fromkeys(otherwise, np.array(True))
-        budgets.append(allowed)
-        noise = noise | {name: where | noise.get(name, False) for name, where in unlike.items()}
+        budgets.append(seen.allowed(drift[-1]))
+        finding = finding or gradients_apart(one, other, pairs, i, drift[-1], seen)
         if finding is None and wrong and wrong.step <= i:
             finding = wrong
         before = mine, others
         mine = {name: one.parameters[name] for name in pairs}
         others = {name: other.parameters[called] for name, called in pairs.items()}
         if finding is None and not by_rule:
-            moved = (_quiet(*weights, noise | loose) for weights in (before, (mine, others)))
-            finding = steps_apart(*moved, i, max(SAME_STEP, AMPLIFIED * allowed))
+            loose = seen.noise | dict.fromkeys(seen.chosen, np.array(True))
+            moved = (_quiet(*weights, loose) for weights in (before, (mine, others)))
+            finding = steps_apart(*moved, i, max(SAME_STEP, AMPLIFIED * budgets[-1]))
         if finding:
-            return made(finding, {})
-    drift.append(_drift(mine, others, noise))
-    lengths = len(first.steps), len(second.steps)
-    if lengths[0] != lengths[1]:
-        finding = Finding(steps, "steps", f"the first has {lengths[0]} steps and the second {lengths[1]}")
-    ends = {tensor.name: tensor.relative for tensor in differences(mine, others) if tensor.name in noise}
-    return made(finding, {name: end for name, end in ends.items() if end > drift[-1]})
+            break
+    else:
+        drift.append(_drift(mine, others, seen.noise))
+        lengths = len(first.steps), len(second.steps)
+        if lengths[0] != lengths[1]:
+            finding = Finding(steps, "steps", f"the first has {lengths[0]} steps and the second {lengths[1]}")
+    ends = {tensor.name: tensor.relative for tensor in differences(mine, others) if tensor.name in seen.noise}
+    return Comparison(
+        steps,
+        finding,
+        tuple(drift),
+        every=every,
+        noise={name: end for name, end in ends.items() if end > drift[-1]},
+        unjudged=unjudged,
+        allowed=tuple(budgets),
+        at_first=seen.at_first,
+        chosen=seen.switched,
+    )
 
 
 def _quiet(mine, others, noise):

@@ -13,8 +13,9 @@ from safetensors.numpy import save_file
 import parity
 from parity.__main__ import main
 from parity.hunt import search
-from parity.hunt.causes import Seen, gradients_apart, state_apart
+from parity.hunt.causes import state_apart
 from parity.hunt.diagnosis import diagnose
+from parity.hunt.gradients import Seen, gradients_apart
 from parity.hunt.parting import Incomparable, compare_runs
 from parity.runs import Step, Writer, read
 
@@ -284,7 +285,7 @@ def test_a_sparse_gradient_may_be_dense_in_the_other():
     for other, is_apart in ((whole, False), (2 * whole, True)):
         for pair in (((rows, values), other), (other, (rows, values))):
             steps = [Step([], {"w": grad}, {}, {}) for grad in pair]
-            assert (gradients_apart(*steps, {"w": "w"}, 0, 0.0, Seen())[0] is not None) == is_apart
+            assert (gradients_apart(*steps, {"w": "w"}, 0, 0.0, Seen()) is not None) == is_apart
 
 
 def test_a_small_branch_is_no_noise(tmp_path):
@@ -404,8 +405,9 @@ def test_what_is_noise(what):
     """What is small, and not a multiple of what the other has."""
     other, is_apart = SMALL[what]
     steps = [Step([], {"large": np.ones(9), "small": grad}, {}, {}) for grad in (BASE[: other.size], other)]
-    finding, noise, _ = gradients_apart(*steps, {"large": "large", "small": "small"}, 0, 0.0, Seen())
-    assert (finding is not None, {*noise}) == (is_apart, set() if is_apart else {"small"})
+    seen = Seen()
+    finding = gradients_apart(*steps, {"large": "large", "small": "small"}, 0, 0.0, seen)
+    assert (finding is not None, {*seen.noise}) == (is_apart, set() if is_apart else {"small"})
 
 
 def test_what_parts_between_recorded_steps_is_found(tmp_path):
