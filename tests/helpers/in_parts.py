@@ -12,14 +12,14 @@ import torch
 from torch import distributed
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 
-COUNT, RATE = 2, 0.1
+COUNT = 2
 
 
 def trained(shared, weights, gradients):
     """Weights after the steps of Muon."""
     params = [torch.nn.Parameter(shared(weight)) for weight in weights]
     groups = [{"params": params[:1], "adjust_lr_fn": "match_rms_adamw"}, {"params": params[1:]}]
-    optimizer = torch.optim.Muon(groups, lr=RATE)
+    optimizer = torch.optim.Muon(groups, lr=0.1, ns_steps=2)
     for step in gradients:
         for param, grad in zip(params, step):
             param.grad = shared(grad)
@@ -44,4 +44,4 @@ def main(rank, place, given, file):
 
 
 if __name__ == "__main__":
-    torch.multiprocessing.spawn(main, tuple(sys.argv[1:]), COUNT)
+    torch.multiprocessing.start_processes(main, tuple(sys.argv[1:]), COUNT, start_method="fork")

@@ -16,6 +16,9 @@ ENVIRONMENT = {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     "OMP_NUM_THREADS": "1",
+    # workers of msrun would wait for each other for seconds
+    "MS_RETRY_INTERVAL_LOWER": "1",
+    "MS_RETRY_INTERVAL_UPPER": "1",
 }
 
 

@@ -28,7 +28,7 @@ def momentum_agc(params, group):
 def muon(params, group):
     """Muon, of whose matrices processes have rows."""
     groups = [{"params": params[:1], "adjust_lr_fn": "match_rms_adamw"}, {"params": params[1:]}]
-    return Muon(groups, lr=0.1, matrix_group=group)
+    return Muon(groups, lr=0.1, ns_steps=2, matrix_group=group)
 
 
 # What cuts tensors along which axis; the matrices are wide, tall, and tall but for the rows of one process.

@@ -19,7 +19,7 @@ import mindcv
 import numpy as np
 import pytest
 from _zoo import ISORT
-from helpers.processes import ROOT, free_port
+from helpers.processes import ENVIRONMENT, ROOT, free_port
 from helpers.published import NFNETS as PUBLISHED
 from safetensors.numpy import load_file
 
@@ -128,8 +128,8 @@ def alone(tmp_path, installed):
     (site / "others.pth").write_text(str(Path(pytest.__file__).parents[1]))
     shutil.copytree(installed, site, dirs_exist_ok=True)
     programs = tmp_path / "env" / "bin"
-    environ = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environ["PATH"] = f"{programs}:{Path(sys.executable).parent}:{environ['PATH']}"
+    environ = {key: value for key, value in ENVIRONMENT.items() if key != "PYTHONPATH"}
+    environ["PATH"] = f"{programs}:{environ['PATH']}"
 
     msrun = programs / "msrun"  # as pip writes it
     msrun.write_text(f"#!{programs}/python\nfrom mindspore.parallel.cluster.run import main\n\nmain()\n")

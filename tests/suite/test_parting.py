@@ -453,12 +453,13 @@ def test_a_run_is_equal_to_itself(tmp_path, monkeypatch):
         for slots in optimizer.state.values():
             slots["exp_avg"].mul_(0.7)
 
-    one = run(tmp_path / "one", plant=odd)
+    one = run(tmp_path / "one", plant=odd, rate=lambda step: 0.02)
     found = compare_runs(one, one)
     assert found.equal and "not by a rule: of the first, it follows none of " in str(found)
     other = run(
         tmp_path / "other",
         plant=lambda step, net, optimizer: odd(step, net, optimizer) or (step == 6 and emptied(optimizer, net[0].bias)),
+        rate=lambda step: 0.02,
     )
     found = compare_runs(one, other).finding
     assert (found.step, found.whose) == (6, "optimizer")
