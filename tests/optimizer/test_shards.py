@@ -306,7 +306,7 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
     expressions = {
         "EMA(AdamW(params, amsgrad=True, fused=False), 0.9)": [],
         f"MomentumAGC([{groups}])": [8] * 4 + [2] * 4,
-        "Muon([params[0], params[2]], matrix_group='8-units')": [8] * 4,
+        "Muon([params[0], params[2]], ns_steps=2, matrix_group='8-units')": [8] * 4,
         # Of each tensor the length, and two norms of two sums; of a matrix its columns, their mean and a gather too.
         "Adafactor(params[:2], matrix_group='8-units')": [8] * (5 + 8),
         # Of columns, whose shapes no step is told: the docstring of `matrix_group` says so.
@@ -314,7 +314,7 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
         "late: Adafactor(params)": "For 'Adafactor', 'matrix_group' must be",
         "late: MomentumAGC(params, fused=False)": "For 'MomentumAGC', 'unit_group' must be",
         "whole: Adafactor(params[:2], matrix_group='whole')": ([], "For 'Adafactor', 'matrix_group' must be the name"),
-        "late: Muon([params[0]], matrix_group='whole')": ([], "For 'Muon', 'matrix_group' must be the name"),
+        "late: Muon([params[0]], ns_steps=2, matrix_group='whole')": ([], "For 'Muon', 'matrix_group' must be the name"),
         "late: MomentumAGC(params, unit_group='whole', fused=False)": ([], "For 'MomentumAGC', 'unit_group' must be"),
     }
     done = subprocess.run(
