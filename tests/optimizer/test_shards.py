@@ -314,7 +314,7 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
         "late: Adafactor(params)": "For 'Adafactor', 'matrix_group' must be",
         "late: MomentumAGC(params, fused=False)": "For 'MomentumAGC', 'unit_group' must be",
         "whole: Adafactor(params[:2], matrix_group='whole')": ([], "For 'Adafactor', 'matrix_group' must be the name"),
-        "late: Muon([params[0]], ns_steps=2, matrix_group='whole')": ([], "For 'Muon', 'matrix_group' must be the name"),
+        "late: Muon(params[:1], ns_steps=2, matrix_group='whole')": ([], "For 'Muon', 'matrix_group' must be the name"),
         "late: MomentumAGC(params, unit_group='whole', fused=False)": ([], "For 'MomentumAGC', 'unit_group' must be"),
     }
     done = subprocess.run(
