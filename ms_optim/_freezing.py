@@ -21,8 +21,6 @@ class Freezing:
     trainable: Parameter
     requires_grad_seen: list[bool]
     flags_seen: list[bool] | None = None
-    # Whether a graph other than its own has its step, as of a training cell.
-    is_in_graph = False
 
     def freeze(self, which: str | Sequence[str] | Callable[[Parameter], bool]) -> None:
         """Let parameters stand still from the next step on, with their state and step counts.
@@ -104,8 +102,6 @@ class Freezing:
         def warn():
             """Name the parameters."""
             optimizer = myself()
-            if not _compiled.is_calling():
-                optimizer._hold("is_in_graph", True)
             pairs = zip(optimizer.parameters, optimizer.requires_grad_seen)
             changed = [param.name for param, seen in pairs if param.requires_grad != seen]
             if changed:

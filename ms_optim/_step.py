@@ -1,5 +1,7 @@
 """One step of all parameters, as MindSpore compiles it."""
 
+import weakref
+
 from mindspore import Tensor, ops
 
 from ms_optim import _compiled, _composed, _pieces
@@ -13,6 +15,19 @@ class Step:
     What it reads is laid out when the optimizer is made.
     """
 
+    # Whether a graph other than its own has it, as of a training cell.
+    is_in_graph = False
+
+    def note_when_compiled(self) -> _compiled.Check:
+        """What notes, whenever a graph is compiled that has the step, whether it is another than its own."""
+        myself = weakref.ref(self)  # an optimizer that held itself would hold its state until garbage is collected
+
+        def note():
+            if not _compiled.is_calling():
+                myself()._hold("is_in_graph", True)
+
+        return _compiled.Check(note)
+
     def construct(self, gradients, present=None):
         """One step: the numbers of all parameters first, then the rule on each."""
         if len(gradients) != len(self.parameters):
@@ -24,6 +39,7 @@ class Step:
 
     def numbers_of_step(self, present):
         """The numbers of a step, a row for each parameter, and which parameters move; those that are state are kept."""
+        _compiled.check_again(self.note_graph)
         _compiled.check_again(self.warn_unseen)
         _compiled.check_again(self.refuse_parts)
         moves = self.trainable.logical_and(Tensor(present))

@@ -206,7 +206,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         trainable = Parameter(Tensor(moves), name="optimizer.trainable", requires_grad=False)
         self._hold("trainable", self._keep("optimizer.trainable", trainable))
         self.requires_grad_seen = moves.tolist()
-        self.warn_unseen = self.warning_when_compiled()
+        self.note_graph, self.warn_unseen = self.note_when_compiled(), self.warning_when_compiled()
 
     def _set_slots(self):
         """Allocate the state: Parameters of this Cell, else it would train and never reach a checkpoint."""
