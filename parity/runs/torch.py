@@ -1,8 +1,10 @@
 """Records a run of PyTorch around an ordinary training loop, by the hooks of its optimizer."""
 
+import contextlib
 import copy
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ class Recording:
     """A block in which the steps of an optimizer of torch are recorded; `parity.record` makes it.
 
     A float64 twin of the optimizer takes the same steps, on the gradients and the numbers that are recorded: it is the
-    truth by which a replay is judged. Of a number that is the eps of a dtype it has that of the parameters.
+    truth by which a replay is judged. Of a number that is the eps of a dtype it has that of the parameters. Where the
+    twin cannot be copied or take a step, as of a class that asks for a closure, a warning says that there is no truth.
 
     What a loop does before a step is noted with it: the scale of a `torch.amp.GradScaler`, and gradients that the
     functions of `torch.nn.utils` clip, if they are of this optimizer. A step that a scaler skips is none, and counted.
@@ -71,6 +74,7 @@ class Recording:
         self._before: dict[str, torch.Tensor] = {}
         self._gradients: dict[str, torch.Tensor] = {}
         self._groups: list[dict[str, Any]] = []
+        self._unkept: set[str] = set()  # the state that is no number
         names = {param: name for name, param in self._params.items()}
         self._members = [[names[param] for param in group["params"]] for group in optimizer.param_groups]
         groups = [
@@ -80,7 +84,7 @@ class Recording:
             folder,
             type(optimizer).__name__,
             groups,
-            self._values(optimizer, self._params),
+            _values(self._params),
             self._state(optimizer, self._params),
             [name for name, param in self._params.items() if param.dtype == torch.bfloat16],
             {
@@ -94,7 +98,10 @@ class Recording:
             seed,
             every,
         )
-        self._twin, self._twins = self._made_double()
+        self._twin: torch.optim.Optimizer | None = None
+        self._twins: dict[str, torch.nn.Parameter] = {}
+        with self._for_twin():
+            self._twin, self._twins = self._made_double()
         self._last = {name: param.detach().clone() for name, param in self._params.items()}
         self._hooks: list[Any] = []
         self._outermost: Any = None  # the frame of the step that is being taken
@@ -145,17 +152,31 @@ class Recording:
     def _present(self):
         return {name: param.grad for name, param in self._params.items() if param.grad is not None}
 
+    @contextlib.contextmanager
+    def _for_twin(self):
+        """Do what is the twin's, which no training is to notice: if it fails there is none, and a warning says so."""
+        devices = sorted({param.device.index for param in self._params.values() if param.is_cuda})
+        try:
+            with default_dtype(torch.float64), torch.random.fork_rng(devices):
+                yield
+        except Exception as error:
+            self._twin, self._twins = None, {}
+            warnings.warn(
+                f"For '{OWNER}', the float64 twin of {type(self._optimizer).__name__} must take its steps, but raised "
+                f"{type(error).__name__}: {error}. The run can be compared and diagnosed, but not replayed.",
+                stacklevel=3,
+            )
+
     def _made_double(self):
-        """The same optimizer over float64 copies of the parameters, with its state; and these, by name."""
+        """The same optimizer over float64 copies of the parameters, with all that it has; and these, by name."""
         memo: dict[int, Any] = {}
         twins = {}
         for name, param in self._params.items():
             memo[id(param)] = twins[name] = torch.nn.Parameter(_double(param.detach()), param.requires_grad)
         twin = type(self._optimizer).__new__(type(self._optimizer))
-        own = {"defaults", "param_groups", "state"}
         for name, value in vars(self._optimizer).items():
             if not name.endswith("_hooks") and name != "step":  # which a scheduler wraps
-                twin.__dict__[name] = copy.deepcopy(value, memo) if name in own else value
+                twin.__dict__[name] = copy.deepcopy(value, memo)
         twin.__setstate__({})
         for slots in twin.state.values():
             for slot, value in slots.items():
@@ -175,7 +196,7 @@ class Recording:
         self._before = {
             name: param.detach().clone()
             for name, param in self._params.items()
-            if not torch.equal(param.detach(), self._last[name])
+            if not _is_same(param.detach(), self._last[name])
         }
         self._keep_gradients()
         self.seconds += time.perf_counter() - began
@@ -209,7 +230,9 @@ class Recording:
         if getattr(optimizer, "grad_scale", None) is not None:  # the rule itself has unscaled them
             self._keep_gradients()
         gradients = self._gradients
-        self._step_double(gradients)
+        if self._twin is not None:
+            with self._for_twin():
+                self._step_double(gradients)
         is_due = self._writer.is_due()
         if is_due:
             before = {**self._last, **self._before} if self._left_out else self._before
@@ -217,9 +240,9 @@ class Recording:
                 Step(
                     self._groups,
                     {name: _gradient(grad) for name, grad in gradients.items()},
-                    self._values(optimizer, self._params),
+                    _values(self._params),
                     self._state(optimizer, self._params),
-                    self._values(self._twin, self._twins),
+                    _values(self._twins),
                     self._state(self._twin, self._twins),
                     {name: _array(value) for name, value in before.items()},
                     self._loss,
@@ -237,11 +260,11 @@ class Recording:
         for name, value in self._before.items():
             self._twins[name].data.copy_(value)
         for own, group in zip(self._twin.param_groups, self._optimizer.param_groups):
-            own.update(numbers_for_double(group, group["params"][0].dtype))
+            if group["params"]:
+                own.update(numbers_for_double(group, group["params"][0].dtype))
         for name, twin in self._twins.items():
             twin.grad = _double(gradients[name]) if name in gradients else None
-        with default_dtype(torch.float64):
-            type(self._twin).step(self._twin)
+        type(self._twin).step(self._twin)
 
     def _is_within(self):
         """Whether a step is being taken already: that of a class may call that of the class it derives from."""
@@ -253,17 +276,32 @@ class Recording:
     def _is_done(self):
         return self._first is not None and self.steps >= self._first
 
-    @staticmethod
-    def _values(optimizer, params):
-        return {name: _array(param.detach()) for name, param in params.items()}
-
-    @staticmethod
-    def _state(optimizer, params):
+    def _state(self, optimizer, params):
         return {
-            name: {slot: _array(value) for slot, value in optimizer.state[param].items() if value is not None}
+            name: {slot: _array(value) for slot, value in optimizer.state[param].items() if self._is_kept(slot, value)}
             for name, param in params.items()
             if optimizer.state.get(param)
         }
+
+    def _is_kept(self, slot, value):
+        """Whether state can be recorded: a warning names what is neither None nor numbers, once."""
+        kept = torch.is_tensor(value) or np.asarray(value).dtype.kind in "biuf"
+        if not kept and value is not None and slot not in self._unkept:
+            self._unkept.add(slot)
+            warnings.warn(
+                f"For '{OWNER}', the state of 'optimizer' must be tensors and numbers, but {slot!r}, which is left "
+                f"out, is {type(value).__name__}.",
+                stacklevel=2,
+            )
+        return kept
+
+
+def _values(params):
+    return {name: _array(param) for name, param in params.items()}
+
+
+def _is_same(one, other):
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _double(value):

@@ -1,5 +1,6 @@
 """Runs of one's own: recorded in torch, in files, and replayed where torch is not installed."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -579,6 +580,129 @@ def test_numbers_in_tensors_are_float64_in_the_twin(tmp_path):
         run = read(tmp_path / kind.__name__)
         ends.append(run.steps[0].double_parameters["scale"] - np.float64(run.initial["scale"]))
     assert ends[0] == pytest.approx(ends[1], rel=1e-14)
+
+
+class Around(torch.optim.SGD):
+    """One that steps by another, of its own."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.base = torch.optim.SGD(self.param_groups, lr)
+
+    def step(self, closure=None):
+        """Let the other step."""
+        self.base.step()
+
+
+class Counting(torch.optim.SGD):
+    """One whose rate falls with what it has seen."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.seen = []
+
+    def step(self, closure=None):
+        """Step, and remember it."""
+        self.seen.append(1)
+        self.param_groups[0]["lr"] = 0.1 / len(self.seen)
+        super().step()
+
+
+class Noisy(torch.optim.SGD):
+    """One that draws noise."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Step, and a little elsewhere."""
+        super().step()
+        for param in self.param_groups[0]["params"]:
+            param.add_(1e-2 * torch.randn_like(param))
+
+
+class Asking(torch.optim.SGD):
+    """One that evaluates a closure, which its twin has not."""
+
+    def step(self, closure=None):
+        """Evaluate, and step."""
+        closure()
+        super().step()
+
+
+@pytest.mark.parametrize("cls", [Around, Counting, Noisy, Asking])
+@pytest.mark.filterwarnings("ignore:For 'record', the float64 twin")
+def test_a_training_does_not_notice_its_twin(cls, tmp_path):
+    """Whatever its optimizer holds, draws or asks for."""
+    ends = []
+    for folder in (tmp_path / "run", None):
+        net = network()
+        optimizer = cls(net.parameters(), 0.1)
+
+        def closure(net=net):
+            net.zero_grad()
+            (net(torch.ones(2, 4)) * net.scale).square().mean().backward()
+
+        with parity.record(optimizer, folder, model=net) if folder else contextlib.nullcontext():
+            for _ in range(3):
+                closure()
+                optimizer.step(closure)
+        ends.append([param.detach().clone() for param in net.parameters()])
+    assert all(map(torch.equal, *ends))
+    assert len(read(tmp_path / "run").steps) == 3
+
+
+def test_a_twin_that_fails_is_warned_of(tmp_path):
+    """Once: the run has no truth, but all else."""
+    net = network()
+    optimizer = Asking(net.parameters(), 0.1)
+    with (
+        parity.record(optimizer, tmp_path / "run", model=net),
+        pytest.warns(UserWarning, match="twin of Asking") as told,
+    ):
+        for _ in range(2):
+            optimizer.step(lambda: (net(torch.ones(2, 4)) * net.scale).square().mean().backward())
+    assert len(told) == 1
+    assert compare_runs(read(tmp_path / "run"), read(tmp_path / "run")).equal
+    with pytest.raises(Unjudged, match="must have the steps of a float64 twin, but got none"):
+        list(replay(read(tmp_path / "run"), build=lambda params: ms_optim.SGD(params, lr=0.1)))
+
+
+def test_state_that_is_no_number_is_left_out(tmp_path):
+    """And named, once."""
+
+    class Telling(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure=None):
+            super().step()
+            for param in self.param_groups[0]["params"]:
+                self.state[param]["told"] = {"of": 1}
+
+    net = network()
+    with pytest.warns(UserWarning, match="but 'told', which is left out, is dict") as told:
+        trained(Telling(net.parameters(), lr=0.1, momentum=0.9), net, tmp_path / "run")
+    assert len(told) == 1
+    assert {*read(tmp_path / "run").steps[-1].state["scale"]} == {"momentum_buffer"}
+
+
+def test_a_group_may_be_empty(tmp_path):
+    """As that of the biases of a network without any."""
+    net = network()
+    given = [{"params": [*net.parameters()]}, {"params": [], "weight_decay": 0.0}]
+    trained(torch.optim.AdamW(given, lr=0.02), net, tmp_path / "run")
+    assert diagnose(read(tmp_path / "run")).is_right
+    assert all(verdict.passed for verdict in judged(tmp_path / "run").values())
+
+
+def test_nan_is_no_change(tmp_path):
+    """Of what was not touched between steps."""
+    net = network()
+
+    def spoil(step):
+        if step == 1:
+            net.scale.grad.fill_(float("nan"))
+
+    trained(torch.optim.AdamW(net.parameters(), lr=0.02), net, tmp_path / "run", between=spoil)
+    run = read(tmp_path / "run")
+    assert np.isnan(run.steps[-1].parameters["0.weight"]).all() and not any(step.before for step in run.steps)
 
 
 def test_what_cannot_be_judged(tmp_path):
