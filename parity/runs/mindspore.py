@@ -29,7 +29,8 @@ class Recording:
     are recorded as the rule sees them, which is without the latter.
 
     Args:
-        optimizer (mindspore.nn.Optimizer): Of this library, of MindSpore or your own.
+        optimizer (mindspore.nn.Optimizer): Of this library, of MindSpore or your own, whose step takes gradients: LBFGS
+            is refused.
         folder (Union[str, Path]): Where to; it is made, and must not hold a run.
         model (Union[None, mindspore.nn.Cell]): The network: parameters are then called, and shaped, as torch's are.
             Default: ``None`` , the names of the Parameters.
@@ -47,6 +48,11 @@ class Recording:
             by `callback`, or by `taken` after each.
         steps (int): How many were recorded.
         seconds (float): What recording has taken.
+
+    Raises:
+        TypeError: If the optimizer's step takes a closure.
+        ValueError: If the network lacks a parameter of the optimizer.
+        FileExistsError: If the folder holds a run.
     """
 
     def __init__(
@@ -60,6 +66,8 @@ class Recording:
         elements: int | None = None,
         seed: int = 0,
     ):
+        if getattr(optimizer, "takes_closure", False):
+            raise TypeError(f"For '{OWNER}', 'optimizer' must take gradients, but got {type(optimizer).__name__}.")
         self._inner, self._first, self._arguments = optimizer, first, dict(arguments or {})
         self._scale = optimizer.loss_scale  # which it does not change
         if model is not None and not isinstance(model, nn.Cell):

@@ -272,6 +272,8 @@ def test_what_cannot_be_recorded(graph, tmp_path):
     optimizer = ms_optim.SGD(net.trainable_params(), lr=0.1)
     with pytest.raises(TypeError, match=r"'optimizer' must be a torch.optim.Optimizer or .*, but got int"):
         parity.record(1, tmp_path / "a")
+    with pytest.raises(TypeError, match="'optimizer' must take gradients, but got LBFGS"):
+        parity.record(ms_optim.LBFGS(net.trainable_params()), tmp_path / "a")
     with pytest.raises(ValueError, match="'first' must be an int of at least 1 or None, but got 0"):
         parity.record(optimizer, tmp_path / "b", first=0)
     with pytest.raises(TypeError, match="'model' must be a Cell or None, but got Linear"):
