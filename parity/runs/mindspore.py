@@ -255,9 +255,15 @@ class Recording:
         ]
 
     def _of_stock(self):
-        rate = self._inner.get_lr()
+        rate = self._inner.get_lr() if self._has_rates() else ()
         rates = {float(one.asnumpy()) for one in (rate if isinstance(rate, (list, tuple)) else [rate])}
         return {**({"lr": rates.pop()} if len(rates) == 1 else {}), **self._arguments}
+
+    def _has_rates(self):
+        """Whether no list of rates has ended: MindSpore reads beyond one, and may raise only in what comes then."""
+        lists = self._inner.get_lr_parameter([*self._inner.parameters])
+        step = int(self._inner.global_step.asnumpy().item())
+        return all(step < rates.size for rates in lists if isinstance(rates, Parameter) and rates.ndim)
 
     @staticmethod
     def _as_it_was(before, now, group):

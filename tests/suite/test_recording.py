@@ -193,6 +193,19 @@ def test_a_schedule_that_steps_late_is_named(graph, tmp_path):
     assert "the second has the learning rates of one step before" in found.text
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_list_of_rates_may_end_with_the_training(way, graph, tmp_path):
+    """MindSpore's optimizers read beyond the last of a list; each group may have a list of its own."""
+    rates, net = [0.5, 0.25, 0.125, 0.0625, 1.0], network()
+    first, *others = net.trainable_params()
+    groups = [{"params": [first], "lr": rates}, {"params": others}]
+    for folder, params in {"one": [first, *others], "groups": groups}.items():
+        optimizer = nn.Momentum(params, rates, 0.5)
+        with parity.record(optimizer, tmp_path / folder, model=net) as run:
+            WAYS[way](net, optimizer, run)
+        assert [step.groups for step in read(tmp_path / folder).steps] == [[{"lr": rate}] for rate in rates]
+
+
 class Careful(nn.TrainOneStepCell):
     """A training cell that takes no step on gradients that are not finite, and halves its loss scale then."""
 
