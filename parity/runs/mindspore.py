@@ -298,6 +298,9 @@ class _Around(nn.Optimizer):
 
     def __init__(self, inner):
         super().__init__(0.0, inner.parameters)
+        del self.learning_rate  # the base's; what sets it reaches that of the optimizer, and each name occurs once
+        for name in ("learning_rate", "global_step", "dynamic_lr", "is_group_lr"):
+            setattr(self, name, getattr(inner, name))
         self.inner = inner
         self.gradients = ParameterTuple(
             Parameter(ops.zeros(param.shape, param.dtype), name=f"recorded.{param.name}", requires_grad=False)

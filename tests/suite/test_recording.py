@@ -6,7 +6,7 @@ import pytest
 import torch
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.dataset import NumpySlicesDataset
-from mindspore.train import Model
+from mindspore.train import LearningRateScheduler, Model
 
 import ms_optim
 import parity
@@ -94,11 +94,11 @@ def called(net, optimizer, run=None, data=DATA):
         optimizer(gradients)
 
 
-def trained(net, optimizer, run=None, data=DATA):
+def trained(net, optimizer, run=None, data=DATA, callbacks=()):
     """`Model.train`, which runs in a graph."""
     batches = NumpySlicesDataset((data,), shuffle=False).batch(6)
     Model(nn.SequentialCell(net, Square()), optimizer=run.optimizer if run else optimizer).train(
-        1, batches, callbacks=[run.callback()] if run else [], dataset_sink_mode=False
+        1, batches, callbacks=[*callbacks, run.callback()] if run else [*callbacks], dataset_sink_mode=False
     )
 
 
@@ -204,6 +204,21 @@ def test_a_list_of_rates_may_end_with_the_training(way, graph, tmp_path):
         with parity.record(optimizer, tmp_path / folder, model=net) as run:
             WAYS[way](net, optimizer, run)
         assert [step.groups for step in read(tmp_path / folder).steps] == [[{"lr": rate}] for rate in rates]
+
+
+@pytest.mark.parametrize("make", [nn.SGD, ms_optim.SGD])
+def test_a_rate_is_set_in_what_is_recorded(make, graph, tmp_path):
+    """Callbacks of `Model.train` find the optimizer's own rate, and its Parameters have the names that they had."""
+    net, other = network(), network()
+    optimizer, plain = make(net.trainable_params(), 0.5), make(other.trainable_params(), 0.5)
+    halved = [LearningRateScheduler(lambda rate, step: rate / 2)]
+    with parity.record(optimizer, tmp_path / "run", model=net) as run:
+        trained(net, optimizer, run, callbacks=halved)
+    trained(other, plain, callbacks=halved)
+    rates = [step.groups[0]["lr"] for step in read(tmp_path / "run").steps]
+    assert rates == [0.5**step for step in range(1, STEPS + 1)]
+    for mine, its in zip(optimizer.get_parameters(), plain.get_parameters(), strict=True):
+        assert mine.name == its.name and np.array_equal(mine.asnumpy(), its.asnumpy())
 
 
 class Careful(nn.TrainOneStepCell):
