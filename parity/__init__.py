@@ -37,7 +37,8 @@ def record(optimizer: Any, folder: str | Path, model: Any = None, first: int | N
     A loop in PyTorch, and one in MindSpore that calls the optimizer, stay as they are. Where the steps of MindSpore are
     taken in a graph, as in `Model.train`, the graph is given the `optimizer` of the block, and `callback()` of the
     block is among the callbacks, or `taken(loss)` is called right after each step, before a schedule sets the numbers
-    of the next; otherwise `begin()` before the step reads them.
+    of the next; otherwise `begin()` before the step reads them. Sparse gradients, as pairs of
+    indices and values, are recorded of direct calls alone.
 
     Args:
         optimizer (Union[torch.optim.Optimizer, mindspore.nn.Optimizer]): Of either framework, which need not be there
@@ -58,7 +59,8 @@ def record(optimizer: Any, folder: str | Path, model: Any = None, first: int | N
         themselves: by any `torch.amp.GradScaler`, and in MindSpore by `Model` and by the optimizer.
 
     Raises:
-        TypeError: If the optimizer is none of either, or its step evaluates a closure more than once.
+        TypeError: If the optimizer is none of either, or its step evaluates a closure more than once; in a step, if the
+            `optimizer` of the block is given a gradient that is sparse or None.
         ValueError: If a parameter has no name, or two have the same; in a step, if a group was added.
         FileExistsError: If the folder holds a run.
 

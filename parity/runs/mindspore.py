@@ -45,7 +45,8 @@ class Recording:
     Attributes:
         optimizer (mindspore.nn.Optimizer): What takes the steps of a training cell, `Model.train` or a function under
             `@ms.jit`: the optimizer, with the gradients kept where they can be read. Its steps are recorded one by one:
-            by `callback`, or by `taken` after each.
+            by `callback`, or by `taken` after each. It takes dense gradients only: steps on pairs of indices and
+            values, or without some gradients, are recorded where the optimizer itself is called.
         steps (int): How many were recorded.
         seconds (float): What recording has taken.
 
@@ -320,6 +321,11 @@ class _Around(nn.Optimizer):
     def construct(self, gradients):
         """Keep them, and step."""
         for i in range(self.count):
+            if not isinstance(gradients[i], Tensor):
+                raise TypeError(
+                    "For 'record', 'gradients' must be dense Tensors where the 'optimizer' of the block takes them, "
+                    "but got sparse ones or None: call the optimizer itself, outside of a graph."
+                )
             ops.assign(self.gradients[i], gradients[i].to(self.gradients[i].dtype))
         ops.assign_add(self.steps_seen, Tensor(1, ms.int32))
         return self.inner(gradients)

@@ -294,6 +294,26 @@ def test_an_average_is_recorded_with_its_optimizer(graph, tmp_path):
     assert "no bias correction of the first moment" in str(found)
 
 
+def test_sparse_gradients_are_recorded_of_direct_calls(either, tmp_path):
+    """The optimizer of the block refuses them, and absent ones, in a graph and outside."""
+    pair = Tensor([0, 2]), Tensor(np.ones((2, 3), np.float32))
+    optimizer = ms_optim.SparseAdam([Parameter(np.ones((3, 3), np.float32), name="w")], lr=0.1)
+    with parity.record(optimizer, tmp_path / "run") as run:
+        taking = run.optimizer
+
+        @ms.jit
+        def step(indices, values):
+            return taking(((indices, values),))
+
+        for refused in (lambda: step(*pair), lambda: run.optimizer((pair,)), lambda: run.optimizer((None,))):
+            with pytest.raises(TypeError, match="'gradients' must be dense Tensors where the 'optimizer' of"):
+                refused()
+        optimizer((pair,))
+        optimizer((None,))
+    first, second = read(tmp_path / "run").steps
+    assert [part.tolist() for part in first.gradients["w"]] == [[0, 2], [[1.0] * 3] * 2] and not second.gradients
+
+
 def test_what_cannot_be_recorded(graph, tmp_path):
     """Wrong arguments, another network, steps that were not told apart."""
     net = nn.Dense(3, 1)
