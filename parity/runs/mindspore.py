@@ -15,6 +15,7 @@ from mindspore.train import Callback
 
 from ms_optim import EMA
 from ms_optim.convert.names import in_torch_words
+from ms_optim.sparse_adam import fit_rows
 from parity.runs.files import Step, Writer
 from parity.runs.notes import Notes, loss_of
 from parity.sides.mindspore import array_of, state, values
@@ -225,12 +226,17 @@ class Recording:
 
     def _gradients(self, gradients):
         kept = {}
-        for grad, name, shape in zip(gradients, self._names, self._shapes):
-            if isinstance(grad, tuple):
-                rows, values = map(array_of, grad)
-                kept[name] = rows, self._unscaled(values)
-            elif grad is not None:
+        for grad, param, name, shape in zip(gradients, self._params, self._names, self._shapes):
+            if isinstance(grad, Tensor):
                 kept[name] = self._unscaled(array_of(grad)).reshape(shape)
+            elif grad is not None:
+                rows, values = map(array_of, fit_rows(OWNER, grad, param))
+                if rows.ndim == 2 and rows.shape[1] != 1:
+                    raise ValueError(
+                        f"For '{OWNER}', sparse gradients must be of rows, but got {rows.shape[1]} sparse axes for "
+                        f"'{param.name}'."
+                    )
+                kept[name] = rows.ravel(), self._unscaled(values)
         return kept
 
     def _unscaled(self, values):

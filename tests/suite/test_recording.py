@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.sparse_tensor import RowTensorInner
 from mindspore.dataset import NumpySlicesDataset
 from mindspore.train import LearningRateScheduler, Model
 
@@ -310,8 +311,25 @@ def test_sparse_gradients_are_recorded_of_direct_calls(either, tmp_path):
                 refused()
         optimizer((pair,))
         optimizer((None,))
-    first, second = read(tmp_path / "run").steps
-    assert [part.tolist() for part in first.gradients["w"]] == [[0, 2], [[1.0] * 3] * 2] and not second.gradients
+        indices, values = pair
+        others = [*pair], (*pair, (3, 3)), RowTensorInner(indices, values, (3, 3))
+        for other in others:
+            optimizer((other,))
+    first, second, *more = read(tmp_path / "run").steps
+    for step in (first, *more):
+        assert [part.tolist() for part in step.gradients["w"]] == [[0, 2], [[1.0] * 3] * 2]
+    assert not second.gradients and len(more) == 3
+
+
+def test_sparse_gradients_of_elements_are_refused(graph, tmp_path):
+    """Files have rows."""
+    optimizer = ms_optim.SparseAdam([Parameter(np.ones((3, 3), np.float32), name="w")], lr=0.1)
+    elements = Tensor([[0, 1], [2, 2]]), Tensor(np.ones(2, np.float32))
+    with (
+        parity.record(optimizer, tmp_path / "run"),
+        pytest.raises(ValueError, match="sparse gradients must be of rows, but got 2 sparse axes for 'w'"),
+    ):
+        optimizer((elements,))
 
 
 def test_what_cannot_be_recorded(graph, tmp_path):
