@@ -1,5 +1,6 @@
 """Compiled calls, one at a time, because MindSpore's executor takes no two; and what code asks that is compiled."""
 
+import contextlib
 import functools
 import itertools
 import os
@@ -33,11 +34,18 @@ def call(cell: nn.Cell, *args: Any) -> Any:
 
     Two compiled calls in two threads hang, and one Cell in two threads crashes.
     """
+    with _own_call():
+        return cell.compile_and_run(*args)
+
+
+@contextlib.contextmanager
+def _own_call():
+    """Let no other thread compile or run, and what is compiled know that it is the library's own."""
     with _lock:
         outer = is_calling()
         _calls.made = True
         try:
-            return cell.compile_and_run(*args)
+            yield
         finally:
             _calls.made = outer
 
@@ -62,7 +70,7 @@ def step(optimizer: Any, gradients: Sequence[Any], pieces: Callable | None = Non
         gradients = _apart(gradients, optimizer.written)
     if pieces is None:
         return call(optimizer, ms.mutable(gradients), present)
-    with _lock:
+    with _own_call():
         return pieces(gradients, present)
 
 

@@ -9,7 +9,7 @@ import torch
 from helpers import DENSE, assert_same, everything
 from mindspore import Parameter, Tensor, log, nn
 
-from ms_optim import EMA, SGD, AdamW, MomentumAGC, Muon, SparseAdam
+from ms_optim import EMA, SGD, AdamW, MomentumAGC, Muon, SparseAdam, _pieces
 from parity.cases import CASES
 from parity.cases.problems import synthetic
 from parity.judge.compare import compare
@@ -221,9 +221,14 @@ def test_every_optimizer_takes_a_group(name):
     assert [param.name for param in optimizer.parameters] == names
 
 
-def test_what_was_compiled_before_is_warned_of(graph, monkeypatch):
-    """A training cell goes on with the parameters that it has, and nothing of a step could say so."""
+@pytest.mark.parametrize("most", [1, 256])
+def test_what_was_compiled_before_is_warned_of(most, graph, monkeypatch):
+    """A training cell goes on with the parameters that it has, and nothing of a step could say so; no graph of its own.
+
+    Nor do several of these.
+    """
     told = []
+    monkeypatch.setattr(_pieces, "PIECE", most)
     monkeypatch.setattr(log, "warning", told.append)
     net, new = nn.Dense(2, 3), [Parameter(Tensor([1.0], ms.float32), name=name) for name in ("one", "two", "three")]
     optimizer = SGD(net.trainable_params(), lr=0.1, fused=False)
