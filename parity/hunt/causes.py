@@ -27,12 +27,14 @@ class Finding:
         whose (str): "names", "weights", "state", "numbers", "loss", "gradient", "optimizer" or "steps".
         text (str): What was found.
         tensors (tuple[Difference, ...]): What differs, in the order of the network.
+        by_rule (bool): Whether the rule of an optimizer tells it, beyond what rounding does.
     """
 
     step: int
     whose: str
     text: str
     tensors: tuple[Difference, ...] = ()
+    by_rule: bool = False
 
     def __str__(self) -> str:
         when = "before the first step" if self.step < 0 else f"at step {self.step}"

@@ -59,7 +59,8 @@ class Comparison:
     @property
     def equal(self) -> bool:
         """Whether they part in nothing that rounding does not explain."""
-        if self.finding is None or (self.verdict and self.finding.whose in OF_ROUNDING):
+        found = self.finding
+        if found is None or (self.verdict and found.whose in OF_ROUNDING and not found.by_rule):
             return self.verdict is None or self.verdict.passed
         return False
 
@@ -132,7 +133,7 @@ def compare_runs(
 
     Raises:
         Incomparable: If they have no steps, or no parameters in common, or not the same steps or elements, or
-            parameters of 16 bits.
+            parameters of 16 bits; or if the truth is not in float64, or begins with other weights than the first.
     """
     halves = sorted({*first.halves, *second.halves})
     if halves:
@@ -296,10 +297,10 @@ def _optimizers(first, second):
         return not unjudged, None, unjudged
     wrong = [(word, diagnosis) for word, diagnosis in zip(("first", "second"), found) if not diagnosis.is_right]
     if not wrong:
-        return True, Finding(0, "optimizer", f"the first is {names[0]}, the second {names[1]}"), ""
+        return True, Finding(0, "optimizer", f"the first is {names[0]}, the second {names[1]}", by_rule=True), ""
     step = min(diagnosis.divergence.step if diagnosis.divergence else 0 for _, diagnosis in wrong)
     text = "; ".join(f"of the {word}, {diagnosis}" for word, diagnosis in wrong)
-    return True, Finding(step, "optimizer", text), ""
+    return True, Finding(step, "optimizer", text, by_rule=True), ""
 
 
 def _follows(diagnosis):
@@ -327,4 +328,13 @@ def _judged(first, second, truth, pairs, steps):
                 for name, called in names.items()
             }
         )
-    return compare(*traces, FREE_RATIO, initial={name: first.initial[name] for name in pairs})
+    dtypes = sorted({*truth.header["dtypes"].values()})
+    if dtypes != ["float64"]:
+        raise Incomparable(f"For 'compare', 'truth' must be in float64, but got {dtypes}.")
+    initial = {name: first.initial[name] for name in pairs}
+    apart = tuple(tensor for tensor in differences(initial, truth.initial) if not tensor.relative <= ROUNDED)
+    if apart:
+        raise Incomparable(
+            f"For 'compare', 'truth' must begin with the weights of the first, but {in_words(apart, pairs)}."
+        )
+    return compare(*traces, FREE_RATIO, initial=initial)

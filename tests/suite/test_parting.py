@@ -631,6 +631,31 @@ def test_a_truth_judges_rounding_alone(first, tmp_path):
     assert found.verdict.passed and not found.equal and found.finding.whose == "numbers"
 
 
+def test_a_truth_is_the_first_in_float64(tmp_path):
+    """And no run in float32, or from other weights."""
+    weight = np.linspace(1, 2, 4)
+    one, truth = (written(tmp_path / str(dtype), {"w": weight.astype(dtype)}) for dtype in ("float32", "float64"))
+    assert compare_runs(one, one, truth).equal
+    with pytest.raises(Incomparable, match=r"'truth' must be in float64, but got \['float32'\]"):
+        compare_runs(one, one, one)
+    other = written(tmp_path / "other", {"w": weight * 1.01})
+    with pytest.raises(Incomparable, match="'truth' must begin with the weights of the first, but 1 of 1 differ, "):
+        compare_runs(one, one, other)
+
+
+def test_a_truth_excuses_no_other_rule(tmp_path):
+    """What a rule tells is no rounding: state that is another after the last step, though no weight shows it."""
+    net = network().double()
+    trained(adamw(net), net, tmp_path / "truth", STEPS, dtype=torch.float64)
+    one, _ = (run(tmp_path / name, rate=lambda step: 0.02) for name in ("one", "other"))
+    file = tmp_path / "other" / f"{STEPS - 1:06}.safetensors"
+    tensors, metadata = opened(file)
+    tensors["state/exp_avg/0.bias"] *= 2
+    save_file(tensors, file, metadata)
+    found = compare_runs(one, read(tmp_path / "other"), read(tmp_path / "truth"))
+    assert found.verdict.passed and not found.equal and found.finding.whose == "optimizer", str(found)
+
+
 def test_averages_are_made_alike(first):
     """What they are made with is in the headers."""
     one, other = (
