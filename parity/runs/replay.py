@@ -67,7 +67,8 @@ def replay(
 
     Raises:
         Unjudged: If the run has no steps, no float64 twin or parameters of several dtypes, or such as nothing here
-            computes with, there is no optimizer of this name, or a number of its groups changes that ours compiles.
+            computes with, there is no optimizer of this name, a number of its groups changes that ours compiles, or
+            the optimizer does not take a step.
     """
     name = run.header["optimizer"]
     dtypes = sorted({*run.header["dtypes"].values()})
@@ -105,8 +106,8 @@ def named(target: str) -> Build:
     module, _, name = target.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise Unjudged(f"For '{OWNER}', 'optimizer' must be MODULE:FUNCTION, but got {target!r}: {error}.") from None
+    except Exception as error:  # whatever the module raises
+        raise Unjudged(f"For '{OWNER}', 'optimizer' must be MODULE:FUNCTION, but got {target!r}: {error}.") from error
     if not callable(found):
         raise Unjudged(f"For '{OWNER}', 'optimizer' must name a function, but got {found!r}.")
     return found
@@ -129,12 +130,18 @@ def _taken(run, build, leg, device, jit_level, dtype):
     mindspore_side.set_mode(leg.mode, device, jit_level)
     optimizer, recorder = begun(run, build, dtype), Recorder()
     by_name = {param.name: param for param in optimizer.parameters}
-    for step in followed(run, optimizer):
+    for i, step in enumerate(followed(run, optimizer)):
         for key, value in step.before.items():
             write(by_name[key], ms.Tensor(value, dtype))
         drawn = gradients_of(step, [param.name for param in optimizer.parameters])
-        with mindspore_side.direct_calls(leg.compiled):
-            optimizer(tuple(mindspore_side.gradient(grad, dtype) for grad in drawn.values()))
+        try:
+            with mindspore_side.direct_calls(leg.compiled):
+                optimizer(tuple(mindspore_side.gradient(grad, dtype) for grad in drawn.values()))
+        except Exception as error:  # of MindSpore's compiler in many lines, of which the first says what
+            said = str(error).strip().partition("\n")[0]
+            raise Unjudged(
+                f"For '{OWNER}', 'optimizer' must take step {i}, but raised {type(error).__name__}: {said}"
+            ) from error
         recorder.add(mindspore_side.values(optimizer.parameters), mindspore_side.state(optimizer))
     return of_what_moves(run, recorder.trace())
 

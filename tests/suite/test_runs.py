@@ -767,6 +767,40 @@ def test_a_run_that_began_before_it_was_recorded(build, message, tmp_path):
     assert judged(tmp_path / "run")
 
 
+class Raising(nn.Optimizer):
+    """One that takes no step."""
+
+    def __init__(self, params):
+        super().__init__(0.1, params)
+
+    def construct(self, gradients):
+        """Nothing."""
+        raise KeyError("mine")
+
+
+def test_an_optimizer_that_takes_no_step_is_not_judged(tmp_path, capsys, monkeypatch):
+    """Nor is a module that is broken; what was raised is said, and the runs after it are replayed."""
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(9, 3, sparse=True)
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    with parity.record(optimizer, tmp_path / "sparse", model=table):
+        table(torch.tensor([1, 2])).square().sum().backward()
+        optimizer.step()
+    folder = written(tmp_path / "run")
+    assert main(["replay", str(tmp_path / "sparse"), str(folder)]) == 2
+    said = capsys.readouterr()
+    assert "For 'replay', 'optimizer' must take step 0, but raised TypeError: For 'SGD', 'gradients' must" in said.err
+    assert "graph direct: passed" in said.out and "1 of 2 runs are followed on every path" in said.out
+    for mode in ("graph", "pynative"):
+        with pytest.raises(Unjudged, match=r"'optimizer' must take step 0, but raised .*Error: .*mine.*$"):
+            list(replay(read(folder), Raising, (mode,)))
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in (("crooked", "x = = 1"), ("unready", "x = undefined")):
+        (tmp_path / f"{name}.py").write_text(text)
+        assert main(["replay", str(folder), "--optimizer", f"{name}:build"]) == 2
+        assert f"'optimizer' must be MODULE:FUNCTION, but got '{name}:build': " in capsys.readouterr().err
+
+
 def test_bfloat16_that_nothing_here_writes(tmp_path):
     """Is not judged, and so not passed."""
     net = network().bfloat16()
