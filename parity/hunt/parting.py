@@ -283,14 +283,13 @@ def _filled(run, other, pairs):
 
 def _optimizers(first, second):
     """Whether both follow rules that are known, the finding where one follows another than it should, or why not."""
-    found = []
-    for run, name in ((first, first.header["optimizer"]), (second, second.header["optimizer"])):
-        name = name if is_known(name) else first.header["optimizer"]
+    found, names = [], [run.header["optimizer"] for run in (first, second)]
+    known = next(filter(is_known, names), names[0])
+    for run, name in zip((first, second), names):
         try:
-            found.append(diagnose(run, optimizer=name))
+            found.append(diagnose(run, optimizer=name if is_known(name) else known))
         except Unjudged as error:  # no such rule, or the run does not say its numbers
             return False, None, str(error)
-    names = [run.header["optimizer"] for run in (first, second)]
     followed = [_follows(diagnosis) for diagnosis in found]
     if followed[0] == followed[1]:  # or none that is known, and then their steps tell whether they do the same
         unjudged = f"of the first, {str(found[0]).splitlines()[0]}" if None in followed else ""

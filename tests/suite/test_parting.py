@@ -507,13 +507,13 @@ def test_a_float64_run_is_a_truth(first, tmp_path):
         compare_runs(constant, second, written(tmp_path / "none", {"w": np.ones(2, np.float32)}))
 
 
-def written(folder, initial, loss=None, steps=3):
-    """A run of an optimizer that nothing is known of."""
-    writer = Writer(folder, "Mine", [{"params": [*initial], "lr": 0.1}], initial)
+def written(folder, initial, loss=None, steps=3, optimizer="Mine", rate=0.1):
+    """A run of an optimizer that nothing is known of by its name, whose steps may be of another rate than it says."""
+    writer = Writer(folder, optimizer, [{"params": [*initial], "lr": 0.1}], initial)
     now = dict(initial)
     for _ in range(steps):
         grads = {name: np.ones_like(value) for name, value in now.items()}
-        now = {name: value - np.float32(0.1) * grads[name] for name, value in now.items()}
+        now = {name: value - np.float32(rate) * grads[name] for name, value in now.items()}
         writer.add(Step([{"lr": 0.1}], grads, now, {}, loss=loss))
     return read(folder)
 
@@ -536,6 +536,19 @@ def test_rules_that_are_not_known_are_compared_by_their_steps(tmp_path):
     assert str(shorter) == "first part at step 2, steps: the first has 3 steps and the second 2"
     found = compare_runs(one, later).finding
     assert (found.step, found.whose) == (0, "loss") and "1 and 1.1, 0.091 apart" in found.text
+
+
+def test_one_whose_rule_is_not_known_is_judged_by_that_of_the_other(tmp_path):
+    """Whichever is the first."""
+    weight = np.linspace(1, 2, 4, dtype=np.float32)
+    known = written(tmp_path / "known", {"w": weight}, optimizer="SGD")
+    other = written(tmp_path / "other", {"w": weight}, rate=0.1005)
+    for pair, word in (((known, other), "second"), ((other, known), "first")):
+        found = compare_runs(*pair)
+        assert not found.equal and found.finding.whose == "optimizer", str(found)
+        assert found.finding.text.startswith(f"of the {word}, it follows SGD with this mistake: "), str(found)
+    for one, two in ((known, written(tmp_path / "same", {"w": weight})), (other, other)):
+        assert compare_runs(one, two).equal and compare_runs(two, one).equal
 
 
 def test_names_are_matched(tmp_path):
