@@ -225,7 +225,7 @@ def audit(argv: list[str]) -> int:
     console.print(table)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return 0 if all(row["says"].startswith("right") for row in rows) else 1
+    return 0 if all(row["says"] == "right" for row in rows) else 1
 
 
 def _tensor_table(tensors, most):

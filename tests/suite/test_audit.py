@@ -30,6 +30,15 @@ def test_the_table_is_what_a_run_finds(tmp_path, capsys, monkeypatch):
     assert "mindspore.nn.Rprop: right\n" in said and "nesterov ignored" in said and "nothing moves" in said
 
 
+def test_what_is_right_by_its_defaults_alone_is_not_right(capsys, monkeypatch):
+    """Though that is what is told first."""
+    found = [({}, "right"), ({"nesterov": True}, "nesterov ignored")]
+    findings = [Audited(STOCK[0], {"lr": 0.1, **numbers}, {"graph": says}, True) for numbers, says in found]
+    monkeypatch.setattr(audit.Audit, "run", lambda self, keep=False: findings)
+    assert main(["audit", STOCK[0].place, "--workers", "1"]) == 1
+    assert "right (defaults); nesterov ignored (nesterov=True)" in capsys.readouterr().out
+
+
 def test_names_are_those_that_are_known(capsys):
     """And what is not is named."""
     with pytest.raises(SystemExit) as ended:
