@@ -62,8 +62,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     options = parse_names(parser, ENTRIES, argv)
     if options.case is not None:
+        from parity.hunt.strategies import check_arguments  # here, because it imports MindSpore
+
         try:
             options.case = Draw.parse(options.case)
+            check_arguments(options.case)
         except (ValueError, TypeError) as error:
             parser.error(f"--case: {error}")
     if options.workers is not None and options.workers < 1:

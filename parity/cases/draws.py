@@ -89,12 +89,16 @@ class Draw:
         if not isinstance(plain, dict) or not {"optimizer", "parameters", "steps"} <= plain.keys() <= names:
             raise ValueError(f"a case is a JSON object with the keys {sorted(names)}")
         draw = cls(**_tuples(plain))
+        if not isinstance(draw.parameters, dict) or not draw.parameters:
+            raise ValueError(f"the parameters of a case must be an object with at least one, but got {draw.parameters}")
+        averages = draw.optimizer in ENTRIES and ENTRIES[draw.optimizer].averages
         for kind, value, known in [
-            ("optimizer", draw.optimizer, ENTRIES),
+            ("optimizer", draw.optimizer, CASES),
             ("dtype", draw.dtype, DTYPES),
             ("mode", draw.mode, ("graph", "pynative")),
             ("path", draw.path, PATHS),
-            ("inner", draw.inner, CASES if ENTRIES[draw.optimizer].averages else ("",)),
+            ("inner", draw.inner, CASES if averages else ("",)),
+            *(("regime", regime, REGIMES) for _, _, regime in draw.parameters.values()),
         ]:
             if value not in known:
                 raise ValueError(f"the {kind} of a case must be one of {', '.join(known)}, but got {value!r}")

@@ -1,12 +1,14 @@
 """What hypothesis draws for the arguments of an optimizer: within their ranges, their ends, and all magnitudes."""
 
 import inspect
+import itertools
 
 from hypothesis import strategies as st
 
 import ms_optim
 from ms_optim.arguments import COMMON, Choice, Devices, Kind, Number, Numbers, Predicate, Rate
 from parity.cases import ENTRIES
+from parity.cases.draws import Draw
 
 # The decades from which a number is drawn; others have DECADES, or what the entry of the optimizer says. Beyond them
 # floats overflow within the steps of a draw.
@@ -32,6 +34,21 @@ def arguments_of(name: str) -> tuple[list[str], dict[str, tuple]]:
         else:
             flags[argument] = kind.choices if isinstance(kind, Choice) else tuple(range(kind.least, kind.least + 7))
     return numbers, flags
+
+
+def check_arguments(draw: Draw) -> None:
+    """Raise if a draw gives an optimizer what is none of its arguments, or is never drawn.
+
+    Raises:
+        ValueError: Naming them.
+    """
+    inner = draw.inner or draw.optimizer
+    given = [(draw.optimizer, draw.kwargs), (inner, draw.inner_kwargs), *((inner, group) for _, group in draw.groups)]
+    for name, kwargs in given:
+        known = sorted(itertools.chain(*arguments_of(name)))
+        odd = sorted({*kwargs} - {*known})
+        if odd:
+            raise ValueError(f"the arguments of {name} must be in {known}, but got {odd}")
 
 
 def kind_of(cls: type, argument: str) -> Kind:

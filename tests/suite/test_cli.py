@@ -34,6 +34,11 @@ def test_lists_cases(full, cases, capsys):
 CASE = str(Draw("SGD", {"a": ((2,), 1.0, "normal")}, 2))
 
 
+def drawn(**changed):
+    """The command line of a draw in which something is changed."""
+    return ["--case", json.dumps({**json.loads(CASE), **changed})]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -54,6 +59,12 @@ CASE = str(Draw("SGD", {"a": ((2,), 1.0, "normal")}, 2))
         (["SGD", "--mutants", "--workers", "2"], "--mutants must be without --workers, which it does nothing with"),
         (["--case", CASE, "--mode", "both"], "--case must be without --mode, which it does nothing with"),
         (["Adam", "--case", CASE], "--case must be without names, because it has its own, but got ['Adam']"),
+        (drawn(optimizer="Foo"), "--case: the optimizer of a case must be one of ASGD, Adadelta, "),
+        (drawn(optimizer="LBFGS"), "--case: the optimizer of a case must be one of ASGD, Adadelta, "),
+        (drawn(parameters={}), "--case: the parameters of a case must be an object with at least one, but got {}"),
+        (drawn(parameters={"a": ((2,), 1.0, "odd")}), "--case: the regime of a case must be one of normal, "),
+        (drawn(kwargs={"foo": 1}), "--case: the arguments of SGD must be in ['dampening', "),
+        (drawn(groups=(("a", {"fused": True}),)), "'weight_decay'], but got ['fused']"),
         (["audit", "--json", "/dev/null/x"], "--json must be such as can be written, but got '/dev/null/x'"),
     ],
 )

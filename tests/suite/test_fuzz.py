@@ -91,10 +91,11 @@ def test_every_optimizer_is_drawn():
 @settings(max_examples=40, derandomize=True, database=None, deadline=None)
 @given(st.data())
 def test_a_draw_survives_its_text(data):
-    """Tuples, None, and every bit of the floats."""
+    """Tuples, None, and every bit of the floats; and its arguments are those that are known."""
     name = data.draw(st.sampled_from(fuzz.NAMES))
     draw = data.draw(fuzz.draws(name, fuzz.structures(name, random.Random(name), 8)))
     assert repr(Draw.parse(str(draw))) == repr(draw)
+    strategies.check_arguments(draw)
 
 
 def test_a_draw_is_one_argument_of_a_shell():
