@@ -453,7 +453,7 @@ def main(argv: list[str] | None = None) -> int:
         everything += rows
         if options.json:
             options.json.write_text(json.dumps({**machine, "rows": everything}, indent=1) + "\n")
-        if options.plot:
+        if options.plot and rows:
             figure = options.plot
             if len(chosen) > 1:
                 figure = figure.with_stem(f"{figure.stem}-{len(shapes)}-{sum(map(math.prod, shapes))}")

@@ -75,6 +75,14 @@ def test_table_json_and_plot_agree(tmp_path, capsys):
     assert figure.stat().st_size > 1000
 
 
+def test_a_contender_that_there_is_not_is_named(tmp_path, capsys):
+    """Where nothing is left to be drawn."""
+    figure = tmp_path / "bars.png"
+    argv = ["--model", "mlp", "--optimizer", "SGD", "--contender", "nonsense", "--plot", str(figure)]
+    assert main(argv) == 2
+    assert "there is no contender 'nonsense'" in capsys.readouterr().out and not figure.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
