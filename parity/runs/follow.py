@@ -15,7 +15,7 @@ from parity.sides.mindspore import parameters
 from parity.sides.rules import Rule, rule_of
 from parity.sides.trace import PARAMETER, Recorder, Trace
 
-OWNER = "replay"
+OWNER = "parity"  # of which several verbs follow a run
 Build = Callable[[list[Parameter]], nn.Optimizer]
 Prepare = Callable[[Rule, int, dict[str, Gradient]], dict[str, Gradient]]
 
@@ -28,7 +28,11 @@ def counterpart(run: Run, cls: type[nn.Optimizer], fused: bool | None = None) ->
     """A function that makes an optimizer of a class of ours, with the groups of a run and their numbers at first.
 
     It is inside an average if that of the run is.
+
+    Raises:
+        Unjudged: If the run has some elements alone, and a step looks at whole tensors.
     """
+    _check_elements(run, cls)
     known = arguments_of(cls)
 
     def build(params):
@@ -70,11 +74,7 @@ def begun(run: Run, build: Build, dtype: ms.dtype.Type | None = None) -> nn.Opti
     lost = sorted({*run.initial} - {param.name for param in optimizer.parameters})
     if lost:
         raise Unjudged(f"For '{OWNER}', 'optimizer' must be of all parameters, but left out {lost}.")
-    if "sample" in run.header and not getattr(optimizer, "elementwise", True):
-        raise Unjudged(
-            f"For '{OWNER}', 'run' must have all elements, because a step of {type(optimizer).__name__} looks at whole "
-            f"tensors, but it has {run.header['sample']['elements']} of each."
-        )
+    _check_elements(run, type(optimizer))
     if run.initial_state:
         if not hasattr(optimizer, "load_state_dict") or not hasattr(optimizer, "groups"):
             raise Unjudged(
@@ -172,6 +172,15 @@ def of_what_moves(run: Run, trace: Trace) -> Trace:
     """Without the state of what is frozen: torch makes none before the first gradient of a parameter."""
     stepped = {*run.initial_state, *(name for step in run.steps for name in step.gradients)}
     return {key: steps for key, steps in trace.items() if key[0] == PARAMETER or key[1] in stepped}
+
+
+def _check_elements(run, cls):
+    """Raise if a run has some elements alone, and a step of a class looks at whole tensors."""
+    if "sample" in run.header and not getattr(cls, "elementwise", True):
+        raise Unjudged(
+            f"For '{OWNER}', 'run' must have all elements, because a step of {cls.__name__} looks at whole tensors, "
+            f"but it has {run.header['sample']['elements']} of each."
+        )
 
 
 def _argument(value):

@@ -15,7 +15,6 @@ from parity.cases.formats import FORMATS
 from parity.judge.compare import Verdict, compare, of_kinds
 from parity.runs.files import Run
 from parity.runs.follow import (
-    OWNER,
     Build,
     Unjudged,
     begun,
@@ -28,6 +27,7 @@ from parity.runs.follow import (
 from parity.sides import mindspore as mindspore_side
 from parity.sides.trace import PARAMETER, Recorder, Trace
 
+OWNER = "replay"
 # How far apart one step may be in float32 and in float64, of the largest magnitude of a tensor.
 SAME = 1e-4
 # What parameters may be.

@@ -422,7 +422,7 @@ def test_what_parts_between_recorded_steps_is_found(tmp_path):
 
     one = few("one", lambda net, optimizer: None)
     again = compare_runs(one, few("again", lambda net, optimizer: None))
-    assert again.equal and "not by a rule: For 'replay', 'run' must have each step, but got one of 2" in str(again)
+    assert again.equal and "not by a rule: For 'parity', 'run' must have each step, but got one of 2" in str(again)
     for name, plant in (
         ("state", lambda net, optimizer: optimizer.state.clear()),
         ("weights", lambda net, optimizer: net[0].weight.data.mul_(1.01)),
