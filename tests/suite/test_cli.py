@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from parity import jobs, report, suite
@@ -17,7 +18,7 @@ from parity.cases.draws import Draw
 from parity.cases.problems import PART, synthetic
 from parity.hunt.causes import SAME
 from parity.hunt.rules import hunt
-from parity.judge.compare import Verdict
+from parity.judge.compare import Verdict, compare
 from parity.report import files
 from parity.verbs import budget
 
@@ -187,6 +188,20 @@ def test_a_failure_is_drawn(tmp_path):
     assert page.count("data:image/png;base64,") == 1 and '<tr class="failed">' in page
     (failure,) = ElementTree.parse(tmp_path / "junit.xml").getroot().iter("failure")
     assert "first leaves the reference at step" in failure.get("message")
+
+
+def test_what_is_not_finite_is_a_string_in_json(tmp_path):
+    """Of which a reader elsewhere would understand neither NaN nor Infinity."""
+    runs = (np.nan, "f4"), (2, "f4"), (2, "f8")
+    verdict = compare(*({("parameter", "w"): [np.array([1, value], dtype)]} for value, dtype in runs))
+    files.write([suite.Outcome(CASES["SGD"][0], "synthetic", None, {"graph": verdict})], tmp_path)
+
+    def refused(constant):
+        raise ValueError(constant)
+
+    told = json.loads((tmp_path / "parity.json").read_text(), parse_constant=refused)
+    divergence = told["outcomes"][0]["legs"]["graph"]["first_divergence"]
+    assert (divergence["ours"], divergence["reference"], divergence["ulps"]) == ("nan", 2.0, "inf")
 
 
 def test_a_first_answer(monkeypatch, capsys, part):
