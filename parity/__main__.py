@@ -167,10 +167,11 @@ def _verify(options, console):
     )
     done = {name: done[name] for name in made}
     outcomes = [outcome for found in done.values() for outcome in found]
+    plain = [outcome for outcome in outcomes if not isinstance(outcome, suite.FreeRun)]
     free = [outcome for outcome in outcomes if isinstance(outcome, suite.FreeRun)]
+    outcomes = plain + free
     if options.full:
-        outcomes.sort(key=lambda outcome: isinstance(outcome, suite.FreeRun))
-        console.print(report.case_table(outcomes[: len(outcomes) - len(free)]))
+        console.print(report.case_table(plain))
         console.print(report.free_table(free))
     else:
         console.print(report.summary_table(done))

@@ -130,7 +130,6 @@ def _page(outcomes: list[Outcome | FreeRun], made_with: Mapping[str, str]) -> st
                     "plot": _embedded(verdict),
                 }
                 for leg, verdict in outcome.verdicts.items()
-                if verdict.scores or verdict.problems
             ],
         }
         for outcome in outcomes
