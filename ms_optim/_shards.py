@@ -83,11 +83,11 @@ SLICED = "which the optimizer may slice where their 'parallel_optimizer' is not 
 CUT = "of which there are parts here"
 
 
-def wanted_of_rows(
-    params: Iterable[Parameter], groups: Iterable[str | None], kind: object, wholes: Wholes | None
-) -> str | None:
-    """What `matrix_group` of these parameters must say where tensors are in parts; None if it does."""
-    said = [(param, group) for param, group in zip(params, groups) if param.ndim]
+def wanted_of_rows(optimizer: Any, wholes: Wholes | None) -> str | None:
+    """What `matrix_group` of the parameters of an optimizer must say where tensors are in parts; None if it does."""
+    column, kind = optimizer.flag_names.index("matrix_group"), optimizer.kinds["matrix_group"]
+    pairs = zip(optimizer.parameters, optimizer.flags)
+    said = [(param, flags[column]) for param, flags in pairs if param.ndim]
     if wholes is not None:
         cut = [(param, group) for param, group in said if param.name in wholes]
         across = [param.name for param, _ in cut if param.shape[1:] != wholes[param.name][1:]]

@@ -180,6 +180,4 @@ class Muon(Optimizer):
 
     def wanted_for_parts(self, wholes: Wholes | None = None) -> str | None:
         """That it is said of all parameters which devices hold the rows of a matrix, and can be so."""
-        column = self.flag_names.index("matrix_group")
-        groups = [flags[column] for flags in self.flags]
-        return wanted_of_rows(self.parameters, groups, self.kinds["matrix_group"], wholes)
+        return wanted_of_rows(self, wholes)

@@ -102,6 +102,10 @@ class Draw:
         ]:
             if value not in known:
                 raise ValueError(f"the {kind} of a case must be one of {', '.join(known)}, but got {value!r}")
+        steps = {*range(draw.steps)}
+        odd = [name for name, absent in draw.absent.items() if name not in draw.parameters or not {*absent} <= steps]
+        if odd:
+            raise ValueError(f"the absent gradients of a case must be of its parameters and steps, but not so {odd}")
         return draw
 
     def __str__(self) -> str:

@@ -64,6 +64,8 @@ def drawn(**changed):
         (drawn(optimizer="LBFGS"), "--case: the optimizer of a case must be one of ASGD, Adadelta, "),
         (drawn(parameters={}), "--case: the parameters of a case must be an object with at least one, but got {}"),
         (drawn(parameters={"a": ((2,), 1.0, "odd")}), "--case: the regime of a case must be one of normal, "),
+        (drawn(absent={"b": (0,)}), "--case: the absent gradients of a case must be of its parameters and steps, "),
+        (drawn(absent={"a": (99,)}), "--case: the absent gradients of a case must be of its parameters and steps, "),
         (drawn(kwargs={"foo": 1}), "--case: the arguments of SGD must be in ['dampening', "),
         (drawn(groups=(("a", {"fused": True}),)), "'weight_decay'], but got ['fused']"),
         (["audit", "--json", "/dev/null/x"], "--json must be such as can be written, but got '/dev/null/x'"),
