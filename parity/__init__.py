@@ -18,7 +18,7 @@ EXTRA = ("hypothesis", "jinja2", "matplotlib", "rich", "safetensors", "sklearn",
 def require() -> None:
     """Raise if packages are missing; without torch alone, what it did elsewhere can still be compared with.
 
-    Recording asks for nothing but torch, safetensors and NumPy.
+    Recording asks for nothing but safetensors, NumPy and the framework.
 
     Raises:
         ImportError: Naming them, and what brings them.

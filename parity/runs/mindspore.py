@@ -18,7 +18,7 @@ from ms_optim.convert.names import in_torch_words
 from ms_optim.sparse_adam import fit_rows
 from parity.runs.files import Step, Writer
 from parity.runs.notes import Notes, loss_of
-from parity.sides.mindspore import array_of, state, values
+from parity.sides.mindspore_state import array_of, state, values
 
 OWNER = "record"
 

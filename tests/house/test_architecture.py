@@ -150,6 +150,21 @@ def test_the_side_of_mindspore_runs_without_torch():
     subprocess.run([sys.executable, "-c", WITHOUT_TORCH], check=True, cwd=ROOT)
 
 
+RECORDING = """
+import sys
+
+import parity.runs.mindspore
+import parity.runs.torch
+
+assert not ({*parity.EXTRA} - {"safetensors", "torch"}) & {*sys.modules}
+"""
+
+
+def test_recording_asks_for_little():
+    """The machine that trains need not have all that judges."""
+    subprocess.run([sys.executable, "-c", RECORDING], check=True, cwd=ROOT)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_imports_are_absolute(name):
     """Or the test above would not see them."""
