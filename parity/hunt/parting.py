@@ -133,7 +133,8 @@ def compare_runs(
 
     Raises:
         Incomparable: If they have no steps, or no parameters in common, or not the same steps or elements, or
-            parameters of 16 bits; or if the truth is not in float64, or begins with other weights than the first.
+            parameters of 16 bits; or if the truth is not in float64, or has other weights at first or other numbers
+            than the first run.
     """
     halves = sorted({*first.halves, *second.halves})
     if halves:
@@ -311,12 +312,8 @@ def _follows(diagnosis):
 
 def _judged(first, second, truth, pairs, steps):
     """The verdict on the parameters of the second by the first and its run in float64."""
-    traces = []
-    for run, names in (
-        (second, pairs),
-        (first, {name: name for name in pairs}),
-        (truth, {name: name for name in pairs}),
-    ):
+    traces, same = [], {name: name for name in pairs}
+    for run, names in ((second, pairs), (first, same), (truth, same)):
         missing = [name for name in names.values() if name not in run.initial]
         if missing or len(run.steps) < steps:
             lacks = f"lacks {missing}" if missing else f"has {len(run.steps)}"
@@ -336,4 +333,7 @@ def _judged(first, second, truth, pairs, steps):
         raise Incomparable(
             f"For 'compare', 'truth' must begin with the weights of the first, but {in_words(apart, pairs)}."
         )
+    others = next(filter(None, (numbers_apart(first, truth, same, i) for i in range(steps))), None)
+    if others:
+        raise Incomparable(f"For 'compare', 'truth' must have the numbers of the first, but {others}.")
     return compare(*traces, FREE_RATIO, initial=initial)

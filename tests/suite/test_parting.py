@@ -654,6 +654,10 @@ def test_a_truth_is_the_first_in_float64(tmp_path):
     other = written(tmp_path / "other", {"w": weight * 1.01})
     with pytest.raises(Incomparable, match="'truth' must begin with the weights of the first, but 1 of 1 differ, "):
         compare_runs(one, one, other)
+    later = [one.steps[0], *(replace(step, groups=[{"lr": 0.2}]) for step in truth.steps[1:])]
+    faster = type(truth)(truth.header, truth.initial, truth.initial_state, later)
+    with pytest.raises(Incomparable, match=r"of the first, but at step 1, numbers: lr is 0\.1 and 0\.2 for all"):
+        compare_runs(one, one, faster)
 
 
 def test_a_truth_excuses_no_other_rule(tmp_path):
