@@ -85,7 +85,8 @@ def by_name(owner: str, groups: Sequence[Mapping], wanted: Sequence[Sequence[str
 def told(optimizer: Stateful) -> dict:
     """Copies of the state of an `Optimizer` by the place of each parameter, and its groups.
 
-    Besides, the place in schedules as "global_step", and the places of what is frozen as "frozen".
+    Besides, the place in schedules as "global_step", the places of what is frozen as "frozen", and where "step" is no
+    state, as in torch's SGD, how many steps each parameter has taken as "steps".
     As in torch a parameter that has not been stepped has no state, unless its state starts as something. On which
     devices a training is, is not said.
     """
@@ -105,18 +106,22 @@ def told(optimizer: Stateful) -> dict:
     frozen = [
         places[param.name] for param, moves in zip(optimizer.parameters, optimizer.trainable.asnumpy()) if not moves
     ]
-    return {
+    made = {
         "state": dict(sorted(state.items())),
         "param_groups": groups,
         "global_step": int(optimizer.global_step.asnumpy()[0]),
         "frozen": sorted(frozen),
     }
+    if "step" in optimizer.state.vectors:
+        return made
+    taken = {places[param.name]: int(count) for param, count in zip(optimizer.parameters, steps)}
+    return {**made, "steps": dict(sorted(taken.items()))}
 
 
 def changes(optimizer: Stateful, given: Mapping) -> list[Change]:
     """What takes over what `told` gave, or torch's: all of it fits, and nothing is changed before the first."""
     owner = type(optimizer).__name__
-    given_state, given_groups = parts(owner, given, "global_step", "frozen")
+    given_state, given_groups = parts(owner, given, "global_step", "frozen", "steps")
     wanted = [[param.name for param in group["params"]] for group in optimizer.groups]
     given_groups = by_name(owner, given_groups, wanted)
     places, found = _group_changes(optimizer, owner, given_groups)
@@ -127,15 +132,18 @@ def changes(optimizer: Stateful, given: Mapping) -> list[Change]:
             f"{[place for place in given_state if place not in places.values()]}."
         )
     numbers = {name: np.zeros(len(optimizer.parameters)) for name in {"step": 0, **optimizer.state.vectors}}
+    steps = _steps(owner, given.get("steps", {}), places)
     for i, param in enumerate(optimizer.parameters):
-        found += _parameter_changes(optimizer, i, given_state.get(places[param.name], {}), numbers)
+        place = places[param.name]
+        found += _parameter_changes(optimizer, i, given_state.get(place, {}), steps.get(place), numbers)
     place = given.get("global_step")
     if place is not None:
         place = as_number(place, f"For '{owner}', 'global_step'", whole=True)
-    elif optimizer.dynamic_lr and "step" not in optimizer.state.vectors:
+    elif (optimizer.dynamic_lr or optimizer.has_tables) and not {"step", "steps"} & {*optimizer.state.vectors, *given}:
         raise ValueError(
-            f"For '{owner}', 'state_dict' must say by 'global_step' how many steps were taken, "
-            "because a learning rate is on a schedule, but got none."
+            f"For '{owner}', 'state_dict' must say by 'global_step' how many steps were taken, because "
+            f"{'a learning rate is on a schedule' if optimizer.dynamic_lr else 'an argument has one for each step'}, "
+            "but got none."
         )
     else:
         place = int(numbers["step"].max())
@@ -151,6 +159,21 @@ def changes(optimizer: Stateful, given: Mapping) -> list[Change]:
         moves = [places[param.name] not in frozen for param in optimizer.parameters]
         found.append(partial(optimizer.take_over, moves))
     return found
+
+
+def _steps(owner, given, places):
+    """How many steps are said to have been taken, by what the groups call each parameter.
+
+    Raises:
+        TypeError, ValueError: If they are no whole numbers, or of other parameters.
+    """
+    known = sorted(places.values())
+    if not isinstance(given, Mapping):
+        raise TypeError(f"For '{owner}', 'steps' must be a dict of the parameters {known}, but got {given!r}.")
+    keys = {int(key) if isinstance(key, str) and key.isdecimal() else key: key for key in given}
+    if not keys.keys() <= {*known}:
+        raise ValueError(f"For '{owner}', 'steps' must be of the parameters {known}, but got {[*given]}.")
+    return {place: as_number(given[key], f"For '{owner}', 'steps' of {key}", whole=True) for place, key in keys.items()}
 
 
 def _places(optimizer):
@@ -206,8 +229,8 @@ def _group_changes(optimizer, owner, groups):
     return places, found
 
 
-def _parameter_changes(optimizer, i, given, numbers):
-    """Put the numbers of parameter i into the vectors; what writes its tensors."""
+def _parameter_changes(optimizer, i, given, steps, numbers):
+    """Put the numbers of parameter i, and its steps if they are no state, into the vectors; what writes its tensors."""
     owner, param, state = type(optimizer).__name__, optimizer.parameters[i], optimizer.state
     slots = [slot for slot in optimizer.slots if not slot.scalar and state.slots[slot.name][i] is not None]
     wanted = {*(slot.name for slot in slots), *state.vectors}
@@ -221,8 +244,9 @@ def _parameter_changes(optimizer, i, given, numbers):
         )
     for name in state.vectors if given else ():
         numbers[name][i] = as_number(given[name], f"For '{owner}', '{name}' of '{param.name}'", whole=name == "step")
-    if "step" not in state.vectors:
-        numbers["step"][i] = bool(given)  # torch does not count: it has a buffer, or has it not yet
+    if "step" not in state.vectors:  # torch does not count: it has a buffer, or has it not yet
+        begun = bool(given) or not slots
+        numbers["step"][i] = steps if begun and steps is not None else bool(given)
     if not given:
         group = optimizer.groups[optimizer.group_of[i]]
         given = {

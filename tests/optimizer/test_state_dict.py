@@ -1,6 +1,8 @@
 """State dicts: torch's layout, torch's runs that go on here and the other way round, and what does not fit."""
 
+import copy
 import functools
+import pickle
 from dataclasses import replace
 
 import mindspore as ms
@@ -10,7 +12,7 @@ import torch
 from helpers import DENSE, assert_same, everything
 from mindspore import Parameter, Tensor
 
-from ms_optim import EMA, SGD, Adagrad, Adam, AdamW
+from ms_optim import EMA, SGD, Adagrad, Adam, AdamW, Optimizer, Slot
 from parity import suite
 from parity.cases import CASES
 from parity.cases.problems import synthetic
@@ -152,8 +154,79 @@ def test_a_schedule_goes_on_at_its_place(mode):
     second.load_state_dict(state)
     second(grads)
     assert second.parameters[0].asnumpy().item() == -0.4
+    del state["global_step"], state["steps"]
     with pytest.raises(ValueError, match="For 'SGD', 'state_dict' must say by 'global_step' how many steps were taken"):
-        second.load_state_dict({key: value for key, value in state.items() if key != "global_step"})
+        second.load_state_dict(state)
+
+
+def test_a_table_of_another_number_has_a_place_too():
+    """Which the state of torch's SGD does not say."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    theirs = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    weight.grad = torch.ones(1)
+    theirs.step()
+    ours = SGD([Parameter(Tensor(np.ones(1)), name="weight")], lr=0.1, momentum=0.9, weight_decay=[0.1, 0.2])
+    with pytest.raises(ValueError, match="how many steps were taken, because an argument has one for each step, but"):
+        ours.load_state_dict(theirs.state_dict())
+    ours.load_state_dict({**theirs.state_dict(), "global_step": 1})
+    assert ours.state_dict()["param_groups"][0]["weight_decay"] == 0.2
+
+
+class Falling(Optimizer):
+    """One of one's own, whose steps fall; "step" is none of its slots, though its rule takes it."""
+
+    slots = (Slot("velocity"),)
+
+    @staticmethod
+    def scalars(step, lr, momentum):
+        """The rate by the count of steps."""
+        return lr / step.sqrt(), momentum
+
+    @staticmethod
+    def update(param, grad, slots, lr, momentum):
+        """Momentum."""
+        velocity = momentum * slots[0] + grad
+        return param - lr * velocity, (velocity,)
+
+    def __init__(self, params, lr=1.0, momentum=0.5):
+        super().__init__(params, dict(lr=lr, momentum=momentum))
+
+
+def grown(optimizer):
+    """The same with one parameter more."""
+    optimizer.add_param_group({"params": [Parameter(Tensor(np.ones(2)), name="new")]})
+    return optimizer
+
+
+def loaded(optimizer):
+    """Another with its state."""
+    other = Falling([param.copy() for param in optimizer.parameters])
+    other.load_state_dict(optimizer.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("go_on", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made)), loaded, grown])
+def test_steps_are_counted_where_they_are_no_state(go_on):
+    """And go on wherever the state does; a parameter that had no gradient has not taken them all."""
+    optimizer = Falling([Parameter(Tensor(np.ones(2)), name=name) for name in ("a", "b")])
+    ones = Tensor(np.ones(2))
+    for second in (ones, None, ones):
+        optimizer((ones, second))
+    assert optimizer.state_dict()["steps"] == {0: 3, 1: 2}
+    assert go_on(optimizer).step_counts.asnumpy().tolist()[:2] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [([3], TypeError), ({5: 1}, ValueError), ({0: 1.5}, ValueError), ({0: -1}, ValueError), ({"c": 1}, ValueError)],
+)
+def test_counts_of_steps_that_are_none(value, error):
+    """Of other parameters, or no whole numbers."""
+    optimizer = SGD([Parameter(Tensor(np.ones(2)), name="a")], lr=0.1)
+    with pytest.raises(error, match="For 'SGD', 'steps' "):
+        optimizer.load_state_dict({**optimizer.state_dict(), "steps": value})
+    optimizer.load_state_dict({**optimizer.state_dict(), "steps": {"0": 4}})
+    assert optimizer.step_counts.asnumpy().tolist() == [4]
 
 
 def make(cls=AdamW, **kwargs):
