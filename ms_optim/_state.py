@@ -10,7 +10,7 @@ from typing import Any
 from mindspore import Parameter, Tensor, nn
 
 from ms_optim import _clones, _compiled
-from ms_optim._values import as_array, keep_values, write
+from ms_optim._values import as_array, settle, write
 
 # One of the writes that loading a state comes to, once all of it is known to fit.
 Change = Callable[[], object]
@@ -298,14 +298,14 @@ class Stateful(Swappable, nn.Optimizer):
 
     def __deepcopy__(self, memo):
         self.refuse_inside("no copy can be made")
+        settle(self._weights)
         args, kwargs = copy.deepcopy(self._made_of(), memo)
         memo[id(self)] = made = remade(type(self), args, kwargs, self.state_dict())
         return made
 
     def __reduce_ex__(self, protocol):
         self.refuse_inside("no copy can be made")
-        for param in self._weights:
-            keep_values(param)
+        settle(self._weights)
         return remade, (type(self), *self._made_of(), self.state_dict())
 
 

@@ -108,6 +108,16 @@ def keep_values(param: Parameter) -> None:
         param.init_mode = None
 
 
+def settle(params: Iterable[Parameter]) -> None:
+    """Let Parameters hold values, and copies of them have these: made under `no_init_parameters` they may not yet.
+
+    MindSpore copies what has no memory so that both are to share it.
+    """
+    for param in params:
+        param.init_data()
+        keep_values(param)
+
+
 def held(table: Sequence, step: int) -> Any:
     """What a table has for a step: its last holds."""
     return table[min(step, len(table) - 1)]

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, log, nn, ops
 
 from ms_optim._state import Swappable
-from ms_optim._values import copy_of, write
+from ms_optim._values import copy_of, settle, write
 from ms_optim.arguments import COMMON, FLOATS
 
 # Of so many weights it is looked whether a step has changed them.
@@ -133,6 +133,7 @@ class Averaged(Swappable):
             raise TypeError(f"For '{owner}', 'network' must be a Cell, but got {type(network).__name__}.")
         by_name = {param.name: average for param, average in zip(self.tracked, self.averages)}
         warn_of_buffers(owner, network, self.tracked)
+        settle(network.get_parameters())
         made = copy.deepcopy(network)
         inside = [param for param in made.get_parameters() if param.name in by_name]
         if not inside:

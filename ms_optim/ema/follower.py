@@ -11,7 +11,7 @@ from ms_optim import _compiled, _direct, _host, _native
 from ms_optim._clones import release_with
 from ms_optim._host import memory, vector
 from ms_optim._state import are_replaced
-from ms_optim._values import float64_parameter
+from ms_optim._values import float64_parameter, settle
 from ms_optim.arguments import COMMON, FLOATS
 from ms_optim.ema.evaluation import Averaged, put
 from ms_optim.ema.tensors import (
@@ -197,6 +197,7 @@ class ParameterEMA(Averaged, nn.Cell):
 
     def __deepcopy__(self, memo):
         self.refuse_inside("no copy can be made")
+        settle((*self.source, *self.target))
         made = type(self)(*copy.deepcopy((self.source, self.target), memo), self._decay.asnumpy().item())
         memo[id(self)] = made
         made._decay.name = self._decay.name

@@ -6,7 +6,7 @@ import pickle
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Parameter, Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.nn.utils import no_init_parameters
 
@@ -211,3 +211,31 @@ def test_packed_buffers_are_refused():
     packed = Parameter(Tensor(np.zeros(4, np.int8), ms.qint4x2), name="packed", requires_grad=False)
     with pytest.raises(TypeError, match="For 'EMA', 'buffers' must be floats, integers or bools, but got"):
         EMA(SGD([Parameter(ONES, name="a")]), buffers=[packed])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+@pytest.mark.parametrize("make", [lambda p: SGD(p, lr=0.5), lambda p: EMA(SGD(p, lr=0.5), 0.5), LBFGS])
+def test_copies_of_what_has_no_memory_yet(make, copied, either):
+    """They have its values, in memory of their own."""
+    with no_init_parameters():
+        net = Net()
+    optimizer = make(net.trainable_params())
+    (other,) = copied(optimizer).parameters
+    (param,) = optimizer.parameters
+    before = param.asnumpy().copy()
+    assert before.any() and np.array_equal(other.asnumpy(), before)
+    ops.assign(param, ONES)
+    assert np.array_equal(other.asnumpy(), before)
+
+
+def test_copies_of_averages_of_what_has_no_memory_yet(either):
+    """And a network with the averages, to be deployed: none moves with the training."""
+    with no_init_parameters():
+        net = Net()
+    follower, optimizer = ParameterEMA.of(net, 0.5), EMA(SGD(net.trainable_params(), lr=0.5), 0.5)
+    other, deployed = copy.deepcopy(follower), optimizer.averaged_copy(net)
+    before = net.weight.asnumpy().copy()
+    optimizer((ONES,))
+    for kept in (other.source[0], other.target[0], deployed.weight):
+        assert np.array_equal(kept.asnumpy(), before)
+    assert not np.array_equal(net.weight.asnumpy(), before)
