@@ -108,6 +108,9 @@ class SaveOnStop(Callback):
     step that was taken last. `stopped` says afterwards whether it was so. With data sink the next step is the end of
     what is sunk.
 
+    Give it last: what the callbacks before it change after a step, as `SchedulerCallback` does, is then in the file. When
+    it is asked at the last step of an epoch, it saves after the step, and again after the end of the epoch.
+
     Args:
         cell (nn.Cell): What is saved, such as the optimizer or an EMA, with the parameters and the state.
         file (Union[str, PathLike]): As for `save`.
@@ -159,11 +162,20 @@ class SaveOnStop(Callback):
     def on_train_step_end(self, run_context: RunContext) -> None:
         """Save and end, if that was asked for."""
         if self._request and not self.stopped:
-            self.stopped = True
-            told = run_context.original_args()
-            also = self.also() if callable(self.also) else self.also
-            save(self.cell, self.file, {"epoch": told.cur_epoch_num, "step": told.cur_step_num, **(also or {})})
-            run_context.request_stop()
+            self._save(run_context)
+
+    def on_train_epoch_end(self, run_context: RunContext) -> None:
+        """Save again, with what the end of the epoch has changed, unless the epoch is broken off."""
+        told = run_context.original_args()
+        if self.stopped and told.cur_step_num % told.batch_num == 0:
+            self._save(run_context)
+
+    def _save(self, run_context):
+        self.stopped = True
+        told = run_context.original_args()
+        also = self.also() if callable(self.also) else self.also
+        save(self.cell, self.file, {"epoch": told.cur_epoch_num, "step": told.cur_step_num, **(also or {})})
+        run_context.request_stop()
 
     def on_train_end(self, run_context: RunContext) -> None:
         """Listen no more."""

@@ -15,12 +15,21 @@ import mindspore as ms
 import numpy as np
 import pytest
 from helpers.modules import weights
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, dataset, nn, ops
+from mindspore.train import Callback, Model
 
 from ms_optim import EMA, LBFGS, SGD, AdamW, RandomState, StopRequest, restore, resume, save
 from ms_optim.callbacks import SaveOnStop
 from ms_optim.convert import load
-from ms_optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, ReduceLROnPlateau, SequentialLR, StepLR
+from ms_optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    MultiStepLR,
+    ReduceLROnPlateau,
+    SchedulerCallback,
+    SequentialLR,
+    StepLR,
+)
 
 
 @pytest.fixture(params=[".ckpt", ".safetensors"])
@@ -237,6 +246,55 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     told = resume(optimizer, tmp_path / "a.ckpt")
     assert told == {"best": 0.75, "done": True, "count": 3}
     assert [type(value) for value in told.values()] == [float, bool, int]
+
+
+class AskToStop(Callback):
+    """Ask this process to stop, when a method is called for the so-many-th time."""
+
+    def __init__(self, method, call):
+        super().__init__()
+        self.left = call
+        setattr(self, method, self.ask)
+
+    def ask(self, run_context):
+        """Send SIGTERM, if it does not end the process."""
+        self.left -= 1
+        if not self.left:
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def batches(first=0):
+    """An epoch of four, or what is left of it."""
+    rows = np.linspace(-1, 1, 16, dtype=np.float32).reshape(8, 2)[2 * first :]
+    return dataset.NumpySlicesDataset((rows, rows @ np.ones((2, 3), np.float32)), shuffle=False).batch(2)
+
+
+@pytest.mark.parametrize(("by", "step"), [("epoch", 3), ("epoch", 4), ("step", 3), ("step", 4)])
+def test_a_scheduler_is_at_the_step_that_is_saved(by, step, graph, tmp_path):
+    """In the midst of an epoch and after its last step: bits of a training that was not stopped."""
+    file, found = tmp_path / "last.safetensors", []
+
+    def begin():
+        net = nn.Dense(2, 3, weight_init="ones", bias_init="zeros")
+        optimizer = AdamW(net.trainable_params(), lr=0.1)
+        return Model(net, nn.MSELoss(), optimizer), optimizer, ExponentialLR(optimizer, 0.5)
+
+    for stops in (False, True):
+        model, optimizer, scheduler = begin()
+        schedule = SchedulerCallback(scheduler, by)
+        stop = SaveOnStop(optimizer, file, {"scheduler": scheduler})
+        callbacks = [AskToStop("on_train_step_begin", step), schedule, stop] if stops else [schedule]
+        model.train(3, batches(), callbacks=callbacks)
+        if stops:
+            model, optimizer, scheduler = begin()
+            assert resume(optimizer, file, {"scheduler": scheduler}) == {"epoch": 1, "step": step}
+            schedule = SchedulerCallback(scheduler, by)
+            if step < 4:
+                model.train(1, batches(step), callbacks=[schedule])
+            model.train(3, batches(), callbacks=[schedule], initial_epoch=1)
+        found.append((weights(optimizer), optimizer.state_dict()["param_groups"], scheduler.state_dict()))
+    np.testing.assert_equal(found[1], found[0])
 
 
 TRAINING = """
