@@ -108,8 +108,8 @@ class SaveOnStop(Callback):
     step that was taken last. `stopped` says afterwards whether it was so. With data sink the next step is the end of
     what is sunk.
 
-    Give it last: what the callbacks before it change after a step, as `SchedulerCallback` does, is then in the file. When
-    it is asked at the last step of an epoch, it saves after the step, and again after the end of the epoch.
+    Give it last: what the callbacks before it change after a step, as `SchedulerCallback` does, is then in the file. If
+    the stop is at the last step of an epoch, it saves after the step, and again after the end of the epoch.
 
     Args:
         cell (nn.Cell): What is saved, such as the optimizer or an EMA, with the parameters and the state.
@@ -182,5 +182,6 @@ class SaveOnStop(Callback):
         self._request.__exit__()
 
     def __exit__(self, *error: object) -> None:
-        """Nor after an error."""
-        self._request.__exit__()
+        """Nor after an error; `Model.fit` leaves its callbacks after each evaluation too."""
+        if any(error):
+            self._request.__exit__()

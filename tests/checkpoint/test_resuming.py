@@ -248,6 +248,19 @@ def test_numbers_of_numpy_are_numbers(tmp_path):
     assert [type(value) for value in told.values()] == [float, bool, int]
 
 
+class Failing(Callback):
+    """Raise in a method."""
+
+    def __init__(self, method):
+        super().__init__()
+        setattr(self, method, self.fail)
+
+    def fail(self, run_context):
+        """Raise, where SIGTERM does not end the process."""
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        raise KeyError
+
+
 class AskToStop(Callback):
     """Ask this process to stop, when a method is called for the so-many-th time."""
 
@@ -295,6 +308,37 @@ def test_a_scheduler_is_at_the_step_that_is_saved(by, step, graph, tmp_path):
             model.train(3, batches(), callbacks=[schedule], initial_epoch=1)
         found.append((weights(optimizer), optimizer.state_dict()["param_groups"], scheduler.state_dict()))
     np.testing.assert_equal(found[1], found[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "told"),
+    [
+        ("on_train_step_begin", 5, {"epoch": 2, "step": 5}),
+    ],
+)
+def test_a_request_at_any_time(method, call, told, graph, tmp_path):
+    """Of a training with evaluations stops it, and nothing listens afterwards."""
+    before, file = signal.getsignal(signal.SIGTERM), tmp_path / "last.safetensors"
+    net = nn.Dense(2, 3)
+    optimizer = AdamW(net.trainable_params())
+    stop = SaveOnStop(optimizer, file)
+    model = Model(net, nn.MSELoss(), optimizer, metrics={"mse"})
+    model.fit(2, batches(), batches(), callbacks=[AskToStop(method, call), stop])
+    assert stop.stopped and resume(optimizer, file) == told
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("method", ["on_train_step_end", "on_eval_step_end"])
+def test_after_an_error_nothing_listens(method, graph, tmp_path):
+    """Neither of a training nor of an evaluation in it."""
+    before = signal.getsignal(signal.SIGTERM)
+    net = nn.Dense(2, 3)
+    optimizer = AdamW(net.trainable_params())
+    model = Model(net, nn.MSELoss(), optimizer, metrics={"mse"})
+    callbacks = [Failing(method), SaveOnStop(optimizer, tmp_path / "last.safetensors")]
+    with pytest.raises(KeyError):
+        model.fit(1, batches(), batches(), callbacks=callbacks)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 TRAINING = """
