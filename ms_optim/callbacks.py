@@ -165,9 +165,9 @@ class SaveOnStop(Callback):
             self._save(run_context)
 
     def on_train_epoch_end(self, run_context: RunContext) -> None:
-        """Save again, with what the end of the epoch has changed, unless the epoch is broken off."""
+        """Save after a whole epoch, again too, with what its end has changed; and end."""
         told = run_context.original_args()
-        if self.stopped and told.cur_step_num % told.batch_num == 0:
+        if self._request and told.cur_step_num % told.batch_num == 0:
             self._save(run_context)
 
     def _save(self, run_context):
@@ -178,8 +178,10 @@ class SaveOnStop(Callback):
         run_context.request_stop()
 
     def on_train_end(self, run_context: RunContext) -> None:
-        """Listen no more."""
-        self._request.__exit__()
+        """Listen no more, and save if that was asked for since the last step."""
+        self._request.__exit__()  # first: what is asked for from here on is not lost
+        if self._request and not self.stopped:
+            self._save(run_context)
 
     def __exit__(self, *error: object) -> None:
         """Nor after an error; `Model.fit` leaves its callbacks after each evaluation too."""

@@ -311,19 +311,25 @@ def test_a_scheduler_is_at_the_step_that_is_saved(by, step, graph, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "call", "told"),
+    ("method", "call", "first", "told"),
     [
-        ("on_train_step_begin", 5, {"epoch": 2, "step": 5}),
+        ("on_train_step_begin", 5, True, {"epoch": 2, "step": 5}),
+        ("on_eval_end", 1, True, {"epoch": 1, "step": 4}),
+        ("on_train_epoch_end", 1, False, {"epoch": 2, "step": 5}),
+        ("on_eval_end", 2, True, {"epoch": 2, "step": 8}),
+        ("on_train_epoch_end", 2, False, {"epoch": 2, "step": 8}),
+        ("on_train_end", 1, True, {"epoch": 2, "step": 8}),
     ],
 )
-def test_a_request_at_any_time(method, call, told, graph, tmp_path):
-    """Of a training with evaluations stops it, and nothing listens afterwards."""
+def test_a_request_at_any_time(method, call, first, told, graph, tmp_path):
+    """Of a training with evaluations stops it, after the last step too, and nothing listens afterwards."""
     before, file = signal.getsignal(signal.SIGTERM), tmp_path / "last.safetensors"
     net = nn.Dense(2, 3)
     optimizer = AdamW(net.trainable_params())
     stop = SaveOnStop(optimizer, file)
     model = Model(net, nn.MSELoss(), optimizer, metrics={"mse"})
-    model.fit(2, batches(), batches(), callbacks=[AskToStop(method, call), stop])
+    callbacks = [AskToStop(method, call), stop]
+    model.fit(2, batches(), batches(), callbacks=callbacks if first else callbacks[::-1])
     assert stop.stopped and resume(optimizer, file) == told
     assert signal.getsignal(signal.SIGTERM) == before
 
