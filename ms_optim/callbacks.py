@@ -20,7 +20,9 @@ from ms_optim.stopping import StopRequest
 class EvaluateAverage(Callback):
     """Evaluate, in `Model.fit` and `Model.eval`, on the averages of an EMA; and keep the best of them in a file.
 
-    Give it last: the callbacks before it then find the averages in the network when an evaluation ends.
+    Give it last: the callbacks before it then find the averages in the network when an evaluation ends. In `also` of
+    `save` and `resume`, as ``also={"best": callback}`` , it goes on with the best so far; else the first evaluation after
+    a resume writes the file. Of it and a `SaveOnStop` either may be the last.
 
     Args:
         ema (Union[EMA, ParameterEMA]): Whose averages.
@@ -95,6 +97,23 @@ class EvaluateAverage(Callback):
         if self._inside:
             self._inside = False
             self.ema.swap_after_eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the metric that is the best so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take up the metric that is the best so far.
+
+        Raises:
+            ValueError: If it is not what `state_dict` gave.
+        """
+        owner = "For 'EvaluateAverage'"
+        if not isinstance(state_dict, Mapping) or state_dict.keys() != {"best"}:
+            got = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else type(state_dict).__name__
+            raise ValueError(f"{owner}, 'state_dict' must have 'best' alone, but got {got}.")
+        best = state_dict["best"]
+        self.best = None if best is None else as_number(best, f"{owner}, 'best'", finite=False)
 
     def __exit__(self, *error: object) -> None:
         """Put the parameters back also where an evaluation was broken off."""

@@ -9,7 +9,7 @@ from helpers.modules import weights
 from mindspore import Parameter, Tensor, dataset, log, nn, ops
 from mindspore.train import Callback, Model
 
-from ms_optim import EMA, LBFGS, SGD, ParameterEMA, restore, save
+from ms_optim import EMA, LBFGS, SGD, ParameterEMA, restore, resume, save
 from ms_optim.callbacks import EvaluateAverage
 
 
@@ -182,6 +182,31 @@ def test_only_the_best_is_kept(graph, tmp_path):
     first, content = callback.best, (tmp_path / "best.ckpt").read_bytes()
     fit(net, ema, [callback], 2, model)
     assert callback.best == first and (tmp_path / "best.ckpt").read_bytes() == content
+
+
+def test_the_best_is_known_after_a_resume(graph, tmp_path):
+    """Where it was saved beside; what is worse is not kept."""
+    net = make()
+    ema = EMA(SGD(net.trainable_params(), lr=0.25), 0.75)
+    best, last = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+    callback, resumed = (EvaluateAverage(ema, best, "mse", "max") for _ in range(2))
+    save(ema, last, {"best": resumed})
+    resume(ema, last, {"best": resumed})
+    assert resumed.best is None
+    model, _ = fit(net, ema, [callback], epochs=1)
+    content = best.read_bytes()
+    save(ema, last, {"best": callback})
+    resume(ema, last, {"best": resumed})
+    fit(net, ema, [resumed], 2, model)
+    assert resumed.best == callback.best is not None and best.read_bytes() == content
+    for state, message in (
+        (3, "'state_dict' must have 'best' alone, but got int"),
+        ({"best": 1.0, "mode": "max"}, r"'state_dict' must have 'best' alone, but got \['best', 'mode'\]"),
+        ({"best": "high"}, "'best' must be"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"^For 'EvaluateAverage', {message}"):
+            resumed.load_state_dict(state)
+        assert resumed.best == callback.best
 
 
 class Broken(Callback):
