@@ -3,8 +3,8 @@
 from mindspore import nn
 
 
-def table_of(optimizer: nn.Optimizer) -> str:
-    """What each parameter of an optimizer of this library got: its group, shape, state and arguments."""
+def table_of(optimizer: nn.Optimizer, why_compiled: str | None) -> str:
+    """What each parameter of an optimizer of this library got, and why a direct call compiles, if it does."""
     groups = optimizer.param_groups
     rows = [("parameter", "group", "shape", "state", *optimizer.defaults)]
     columns = [(slot, optimizer.state.slots[slot]) for slot in optimizer.state.slots]
@@ -16,8 +16,7 @@ def table_of(optimizer: nn.Optimizer) -> str:
             (param.name, str(optimizer.group_of[i]), str(param.shape), " ".join(state), *map(_short, values.values()))
         )
     widths = [max(map(len, column)) for column in zip(*rows)]
-    why = optimizer.why_compiled
-    way = f"are compiled, because {why}" if why else "run the native kernel at once"
+    way = f"are compiled, because {why_compiled}" if why_compiled else "run the native kernel at once"
     return "\n".join(["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows] + [f"Direct calls {way}."])
 
 

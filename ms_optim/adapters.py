@@ -42,6 +42,7 @@ IDLE = {
     "update_slots": (True, ""),
     "use_nesterov": (False, "; NAdam is Adam with Nesterov's momentum"),
     "use_amsgrad": (False, ""),
+    "weight_decay": (0.0, ""),
     "grad_centralization": (False, "; subtract the mean from the gradients before the step"),
 }
 # The arguments of `mindspore.nn`, in its order.
@@ -96,7 +97,7 @@ def _translated(owner, own, given, before):
             if word not in IDLE:
                 known = sorted({*own, *(word for word, name in words.items() if name in own)} - {"params"})
                 raise TypeError(f"For '{owner}', the arguments must be in {known}, but got '{word}'.")
-            if allowed is not None and value is not allowed:
+            if allowed is not None and value != allowed:
                 raise ValueError(f"For '{owner}', '{word}' must be {allowed}, but got {value!r}{instead}.")
             continue
         if word in BETAS:

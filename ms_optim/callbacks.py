@@ -21,8 +21,8 @@ class EvaluateAverage(Callback):
     """Evaluate, in `Model.fit` and `Model.eval`, on the averages of an EMA; and keep the best of them in a file.
 
     Give it last: the callbacks before it then find the averages in the network when an evaluation ends. In `also` of
-    `save` and `resume`, as ``also={"best": callback}`` , it goes on with the best so far; else the first evaluation after
-    a resume writes the file. Of it and a `SaveOnStop` either may be the last.
+    `save` and `resume`, as ``also={"best": callback}`` , it goes on with the best so far; else the first evaluation
+    after a resume writes the file. Of it and a `SaveOnStop` either may be the last.
 
     Args:
         ema (Union[EMA, ParameterEMA]): Whose averages.

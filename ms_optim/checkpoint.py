@@ -87,6 +87,7 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
     if also is not None:
         entries |= encoded("save", also)
         _refuse_swapped("save", "also", also.values())
+    _warn_of_lost(cell, () if also is None else also.values())
     writers = _writers(cell)
     if writers:
         entries[WRITERS] = as_json(writers)
@@ -135,6 +136,17 @@ def _writers(cell):
 def _parts(cell, kind):
     """The parts of a cell of some kind."""
     return [part for _, part in cell.cells_and_names() if isinstance(part, kind)]
+
+
+def _warn_of_lost(cell, also):
+    """Name what has state that no Parameters hold, as LBFGS, and is not in `also`, which takes it."""
+    told = {id(part) for part in also}
+    for part in _parts(cell, nn.Optimizer):
+        if getattr(part, "takes_closure", False) and part.state and id(part) not in told:
+            log.warning(
+                f"For 'save', the state of {type(part).__name__} is not saved with 'cell', because it is not in "
+                "Parameters: give the optimizer in 'also'."
+            )
 
 
 def _refuse_swapped(owner, argument, parts):

@@ -414,7 +414,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
 
     def describe(self) -> str:
         """What each parameter got, as a table: its group, shape, state and arguments."""
-        return table_of(self)
+        return table_of(self, self.why_compiled)
 
     @property
     def constants(self) -> tuple | None:

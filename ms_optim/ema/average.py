@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from ms_optim import _compiled, _direct, _native, _pieces
+from ms_optim._describing import table_of
 from ms_optim._gradients import check_gradients
 from ms_optim._host import memory, vector
 from ms_optim._state import Change, State, Stateful
@@ -68,9 +69,9 @@ class EMA(Averaged, Stateful):
         What `optimizer` returns.
 
     Note:
-        Averages are float32, those of float64 parameters float64. MindSpore's CPU backend, however, passes a float64
-        Parameter through float32 where one graph both assigns and reads it: averaged float64 parameters, and their
-        averages, are no more exact than float32.
+        Averages are float32, those of float64 parameters float64. Where MindSpore's operators compute, as with
+        `fused=False`, its CPU backend passes a float64 Parameter through float32 if one graph both assigns and reads
+        it: averaged float64 parameters, and their averages, are no more exact than float32 then.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or `optimizer` is itself an EMA, or LBFGS.
@@ -358,6 +359,19 @@ class EMA(Averaged, Stateful):
                 "For 'EMA', the optimizer must have the parameters that it had, but a group was added "
                 "to it: make a new EMA around it."
             )
+
+    def describe(self) -> str:
+        """What each parameter got of the optimizer, as a table: its group, shape, state and arguments.
+
+        Raises:
+            TypeError: If the optimizer is none of this library.
+        """
+        if not hasattr(self.optimizer, "why_compiled"):
+            raise TypeError(
+                f"For 'EMA', the optimizer must be of this library to be described, but is mindspore's "
+                f"{type(self.optimizer).__name__}."
+            )
+        return table_of(self.optimizer, self.why_compiled)
 
     @property
     def why_compiled(self) -> str | None:

@@ -132,8 +132,10 @@ class LBFGS(Stateful):
             an argument and is none, or a parameter occurs twice.
 
     Note:
-        A checkpoint of `mindspore.save_checkpoint(optimizer, ...)` holds the learning rate and not this state, which
-        grows; `state_dict()` holds both. All of the arguments may be set in `param_groups[0]` between steps.
+        A checkpoint of `mindspore.save_checkpoint` or `ms_optim.save(optimizer, ...)` holds the learning rate and not
+        this state, which grows. `state_dict()` holds both, and so does `ms_optim.save(net, file, also={"lbfgs":
+        optimizer})`, from which `ms_optim.resume` goes on. All of the arguments may be set in `param_groups[0]` between
+        steps.
 
     Supported Platforms:
         ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.

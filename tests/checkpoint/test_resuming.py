@@ -15,7 +15,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from helpers.modules import weights
-from mindspore import Tensor, dataset, nn, ops
+from mindspore import Tensor, dataset, log, nn, ops
 from mindspore.train import Callback, Model
 
 from ms_optim import EMA, LBFGS, SGD, AdamW, RandomState, StopRequest, restore, resume, save
@@ -409,3 +409,28 @@ def test_a_process_that_is_told_to_stop(sent, mode, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", [str(script), file, str(mode), "runs", told[2]])
     runpy.run_path(str(script))
     assert out.splitlines()[-1] == capsys.readouterr().out.splitlines()[-1]
+
+
+def test_state_that_is_in_no_parameters_is_missed(tmp_path, monkeypatch):
+    """That of LBFGS, unless it is in `also`; resumed from there it goes on to the bit."""
+    told = []
+    monkeypatch.setattr(log, "warning", told.append)
+    net = nn.Dense(2, 1)
+    optimizer = LBFGS(net.trainable_params(), lr=0.5, max_iter=2)
+
+    def loss(x):
+        return (net(x) ** 2).mean()
+
+    gradient = ms.value_and_grad(loss, None, optimizer.parameters)
+    x = Tensor(np.arange(6).reshape(3, 2), ms.float32)
+    save(optimizer, tmp_path / "a.safetensors")
+    assert told == []  # there is no state yet
+    optimizer.step(lambda: gradient(x))
+    save(optimizer, tmp_path / "a.safetensors")
+    assert ["the state of LBFGS is not saved" in one for one in told] == [True]
+    save(net, tmp_path / "b.safetensors", {"lbfgs": optimizer})
+    save(optimizer, tmp_path / "c.safetensors", {"lbfgs": optimizer})
+    assert len(told) == 1
+    losses = [float(optimizer.step(lambda: gradient(x))) for _ in range(3)]
+    resume(net, tmp_path / "b.safetensors", {"lbfgs": optimizer})
+    assert [float(optimizer.step(lambda: gradient(x))) for _ in range(3)] == losses

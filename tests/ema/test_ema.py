@@ -327,6 +327,15 @@ def test_shares_and_delegates(rng):
     assert ema.param_groups[0]["momentum"] == 0.9
     assert ema.group_clipping_tuple == inner.group_clipping_tuple == (0.01, 0.0, 0.0, 0.01, 0.01)
     assert ema.describe() == inner.describe()
+
+    class Other(EMA):
+        def weight_of_step(self):
+            """Compute what a graph does."""
+            return super().weight_of_step()
+
+    assert Other(inner).describe().endswith("compiled, because the class has a 'weight_of_step' of its own.")
+    with pytest.raises(TypeError, match="must be of this library to be described, but is mindspore's Momentum"):
+        EMA(nn.Momentum(list(inner.parameters), 0.1, 0.9)).describe()
     assert ema.state_bytes == inner.state_bytes + 4 * sum(math.prod(shape) for shape in SHAPES.values()) + 16
     for missing in (ema, EMA(nn.Momentum(list(inner.parameters), 0.1, 0.9)), EMA.__new__(EMA)):
         with pytest.raises(AttributeError, match="no_such_thing"):

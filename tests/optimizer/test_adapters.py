@@ -71,6 +71,14 @@ def test_mindspores_words(name, args, kwargs, expected):
     assert type(copy.deepcopy(made)) is OPTIMIZERS[name]
 
 
+def test_a_decay_of_nothing_is_taken_by_what_has_none():
+    """As MindSpore's own default is, given by place."""
+    made = adapters.Rprop(params(), 0.1, (0.5, 1.2), (1e-6, 50.0), 0.0)
+    assert made.param_groups[0]["lr"] == 0.1
+    with pytest.raises(ValueError, match=r"'weight_decay' must be 0\.0, but got 0\.1"):
+        adapters.Rprop(params(), 0.1, (0.5, 1.2), (1e-6, 50.0), 0.1)
+
+
 def test_an_adapted_one_steps_as_ours(either):
     """It is ours."""
     outcomes = []
