@@ -69,8 +69,9 @@ class _Average(nn.Cell):
         return self.ema.average_part(weight, due, (self.begin, self.end))
 
 
-def _parts(count):
-    return [(begin, min(begin + PIECE, count)) for begin in range(0, count, PIECE)]
+def parts(count: int) -> list[tuple[int, int]]:
+    """Where each graph begins and ends, of so many parameters; none where one is enough."""
+    return [(begin, min(begin + PIECE, count)) for begin in range(0, count, PIECE)] if count > PIECE else []
 
 
 class Steps:
@@ -78,7 +79,7 @@ class Steps:
 
     def __init__(self, optimizer: nn.Optimizer):
         self._numbers = _Numbers(optimizer)
-        self._rules = [_Rule(optimizer, *part) for part in _parts(len(optimizer.parameters))]
+        self._rules = [_Rule(optimizer, *part) for part in optimizer.parted]
 
     def __call__(self, gradients: tuple, present: tuple[bool, ...]) -> tuple[bool, ...]:
         """Take one, of gradients that are there, or are numbers in the place of what is absent."""
@@ -95,7 +96,7 @@ class Averages:
 
     def __init__(self, ema: nn.Optimizer):
         self._weight = _Weight(ema)
-        self._averages = [_Average(ema, *part) for part in _parts(len(ema.averages))]
+        self._averages = [_Average(ema, *part) for part in ema.parted]
 
     def __call__(self) -> Any:
         """Take one."""

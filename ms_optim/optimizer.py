@@ -300,8 +300,14 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             self.slots_before = (0, *itertools.accumulate(counts))
             self.stepper = _direct.Stepper(self, kernel)
 
-        parted = len(self.parameters) > _pieces.PIECE and not changed
-        self._hold("pieces", _pieces.Steps(self) if parted else None)  # a child would have its parent as a child
+        self.parted = [] if changed else _pieces.parts(len(self.parameters))
+        self._hold("pieces", None)
+
+    def in_pieces(self) -> _pieces.Steps | None:
+        """What takes a compiled step in several graphs, if it is; not made before, because it holds the optimizer."""
+        if self.parted and self.pieces is None:
+            self._hold("pieces", _pieces.Steps(self))  # a child would have its parent as a child
+        return self.pieces
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -459,7 +465,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self.refuse_changed(owner)
         gradients = self.checked(owner, gradients)
         self.follow_requires_grad()
-        return _compiled.step(self, gradients, self.pieces)
+        return _compiled.step(self, gradients, self.in_pieces())
 
     @property
     def why_compiled(self) -> str | None:

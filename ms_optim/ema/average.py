@@ -175,8 +175,9 @@ class EMA(Averaged, Stateful):
     def _set_path(self):
         """Choose the native kernel or MindSpore's operators."""
         optimizer = self.optimizer
-        pieces = _pieces.Averages(self) if not self._changed() and getattr(optimizer, "pieces", None) else None
-        self._hold("pieces", pieces)
+        parted = not self._changed() and getattr(optimizer, "parted", ())
+        self.parted = _pieces.parts(len(self.averages)) if parted else []
+        self._hold("pieces", None)
         fused = getattr(optimizer, "fused", True) and _native.absence("EMA", "average") is None
         self._hold("fused", fused)  # which is settled, as an attribute
         if self.fused:
@@ -347,7 +348,7 @@ class EMA(Averaged, Stateful):
             self.optimizer.refuse_changed("EMA")
             gradients = self.optimizer.checked("EMA", gradients)
             self.optimizer.follow_requires_grad()
-            return _compiled.step(self, gradients, self._step_in_pieces if self.pieces else None)
+            return _compiled.step(self, gradients, self._step_in_pieces if self.parted else None)
         gradients = check_gradients("EMA", gradients, self.parameters)
         if any(grad is None for grad in gradients):
             raise ValueError(f"For 'EMA' of '{type(self.optimizer).__name__}', no gradient must be None.")
@@ -429,7 +430,9 @@ class EMA(Averaged, Stateful):
 
     def _step_in_pieces(self, gradients, present):
         """The same as `construct`, in several graphs."""
-        done = self.optimizer.pieces(gradients, present)
+        if self.pieces is None:
+            self._hold("pieces", _pieces.Averages(self))
+        done = self.optimizer.in_pieces()(gradients, present)
         self.pieces()
         return done
 

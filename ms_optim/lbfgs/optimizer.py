@@ -9,7 +9,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Parameter, Tensor, ops
 
 from ms_optim import _shards
 from ms_optim._composed import prepare_sums
@@ -18,7 +18,7 @@ from ms_optim._groups import Group, Groups, own_key
 from ms_optim._state import Change, Stateful
 from ms_optim._torch_layout import parts
 from ms_optim._values import LIST, as_array, as_number, float64_parameter
-from ms_optim.arguments import Choice, Number, Whole
+from ms_optim.arguments import Choice, Kind, Number, Whole
 from ms_optim.lbfgs.line_search import Point, reach, strong_wolfe
 from ms_optim.lbfgs.vectors import (
     OnDevice,
@@ -83,20 +83,20 @@ class LBFGSGroup(Group):
 
     _options: dict[str, Any] = {}
 
-    def __init__(self, optimizer: "LBFGS", options: dict[str, Any]):
-        super().__init__("LBFGS", optimizer.arguments)
-        self._optimizer, self._options = optimizer, options
+    def __init__(self, arguments: Mapping[str, Kind], learning_rate: Parameter, options: dict[str, Any]):
+        super().__init__("LBFGS", arguments)
+        self._kinds, self._learning_rate, self._options = arguments, learning_rate, options
 
     def __getitem__(self, name: str) -> Any:
-        return float(self._optimizer.learning_rate.asnumpy()) if name == "lr" else super().__getitem__(name)
+        return float(self._learning_rate.asnumpy()) if name == "lr" else super().__getitem__(name)
 
     def _check(self, name, value):
-        return self._optimizer.arguments[name].check("LBFGS", name, value)
+        return self._kinds[name].check("LBFGS", name, value)
 
     def put(self, name: str, value: Any) -> None:
         """Set an argument to a checked value."""
         if name == "lr":
-            ops.assign(self._optimizer.learning_rate, Tensor(value, ms.float64))
+            ops.assign(self._learning_rate, Tensor(value, ms.float64))
         else:
             self._options[name] = value
 
@@ -208,7 +208,7 @@ class LBFGS(Stateful):
         dtype = ms.float64 if any(param.dtype == ms.float64 for param in groups.parameters) else ms.float32
         self.like = Tensor(0.0, dtype)
         self._on_device, self._on_host = (kind(self.parameters, self.like) for kind in (OnDevice, OnHost))
-        self._group = LBFGSGroup(self, groups[0])
+        self._group = LBFGSGroup(self.arguments, self.learning_rate, groups[0])
         self._kept_state: dict[str, Any] = {}
         self.settled = {*self.arguments, "learning_rate", "state"}
 

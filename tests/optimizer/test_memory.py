@@ -12,10 +12,10 @@ import mindspore as ms
 import numpy as np
 import pytest
 from helpers import DENSE, SPAN, loud, make_grads, make_params
-from mindspore import Parameter, Tensor
+from mindspore import Parameter, Tensor, ops
 
 import ms_optim
-from ms_optim import EMA, Adafactor, AdamW
+from ms_optim import EMA, LBFGS, Adafactor, AdamW, _pieces
 from parity.cases import ENTRIES
 from parity.report import tables
 from parity.sides.mindspore import factory, set_mode
@@ -153,6 +153,23 @@ def test_what_is_dropped_is_gone_at_once(name, averaged, path):
     optimizer = DENSE[name](make_params(name)[some], **loud(DENSE[name]))
     optimizer = EMA(optimizer) if averaged else optimizer
     optimizer(make_grads(name, 1)[0][some])
+    gone = weakref.ref(optimizer)
+    gc.disable()
+    try:
+        del optimizer
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("make", [AdamW, lambda params: EMA(AdamW(params)), LBFGS])
+def test_so_is_one_of_many_parameters(make, monkeypatch, graph):
+    """Which would compile in several graphs, but runs the kernel; and LBFGS, whose history is large."""
+    monkeypatch.setattr(_pieces, "PIECE", 1)
+    params = [parameter((3, 2), name=name) for name in "ab"]
+    gradients = tuple(ops.ones_like(param) for param in params)
+    optimizer = make(params)
+    optimizer.step((lambda: (Tensor(1.0), gradients)) if make is LBFGS else gradients)
     gone = weakref.ref(optimizer)
     gc.disable()
     try:
