@@ -114,6 +114,21 @@ class Check(int):
         return made
 
 
+def check_of(owner: Any, function: Callable[[Any], object]) -> Check:
+    """A check that calls a function of an object, and does not hold it: what held itself would stay until a collection.
+
+    Of an optimizer all state would stay with it.
+    """
+    held = weakref.ref(owner)
+
+    def check():
+        found = held()
+        if found is not None:
+            function(found)
+
+    return Check(check)
+
+
 def checked(check: Callable, *args: Any) -> Check:
     """Call a check now; a `construct` calls it again by `check_again`, when it is compiled.
 

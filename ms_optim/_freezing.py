@@ -1,13 +1,11 @@
 """Which parameters move: a Parameter that compiled steps read, and `requires_grad`, which the host is asked for."""
 
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
 import numpy as np
 from mindspore import Parameter, Tensor, log, ops
 
-from ms_optim import _compiled
 from ms_optim.arguments import NamePatterns, Predicate, refuse_idle_patterns
 
 # What changes whenever `requires_grad` of a Parameter is set, and takes a tenth of the time.
@@ -95,19 +93,13 @@ class Freezing:
         """Let `requires_grad` follow what a checkpoint says of frozen parameters."""
         self.take_over(self.trainable.asnumpy().tolist())
 
-    def warning_when_compiled(self) -> _compiled.Check:
-        """What warns, whenever a graph is compiled that has it, of what was set by hand and not seen."""
-        myself = weakref.ref(self)  # an optimizer that held itself would hold its state until garbage is collected
 
-        def warn():
-            """Name the parameters."""
-            optimizer = myself()
-            pairs = zip(optimizer.parameters, optimizer.requires_grad_seen)
-            changed = [param.name for param, seen in pairs if param.requires_grad != seen]
-            if changed:
-                log.warning(
-                    f"For '{type(optimizer).__name__}', 'requires_grad' of {changed} was set by hand, which no graph "
-                    "sees: call 'freeze' or 'unfreeze', or 'follow_requires_grad'."
-                )
-
-        return _compiled.Check(warn)
+def warn_unseen(optimizer: Freezing) -> None:
+    """Name the parameters whose `requires_grad` was set by hand and not seen since, which no graph sees either."""
+    pairs = zip(optimizer.parameters, optimizer.requires_grad_seen)
+    changed = [param.name for param, seen in pairs if param.requires_grad != seen]
+    if changed:
+        log.warning(
+            f"For '{type(optimizer).__name__}', 'requires_grad' of {changed} was set by hand, which no graph "
+            "sees: call 'freeze' or 'unfreeze', or 'follow_requires_grad'."
+        )

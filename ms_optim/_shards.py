@@ -4,7 +4,6 @@ In the modes "semi_auto_parallel" and "auto_parallel" a step is written for whol
 slices of them. Where it looks at more than one element at a time, it would take a slice for the whole.
 """
 
-import weakref
 from collections.abc import Iterable, Mapping
 from math import gcd
 from typing import Any
@@ -16,7 +15,7 @@ from mindspore.parallel._auto_parallel_context import auto_parallel_context
 from mindspore.parallel._utils import _get_device_num, _get_enable_parallel_optimizer
 
 from ms_optim import _math
-from ms_optim._compiled import Check, checked
+from ms_optim._compiled import Check, check_of
 
 SLICING = ("semi_auto_parallel", "auto_parallel")
 # What says of a parameter that no unit of it is on several devices.
@@ -142,18 +141,9 @@ def cut_since(optimizer: Any) -> Wholes:
 
 
 def parts_refused(optimizer: Any) -> Check:
-    """Refuse parts now, and return what refuses again where it is compiled: `AutoParallel` sets the mode only then.
-
-    The optimizer is not kept.
-    """
-    myself = weakref.ref(optimizer)
-
-    def check():
-        found = myself()
-        if found is not None:
-            refuse_parts(found)
-
-    return checked(check)
+    """Refuse parts now, and return what refuses again where it is compiled: `AutoParallel` sets the mode only then."""
+    refuse_parts(optimizer)
+    return check_of(optimizer, refuse_parts)
 
 
 def total_of_devices(part, group):

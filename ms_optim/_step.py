@@ -1,12 +1,18 @@
 """One step of all parameters, as MindSpore compiles it."""
 
-import weakref
+from typing import Any
 
 from mindspore import Tensor, ops
 
 from ms_optim import _compiled, _composed, _pieces
 from ms_optim._gradients import fits
 from ms_optim._learning_rate import look_up
+
+
+def note_graph(optimizer: Any) -> None:
+    """Note that a graph other than its own has the step of an optimizer, if that is what compiles now."""
+    if not _compiled.is_calling():
+        optimizer._hold("is_in_graph", True)
 
 
 class Step:
@@ -17,16 +23,6 @@ class Step:
 
     # Whether a graph other than its own has it, as of a training cell.
     is_in_graph = False
-
-    def note_when_compiled(self) -> _compiled.Check:
-        """What notes, whenever a graph is compiled that has the step, whether it is another than its own."""
-        myself = weakref.ref(self)  # an optimizer that held itself would hold its state until garbage is collected
-
-        def note():
-            if not _compiled.is_calling():
-                myself()._hold("is_in_graph", True)
-
-        return _compiled.Check(note)
 
     def construct(self, gradients, present=None):
         """One step: the numbers of all parameters first, then the rule on each."""

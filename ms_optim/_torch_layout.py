@@ -61,8 +61,13 @@ def _keyed(said, state, groups):
             f"{said} 'params' of the groups must be different integers, or different names, but got {places}."
         )
     if all(isinstance(place, Integral) for place in places):
-        state = {int(key) if isinstance(key, str) and key.isdecimal() else key: kept for key, kept in state.items()}
+        state = _by_place(state)
     return state, groups
+
+
+def _by_place(given):
+    """The same by numbers where a key is one in words, as JSON has it."""
+    return {int(key) if isinstance(key, str) and key.isdecimal() else key: kept for key, kept in given.items()}
 
 
 def by_name(owner: str, groups: Sequence[Mapping], wanted: Sequence[Sequence[str]]) -> Sequence[Mapping]:
@@ -134,8 +139,8 @@ def changes(optimizer: Stateful, given: Mapping) -> list[Change]:
     numbers = {name: np.zeros(len(optimizer.parameters)) for name in {"step": 0, **optimizer.state.vectors}}
     steps = _steps(owner, given.get("steps", {}), places)
     for i, param in enumerate(optimizer.parameters):
-        place = places[param.name]
-        found += _parameter_changes(optimizer, i, given_state.get(place, {}), steps.get(place), numbers)
+        key = places[param.name]
+        found += _parameter_changes(optimizer, i, given_state.get(key, {}), steps.get(key), numbers)
     place = given.get("global_step")
     if place is not None:
         place = as_number(place, f"For '{owner}', 'global_step'", whole=True)
@@ -170,10 +175,10 @@ def _steps(owner, given, places):
     known = sorted(places.values())
     if not isinstance(given, Mapping):
         raise TypeError(f"For '{owner}', 'steps' must be a dict of the parameters {known}, but got {given!r}.")
-    keys = {int(key) if isinstance(key, str) and key.isdecimal() else key: key for key in given}
-    if not keys.keys() <= {*known}:
+    steps = _by_place(given)
+    if not steps.keys() <= {*known}:
         raise ValueError(f"For '{owner}', 'steps' must be of the parameters {known}, but got {[*given]}.")
-    return {place: as_number(given[key], f"For '{owner}', 'steps' of {key}", whole=True) for place, key in keys.items()}
+    return {place: as_number(count, f"For '{owner}', 'steps' of {place}", whole=True) for place, count in steps.items()}
 
 
 def _places(optimizer):

@@ -11,11 +11,11 @@ from mindspore import Parameter, ParameterTuple, Tensor, log
 from ms_optim import _compiled, _composed, _direct, _host, _math, _native, _pieces, _shards, _state, _torch_layout
 from ms_optim._declaration import Declared, arguments_of
 from ms_optim._describing import table_of
-from ms_optim._freezing import Freezing
+from ms_optim._freezing import Freezing, warn_unseen
 from ms_optim._gradients import check_gradients, wanted
 from ms_optim._groups import MEMBERS, Groups, ParamGroup, by_step
 from ms_optim._learning_rate import Rates
-from ms_optim._step import Step
+from ms_optim._step import Step, note_graph
 from ms_optim._values import float64_parameter
 from ms_optim.arguments import COMMON, Devices
 from ms_optim.slot import HALVES, MASTER, TAKEN, Slot
@@ -206,7 +206,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         trainable = Parameter(Tensor(moves), name="optimizer.trainable", requires_grad=False)
         self._hold("trainable", self._keep("optimizer.trainable", trainable))
         self.requires_grad_seen = moves.tolist()
-        self.note_graph, self.warn_unseen = self.note_when_compiled(), self.warning_when_compiled()
+        self.note_graph, self.warn_unseen = (_compiled.check_of(self, check) for check in (note_graph, warn_unseen))
 
     def _set_slots(self):
         """Allocate the state: Parameters of this Cell, else it would train and never reach a checkpoint."""

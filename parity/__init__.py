@@ -37,8 +37,8 @@ def record(optimizer: Any, folder: str | Path, model: Any = None, first: int | N
     A loop in PyTorch, and one in MindSpore that calls the optimizer, stay as they are. Where the steps of MindSpore are
     taken in a graph, as in `Model.train`, the graph is given the `optimizer` of the block, and `callback()` of the
     block is among the callbacks, or `taken(loss)` is called right after each step, before a schedule sets the numbers
-    of the next; otherwise `begin()` before the step reads them. Sparse gradients, as pairs of
-    indices and values, are recorded of direct calls alone.
+    of the next; otherwise `begin()` before the step reads them. Sparse gradients, as pairs of indices and values, are
+    recorded of direct calls alone.
 
     Args:
         optimizer (Union[torch.optim.Optimizer, mindspore.nn.Optimizer]): Of either framework, which need not be there

@@ -367,7 +367,7 @@ class EMA(Averaged, Stateful):
         Raises:
             TypeError: If the optimizer is none of this library.
         """
-        if not hasattr(self.optimizer, "why_compiled"):
+        if not isinstance(self.optimizer, Stateful):
             raise TypeError(
                 f"For 'EMA', the optimizer must be of this library to be described, but is mindspore's "
                 f"{type(self.optimizer).__name__}."

@@ -144,36 +144,40 @@ def test_only_the_group_that_asks_pays():
     assert multiple(AdamW(groups)) == 2.5
 
 
+def is_gone(take_a_step):
+    """Whether an optimizer that a function gives is gone when nothing names it, before garbage is collected."""
+    gc.disable()
+    try:
+        return weakref.ref(take_a_step())() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.generic
 @pytest.mark.parametrize("averaged", [False, True])
 @pytest.mark.parametrize("name", SPAN)
 def test_what_is_dropped_is_gone_at_once(name, averaged, path):
-    """With all of its state, before garbage is collected: nothing in an optimizer holds the optimizer."""
-    some = slice(2, 5)
-    optimizer = DENSE[name](make_params(name)[some], **loud(DENSE[name]))
-    optimizer = EMA(optimizer) if averaged else optimizer
-    optimizer(make_grads(name, 1)[0][some])
-    gone = weakref.ref(optimizer)
-    gc.disable()
-    try:
-        del optimizer
-        assert gone() is None
-    finally:
-        gc.enable()
+    """With all of its state: nothing in an optimizer holds the optimizer."""
+
+    def take_a_step(some=slice(2, 5)):
+        optimizer = DENSE[name](make_params(name)[some], **loud(DENSE[name]))
+        optimizer = EMA(optimizer) if averaged else optimizer
+        optimizer(make_grads(name, 1)[0][some])
+        return optimizer
+
+    assert is_gone(take_a_step)
 
 
 @pytest.mark.parametrize("make", [AdamW, lambda params: EMA(AdamW(params)), LBFGS])
 def test_so_is_one_of_many_parameters(make, monkeypatch, graph):
     """Which would compile in several graphs, but runs the kernel; and LBFGS, whose history is large."""
     monkeypatch.setattr(_pieces, "PIECE", 1)
-    params = [parameter((3, 2), name=name) for name in "ab"]
-    gradients = tuple(ops.ones_like(param) for param in params)
-    optimizer = make(params)
-    optimizer.step((lambda: (Tensor(1.0), gradients)) if make is LBFGS else gradients)
-    gone = weakref.ref(optimizer)
-    gc.disable()
-    try:
-        del optimizer
-        assert gone() is None
-    finally:
-        gc.enable()
+
+    def take_a_step():
+        params = [parameter((3, 2), name=name) for name in "ab"]
+        gradients = tuple(ops.ones_like(param) for param in params)
+        optimizer = make(params)
+        optimizer.step((lambda: (Tensor(1.0), gradients)) if make is LBFGS else gradients)
+        return optimizer
+
+    assert is_gone(take_a_step)
