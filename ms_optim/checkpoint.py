@@ -22,6 +22,7 @@ from ms_optim._plain_data import as_json, encoded, from_json, is_plain_data
 from ms_optim._slices import SLICES, about, files_beside, fitting, merged, own_file, taken_early, why_unfit
 from ms_optim._state import Swappable
 from ms_optim._values import repeated, write
+from ms_optim.optimizer import Optimizer
 
 FORMATS = (".ckpt", ".safetensors")
 # The entry of a file that says, as JSON in bytes, which class wrote the state of each optimizer; it goes by the name of
@@ -80,8 +81,8 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
         )
     # a network may hold averages of its own, and be saved with these
     _refuse_swapped("save", "cell", _parts(cell, nn.Optimizer))
-    for part, follow in _methods(cell, "follow_requires_grad"):
-        follow(part)
+    for part in _parts(cell, Optimizer):
+        part.follow_requires_grad()
     path, entries = own_file(path, cell), dict(params)
     entries |= about(cell, entries)
     if also is not None:
@@ -228,8 +229,8 @@ def restore(cell: nn.Cell, parameters: Mapping[str, Tensor] | str | os.PathLike)
                 f"{value.dtype} of shape {value.shape}."
             )
     if WRITERS not in parameters:
-        for part, numbers_given in _methods(cell, "numbers_given"):
-            _warn_of_numbers(type(part).__name__, numbers_given(part, values))
+        for part in _parts(cell, Optimizer):
+            _warn_of_numbers(type(part).__name__, part.numbers_given(values))
     for name, param in wanted.items():
         if name in early:
             early[name].take(values[name])

@@ -341,6 +341,26 @@ def test_older_files_restore(tmp_path, suffix):
     assert cell[0].seen[3:] == [sorted(saved)]
 
 
+class Namesake(nn.Dense):
+    """A cell with methods of its own that are called as some of an optimizer."""
+
+    def follow_requires_grad(self, layer):
+        """Something else."""
+        raise AssertionError
+
+    def numbers_given(self):
+        """Something else."""
+        raise AssertionError
+
+
+def test_methods_of_optimizers_are_those_of_others_too(tmp_path, suffix):
+    """No other cell is asked for them, by files of MindSpore neither."""
+    cell, file = Namesake(2, 3), tmp_path / f"cell.{suffix}"
+    save(cell, file)
+    assert restore(cell, file) == []
+    assert restore(cell, dict(cell.parameters_and_names())) == []
+
+
 def test_the_state_of_another_class(tmp_path, suffix):
     """Adam would take over the weight decay of AdamW; what says so is in the way of nothing else."""
     params = nn.Dense(2, 3).trainable_params()
