@@ -162,11 +162,11 @@ def taken_for_rows(group):
     return bool(np.isnan(param.asnumpy()).all())
 
 
-def main(rank, count, *names):
-    """Train the whole and its parts alike, by each rule; or only by those of `SHARED` that are named."""
-    for name, shared in ((name, shared) for name, shared in SHARED.items() if name in (names or SHARED)):
-        print(f"{name} " + json.dumps({"rank": rank, "far": far(*shared, rank, count)}), flush=True)
-    if names:
+def main(rank, count, columns):
+    """Train the whole and its parts alike: by columns, or by rows and slices."""
+    name = "COLUMNS" if columns else "ROWS"
+    print(f"{name} " + json.dumps({"rank": rank, "far": far(*SHARED[name], rank, count)}), flush=True)
+    if columns:
         return
     group = "hccl_world_group"
     print("SLICES " + json.dumps({"rank": rank, "far": far_in_slices(rank, count, group)}), flush=True)

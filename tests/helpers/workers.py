@@ -1,4 +1,4 @@
-"""What each worker of msrun runs: `FOLDER [NAME ...]`. It writes there, or prints what `shares` has of the names alone.
+"""What each worker of msrun runs: `FOLDER [COLUMNS]`. It writes there, or prints what `shares` has of columns alone.
 
 What it prints is JSON.
 """
@@ -17,8 +17,9 @@ if __name__ == "__main__":
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
     init()
     rank, count = get_rank(), get_group_size()
-    shares.main(rank, count, *sys.argv[2:])
-    if sys.argv[2:]:
+    columns = sys.argv[2:] == ["COLUMNS"]
+    shares.main(rank, count, columns)
+    if columns:
         sys.exit()
     context.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True, device_num=count)
     zero.main(rank, count)
