@@ -2,6 +2,7 @@
 
 import mindspore as ms
 
+from ms_optim._at_once import complements
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, is_applied, is_near, lerp
 from ms_optim._native import power
@@ -14,16 +15,10 @@ adam_slots = (Slot("step", scalar=True), Slot("exp_avg"), Slot("exp_avg_sq"), Sl
 
 def adam_scalars(step, lr, beta1, beta2, eps, weight_decay):
     """The step's numbers."""
-    return (
-        1 - lr * weight_decay,
-        weight_decay,
-        1 - beta1,
-        beta2,
-        1 - beta2,
-        lr / (1 - power(beta1, step)),
-        (1 - power(beta2, step)).sqrt(),
-        eps,
+    keep, take1, take2, correction1, correction2 = complements(
+        lr * weight_decay, beta1, beta2, power(beta1, step), power(beta2, step)
     )
+    return keep, weight_decay, take1, beta2, take2, lr / correction1, correction2.sqrt(), eps
 
 
 def adam(

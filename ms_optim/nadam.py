@@ -2,6 +2,7 @@
 
 import mindspore as ms
 
+from ms_optim._at_once import at_once, complements
 from ms_optim._exact import exact
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, is_applied, is_near, lerp
@@ -13,22 +14,17 @@ from ms_optim.slot import Slot
 
 def nadam_scalars(step, mu_product, lr, beta1, beta2, eps, weight_decay, momentum_decay):
     """The step's numbers; mu_product is the product of the momentums so far."""
-    base = exact(24, 25, step)
-    mu = beta1 * (1 - power(base, step * momentum_decay) / 2)
-    mu_next = beta1 * (1 - power(base, (step + 1) * momentum_decay) / 2)
+
+    def momentum(step):
+        return beta1 * (1 - power(exact(24, 25, step), step * momentum_decay) / 2)
+
+    mu, mu_next = at_once(momentum, step, step + 1)
     mu_product = mu_product.where(step > 1, 1) * mu
-    return (
-        mu_product,
-        1 - lr * weight_decay,
-        weight_decay,
-        1 - beta1,
-        beta2,
-        1 - beta2,
-        1 - power(beta2, step),
-        eps,
-        lr * (1 - mu) / (1 - mu_product),
-        lr * mu_next / (1 - mu_product * mu_next),
+    keep, take1, take2, correction2, gradient, correction, next_correction = complements(
+        lr * weight_decay, beta1, beta2, power(beta2, step), mu, mu_product, mu_product * mu_next
     )
+    grad_size, momentum_size = lr * gradient / correction, lr * mu_next / next_correction
+    return mu_product, keep, weight_decay, take1, beta2, take2, correction2, eps, grad_size, momentum_size
 
 
 def nadam(

@@ -2,6 +2,7 @@
 
 import mindspore as ms
 
+from ms_optim._at_once import at_once, complements
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, is_applied, is_near, is_positive, lerp
 from ms_optim._native import power
@@ -10,26 +11,20 @@ from ms_optim.slot import Slot
 
 
 def radam_scalars(step, lr, beta1, beta2, eps, weight_decay):
-    """The step's numbers. Where too few steps have been made, the adaptive learning rate is left out."""
+    """The step's numbers, by half of rho. Until that is more than 2.5, the adaptive learning rate is left out."""
+
+    def above(half):
+        return (half - 2) * (half - 1)
+
     decay2 = power(beta2, step)
-    correction2 = 1 - decay2
-    rho_inf = 2 / (1 - beta2) - 1
-    rho = rho_inf - 2 * step * decay2 / correction2
-    rectified = rho > 5
-    rect = (rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho)
-    return (
-        1 - lr * weight_decay,
-        weight_decay,
-        1 - beta1,
-        beta2,
-        1 - beta2,
-        1 - power(beta1, step),
-        lr,
-        correction2.sqrt(),
-        eps,
-        rect.where(rectified, 1).sqrt(),
-        rectified.double(),
+    keep, take1, take2, correction1, correction2 = complements(
+        lr * weight_decay, beta1, beta2, power(beta1, step), decay2
     )
+    half_inf = 1 / take2 - 0.5
+    half = half_inf - step * decay2 / correction2
+    above_half, above_inf = at_once(above, half, half_inf)
+    rect = above_half * half_inf / (above_inf * half)
+    return keep, weight_decay, take1, beta2, take2, correction1, lr, correction2.sqrt(), eps, rect.sqrt(), half - 2.5
 
 
 def radam(
@@ -46,7 +41,7 @@ def radam(
     root,
     eps,
     rect,
-    rectified,
+    excess,
     near1,
     decays,
     adapts,
@@ -62,8 +57,9 @@ def radam(
         grad = decay_gradient(grad, param, weight_decay, decays)
     exp_avg = lerp(exp_avg, grad, take1, near1)
     exp_avg_sq = beta2 * exp_avg_sq + take2 * grad * grad
-    adaptive = (root / (exp_avg_sq.sqrt() + eps)).where(adapts, 1)
-    return param - exp_avg / correction1 * lr * adaptive * rect, (exp_avg, exp_avg_sq)
+    change = exp_avg / correction1 * lr
+    change = (change * (root / (exp_avg_sq.sqrt() + eps)) * rect).where(adapts, change)
+    return param - change, (exp_avg, exp_avg_sq)
 
 
 class RAdam(Optimizer):
@@ -123,7 +119,7 @@ class RAdam(Optimizer):
     conditions = {
         "near1": ("take1", is_near),
         "decays": ("weight_decay", is_applied),
-        "adapts": ("rectified", is_positive),
+        "adapts": ("excess", is_positive),
     }
 
     def __init__(

@@ -214,7 +214,7 @@ struct nadam : Declaration {
 
 template <class T>
 struct radam : Declaration {
-    NUMBERS(keep, weight_decay, take1, beta2, take2, correction1, lr, root, eps, rect, rectified)
+    NUMBERS(keep, weight_decay, take1, beta2, take2, correction1, lr, root, eps, rect, excess)
     FLAGS(decoupled_weight_decay, maximize)
     SLOTS(exp_avg, exp_avg_sq)
     void prepare() { keep_one_decay(decoupled_weight_decay, keep, weight_decay); }
@@ -225,8 +225,9 @@ struct radam : Declaration {
         exp_avg = lerp(exp_avg, grad, take1);
         exp_avg_sq = mean_square(exp_avg_sq, grad, beta2, take2);
         // A number over a tensor is that number times its reciprocal in torch.
-        const T adaptive = rectified > T(0) ? T(1) / (square_root(exp_avg_sq) + eps) * root : T(1);
-        param = param - exp_avg / correction1 * lr * adaptive * rect;
+        const T adaptive = T(1) / (square_root(exp_avg_sq) + eps) * root;
+        const T change = exp_avg / correction1 * lr;
+        param = param - (excess > T(0) ? change * adaptive * rect : change);
     }
 };
 

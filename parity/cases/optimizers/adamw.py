@@ -22,13 +22,13 @@ ENTRY = Entry(
         "AdamW",
         ("decay coupled for decoupled", "param = param * keep", DECAY),
         ("decay after the step", f"param = {_STEP}", f"param = ({_STEP.replace('param', 'param / keep', 1)}) * keep"),
-        ("decay without the learning rate", "1 - lr * weight_decay", "1 - 0.1 * weight_decay"),
+        ("decay without the learning rate", "lr * weight_decay, beta1", "0.1 * weight_decay, beta1"),
         ("decay dropped", "param = param * keep", "param = param * 1"),
     ),
     memory=(({}, 2), ({"amsgrad": True}, 3)),
     kernels=(
-        ({}, 22, 32, 19),
-        ({"amsgrad": True, "maximize": True}, 26, 32, 19),
+        ({}, 22, 32, 17),
+        ({"amsgrad": True, "maximize": True}, 26, 32, 17),
     ),
     network="transformer",
     training=grid(

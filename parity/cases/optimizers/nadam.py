@@ -18,20 +18,20 @@ ENTRY = Entry(
     # That 0.96 is rounded to float32 moves nothing by more than an ulp: it is no mutant.
     mutants=mutants(
         "NAdam",
-        ("mu_next is this step's", "(step + 1) * momentum_decay", "step * momentum_decay + 0"),
+        ("mu_next is this step's", "at_once(momentum, step, step + 1)", "at_once(momentum, step, step + 0)"),
         ("mu_product one step ahead", _PRODUCT, f"{_PRODUCT}_next"),
         ("mu_product not multiplied", _PRODUCT, "mu_product * 0 + mu"),
-        ("momentum_decay ignored", "power(base, step * momentum_decay)", "power(base, step * 0.004)"),
+        ("momentum_decay ignored", "step * momentum_decay)", "step * 0.004)"),
         (
             "momentum_decay one step behind",
-            "power(base, step * momentum_decay)",
-            "power(base, (step - 1) * momentum_decay)",
+            "at_once(momentum, step, step + 1)",
+            "at_once(momentum, step - 1, step + 1)",
         ),
-        ("the gradient is corrected as Adam's", "(1 - mu) / (1 - mu_product)", "(1 - mu) / (1 - power(beta1, step))"),
-        ("no Nesterov", "lr * mu_next / (1 - mu_product * mu_next)", "lr * mu / (1 - mu_product)"),
+        ("the gradient is corrected as Adam's", "gradient / correction,", "gradient / (1 - power(beta1, step)),"),
+        ("no Nesterov", "lr * mu_next / next_correction", "lr * mu / correction"),
         ("eps inside the root", _DENOMINATOR, "(exp_avg_sq / correction2 + eps).sqrt()"),
         ("eps before the bias correction", _DENOMINATOR, "(exp_avg_sq.sqrt() + eps) / correction2.sqrt()"),
-        ("1 - beta2 in float32", ", 1 - beta2, ", ", 1 - beta2.float().double(), "),
+        ("1 - beta2 in float32", "weight_decay, beta1, beta2,", "weight_decay, beta1, beta2.float().double(),"),
         *FLAGGED_MISTAKES,
     ),
     kernel_mutants=kernel_mutants(
@@ -45,8 +45,8 @@ ENTRY = Entry(
     ),
     memory=(({}, 2),),
     kernels=(
-        ({}, 27, 54, 39),
-        ({"decoupled_weight_decay": True, "maximize": True}, 26, 52, 39),
+        ({}, 27, 54, 32),
+        ({"decoupled_weight_decay": True, "maximize": True}, 26, 52, 32),
     ),
     network="transformer",
     training=grid("NAdam", {"lr": 2e-3})[0],

@@ -4,7 +4,7 @@ from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import ADAM_GRID, FLAGGED_MISTAKES
 
 _DENOMINATOR = "root / (exp_avg_sq.sqrt() + eps)"
-_RHO = "2 * step * decay2 / correction2"
+_HALF = "step * decay2 / correction2"
 
 ENTRY = Entry(
     "RAdam",
@@ -15,30 +15,30 @@ ENTRY = Entry(
     ),
     mutants=mutants(
         "RAdam",
-        ("rectified from rho 4", "rho > 5", "rho > 4"),
-        ("rho of the next step", _RHO, "2 * (step + 1) * power(beta2, step + 1) / (1 - power(beta2, step + 1))"),
-        ("rho_inf without its 1", "2 / (1 - beta2) - 1", "2 / (1 - beta2)"),
-        ("rectified without the root", "rect.where(rectified, 1).sqrt()", "rect.where(rectified, 1)"),
-        ("rectified without the bias correction", "correction2.sqrt(),", "(correction2 * 0 + 1).sqrt(),"),
-        ("never rectified", " * adaptive * rect", " * adaptive"),
-        ("adaptive before it is rectified", ".where(adapts, 1)", ".where(rectified >= 0, 1)"),
-        ("no step before it is rectified", ".where(adapts, 1)", ".where(adapts, 0)"),
+        ("rectified from rho 4", "half - 2.5", "half - 2"),
+        ("rho of the next step", _HALF, "(step + 1) * power(beta2, step + 1) / (1 - power(beta2, step + 1))"),
+        ("rho_inf without its 1", "1 / take2 - 0.5", "1 / take2"),
+        ("rectified without the root", "rect.sqrt()", "rect"),
+        ("rectified without the bias correction", "correction2.sqrt()", "correction2 * 0 + 1"),
+        ("never rectified", " * rect)", ")"),
+        ("adaptive before it is rectified", ".where(adapts, change)", ".where(adapts.logical_or(excess < 0), change)"),
+        ("no step before it is rectified", ".where(adapts, change)", ".where(adapts, 0)"),
         ("no bias correction of the first moment", "exp_avg / correction1 * lr", "exp_avg * lr"),
-        ("bias correction one step ahead", "1 - power(beta1, step)", "1 - power(beta1, step + 1)"),
+        ("bias correction one step ahead", "power(beta1, step)", "power(beta1, step + 1)"),
         ("eps inside the root", _DENOMINATOR, "root / (exp_avg_sq + eps).sqrt()"),
         ("eps after the bias correction", _DENOMINATOR, "1 / (exp_avg_sq.sqrt() / root + eps)"),
-        ("1 - beta2 in float32", ", 1 - beta2, ", ", 1 - beta2.float().double(), "),
+        ("1 - beta2 in float32", "weight_decay, beta1, beta2,", "weight_decay, beta1, beta2.float().double(),"),
         *FLAGGED_MISTAKES,
     ),
     kernel_mutants=kernel_mutants(
         "RAdam",
-        ("never rectified", "rectified > T(0) ?", "rectified > T(1) ?"),
+        ("never rectified", "excess > T(0) ?", "excess > T(1e9) ?"),
         ("the first moment is not corrected", "exp_avg / correction1", "exp_avg"),
     ),
     memory=(({}, 2),),
     kernels=(
-        ({}, 27, 55, 38),
-        ({"decoupled_weight_decay": True, "maximize": True}, 26, 53, 38),
+        ({}, 27, 55, 31),
+        ({"decoupled_weight_decay": True, "maximize": True}, 26, 53, 31),
     ),
     network="transformer",
     training=grid("RAdam", {"lr": 2e-3})[0],
