@@ -1,6 +1,5 @@
 """A network whose parameters follow another's."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 
@@ -195,22 +194,27 @@ class ParameterEMA(Averaged, nn.Cell):
         for key, kept in zip(keys, self.averages):
             self.insert_param_to_cell(key, kept, check_name_contain_dot=False)
 
-    def __deepcopy__(self, memo):
+    def __reduce_ex__(self, protocol):
         self.refuse_inside("no copy can be made")
         settle((*self.source, *self.target))
-        made = type(self)(*copy.deepcopy((self.source, self.target), memo), self._decay.asnumpy().item())
-        memo[id(self)] = made
-        made._decay.name = self._decay.name
-        if self.owns:
-            made._own_averages(self.owns)
-        made._set_path(self.copied)
-        return made
+        decay = self._decay.asnumpy().item()
+        return _remade, (type(self), self.source, self.target, decay, self._decay.name, self.owns, self.copied)
 
     def ema_update(self) -> bool:
         """Take one update, as a call does; also inside a graph."""
         if _compiled.in_graph():
             return self.construct()
         return self()
+
+
+def _remade(cls, source, target, decay, name, owns, copied):
+    """One like another, over these Parameters; of copies and pickles."""
+    made = cls(source, target, decay)
+    made._decay.name = name
+    if owns:
+        made._own_averages(owns)
+    made._set_path(copied)
+    return made
 
 
 def _pair(source, target):

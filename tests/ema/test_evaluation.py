@@ -1,6 +1,7 @@
 """Evaluation on the average: in trainers' two calls, in a copy, and in `Model.fit`."""
 
 import copy
+import pickle
 
 import mindspore as ms
 import numpy as np
@@ -293,9 +294,12 @@ def test_what_holds_one_is_copied(either):
     np.testing.assert_allclose(made.key.bias.asnumpy(), 1 + cell.key.bias.asnumpy() / 2, rtol=1e-6)
     net = make(norm=True)
     ema = ParameterEMA.of(net, 0.5, buffer_update="copy")
-    twin = copy.deepcopy(ema)
-    assert [param.name for param in twin.get_parameters()] == [param.name for param in ema.get_parameters()]
-    assert twin.source[0] is not ema.source[0] and twin.copied == ema.copied and any(twin.copied)
+    for twin in (copy.deepcopy(ema), pickle.loads(pickle.dumps(ema))):
+        assert [param.name for param in twin.get_parameters()] == [param.name for param in ema.get_parameters()]
+        assert twin.source[0] is not ema.source[0] and twin.copied == ema.copied and any(twin.copied)
+        twin.source[0].set_data(twin.source[0] + 2)
+        twin.ema_update()
+        np.testing.assert_allclose(twin.target[0].asnumpy(), ema.target[0].asnumpy() + 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [EMA, ParameterEMA])
