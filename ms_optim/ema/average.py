@@ -19,7 +19,7 @@ from ms_optim._values import as_number, float64_parameter, plain, repeated
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
 from ms_optim.ema.evaluation import Averaged
 from ms_optim.ema.schedules import SCHEDULES, ema_weight
-from ms_optim.ema.tensors import average, average_or_copy, check_parameters, shadow, sides
+from ms_optim.ema.tensors import average, check_parameters, shadow, sides, use_kernel
 
 
 class EMA(Averaged, Stateful):
@@ -181,13 +181,7 @@ class EMA(Averaged, Stateful):
         fused = getattr(optimizer, "fused", True) and _native.absence("EMA", "average") is None
         self._hold("fused", fused)  # which is settled, as an attribute
         if self.fused:
-            self.check_averages = _compiled.checked(
-                _native.check_averages, "EMA", self.averages, self.tracked, self.copied
-            )
-            kernel = _native.average_kernel("EMA", average_or_copy)
-            self.kernel = kernel.primitive()
-            self.layout = Tensor(np.array(self.copied, np.int32))
-            self.launch = _direct.average_launch(kernel, self.check_averages.function, self.averages, self.copied)
+            use_kernel(self, "EMA", self.averages, self.tracked)
 
     def _set_averages(self, optimizer, buffers):
         """Keep an average for each parameter, in a tuple of Parameters, and for each buffer beside it."""

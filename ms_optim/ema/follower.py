@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 
-import numpy as np
 from mindspore import Parameter, Tensor, log, nn, ops
 
 from ms_optim import _compiled, _direct, _host, _native
@@ -15,11 +14,11 @@ from ms_optim.arguments import COMMON, FLOATS
 from ms_optim.ema.evaluation import Averaged, put
 from ms_optim.ema.tensors import (
     average,
-    average_or_copy,
     check_parameters,
     shadow,
     shadow_dtype,
     sides,
+    use_kernel,
 )
 
 
@@ -87,13 +86,7 @@ class ParameterEMA(Averaged, nn.Cell):
         self.copied = tuple(own or param.dtype not in FLOATS for own, param in zip(copied, self.source))
         self.fused = _native.absence("ParameterEMA", "average") is None
         if self.fused:
-            self.check_averages = _compiled.checked(
-                _native.check_averages, "ParameterEMA", self.target, self.source, self.copied
-            )
-            kernel = _native.average_kernel("ParameterEMA", average_or_copy)
-            self.kernel = kernel.primitive()
-            self.layout = Tensor(np.array(self.copied, np.int32))
-            self.launch = _direct.average_launch(kernel, self.check_averages.function, self.target, self.copied)
+            use_kernel(self, "ParameterEMA", self.target, self.source)
 
     def __call__(self):
         """Take one update: by the kernel on the tensors' own memory where that can be, or else compiled."""

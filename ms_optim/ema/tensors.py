@@ -1,12 +1,15 @@
 """What averages are made of: the step of one tensor, and Parameters that begin as others are."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, ops
 from mindspore.common.initializer import Initializer
 from mindspore.ops import MultitypeFuncGraph
 
+from ms_optim import _compiled, _direct, _native
 from ms_optim._clones import beside
 from ms_optim._math import is_near, lerp, way_of
 from ms_optim.arguments import FLOATS
@@ -35,6 +38,15 @@ def average_or_copy(weight, due, average, value, copied):
         new = lerp(average.to(dtype), value.to(dtype), way, near).to(average.dtype)
     ops.assign(average, new.where(due, average))
     return True
+
+
+def use_kernel(cell: Any, owner: str, averages: Sequence[Parameter], values: Sequence[Parameter]) -> None:
+    """Let a Cell average by the native kernel: give it that, and what checks its tensors and launches it directly."""
+    cell.check_averages = _compiled.checked(_native.check_averages, owner, averages, values, cell.copied)
+    kernel = _native.average_kernel(owner, average_or_copy)
+    cell.kernel = kernel.primitive()
+    cell.layout = Tensor(np.array(cell.copied, np.int32))
+    cell.launch = _direct.average_launch(kernel, cell.check_averages.function, averages, cell.copied)
 
 
 class AsParameter(Initializer):
