@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from parity.cases import ENTRIES
-from parity.command_line import check_target
+from parity.command_line import check_target, write_json
 
 WARM_UP, MORE = 10, 4
 INSIDE, FLOOR = "native in a graph", "memory floor"
@@ -452,7 +452,7 @@ def main(argv: list[str] | None = None) -> int:
                 )
         everything += rows
         if options.json:
-            options.json.write_text(json.dumps({**machine, "rows": everything}, indent=1) + "\n")
+            write_json(options.json, {**machine, "rows": everything})
         if options.plot and rows:
             figure = options.plot
             if len(chosen) > 1:

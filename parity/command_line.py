@@ -1,10 +1,13 @@
-"""What command lines have in common: names of optimizers and of modes, and files that are to be written."""
+"""What command lines have in common: names of optimizers and of modes, and files that they write."""
 
 import argparse
 import difflib
+import json
+import math
 from collections.abc import Collection
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 # What --mode may be, and the modes that it means.
 MODES = {"graph": ("graph",), "pynative": ("pynative",), "both": ("graph", "pynative")}
@@ -35,3 +38,20 @@ def check_target(parser: argparse.ArgumentParser, option: str, target: Path | No
         TemporaryFile(dir=folder).close()
     except OSError as error:
         parser.error(f"{option} must be such as can be written, but got {str(target)!r}: {error}")
+
+
+def write_json(file: Path, told: Any) -> None:
+    """Write dicts and lists into a file.
+
+    JSON has no NaN and no infinities: there they are the strings "nan", "inf" and "-inf".
+    """
+    file.write_text(json.dumps(_finite(told), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(value):
+    """Floats that are not finite as strings, at any depth."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [*map(_finite, value)]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,7 +16,7 @@ from rich.text import Text
 from parity.cases import ENTRIES
 from parity.cases.networks import MODELS
 from parity.cases.stock import STOCK
-from parity.command_line import MODES, check_target
+from parity.command_line import MODES, check_target, write_json
 from parity.runs.reading import Unreadable, read
 
 # Of a paragraph of help.
@@ -224,7 +224,7 @@ def audit(argv: list[str]) -> int:
         table.add_row(*map(Text, row.values()))
     console.print(table)
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, rows)
     return 0 if all(row["says"] == "right" for row in rows) else 1
 
 

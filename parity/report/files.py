@@ -1,8 +1,6 @@
 """Writes outcomes into files: a page that needs nothing else, JSON with the same, and JUnit."""
 
 import base64
-import json
-import math
 import os
 import platform
 import sys
@@ -14,6 +12,7 @@ from xml.etree import ElementTree
 
 import jinja2
 
+from parity.command_line import write_json
 from parity.judge.compare import Verdict
 from parity.report import WORDS, failures
 from parity.report.plots import drawn
@@ -50,15 +49,11 @@ def _processor():
 
 
 def write(outcomes: Iterable[Outcome | FreeRun], folder: Path, threads: str | None = None) -> list[Path]:
-    """Write `index.html` and `parity.json` into a folder that is made if need be; each process had so many threads.
-
-    JSON has no NaN and no infinities: there they are the strings "nan", "inf" and "-inf".
-    """
+    """Write `index.html` and `parity.json` into a folder that is made if need be; each process had so many threads."""
     folder.mkdir(parents=True, exist_ok=True)
     outcomes, made_with = list(outcomes), about(threads)
     page, data = folder / "index.html", folder / "parity.json"
-    told = _finite({"about": made_with, "outcomes": [_outcome_as_dict(outcome) for outcome in outcomes]})
-    data.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(data, {"about": made_with, "outcomes": [_outcome_as_dict(outcome) for outcome in outcomes]})
     page.write_text(_page(outcomes, made_with), encoding="utf-8")
     return [page, data]
 
@@ -101,15 +96,6 @@ def _verdict_as_dict(verdict: Verdict) -> dict:
         "first_divergence": divergence and vars(divergence),
         "scores": {kind: vars(score) for kind, score in verdict.scores.items()},
     }
-
-
-def _finite(value):
-    """Floats that are not finite as strings, at any depth."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [*map(_finite, value)]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _page(outcomes: list[Outcome | FreeRun], made_with: Mapping[str, str]) -> str:
