@@ -366,6 +366,13 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         return _torch_layout.changes(self, state_dict)
 
     def _made_of(self):
+        own = {id(param) for group in self.groups for param in group["params"]}
+        others = [param.name for param in self.parameters if id(param) not in own]
+        if others:
+            raise RuntimeError(
+                f"For '{type(self).__name__}', 'parameters' must hold those of the groups, but others, {others}, were "
+                "put in their place: no copy can be made, and no group added."
+            )
         groups = []
         for group, own in zip(self.param_groups, self.rates.own):
             groups.append({name: group[name] for name in group if name != "lr" or own})
@@ -393,7 +400,8 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
 
         Raises:
             TypeError, ValueError: As at construction; nothing is changed then.
-            RuntimeError: If averages are in the place of the weights, or MindSpore has sliced the parameters.
+            RuntimeError: If averages, or other Parameters, are in the place of the parameters, or MindSpore has sliced
+                them.
         """
         self.refuse_inside("no group can be added")
         if _shards.why_sliced(self.parameters) and any(param.sliced for param in self.parameters):

@@ -1,6 +1,8 @@
 """Groups that are added in mid-training: what was there goes on as it was, what is new starts anew."""
 
+import copy
 import functools
+import pickle
 
 import mindspore as ms
 import numpy as np
@@ -240,3 +242,20 @@ def test_what_was_compiled_before_is_warned_of(most, graph, monkeypatch):
     assert ["make the cell anew" in one for one in told] == [True]
     optimizer.add_param_group({"params": new[2:]})
     assert len(told) == 1
+
+
+def made(name):
+    """A Parameter of this name."""
+    return Parameter(Tensor(np.ones((2, 3), np.float32)), name=name)
+
+
+@pytest.mark.parametrize(
+    "act", [copy.deepcopy, pickle.dumps, lambda optimizer: optimizer.add_param_group({"params": [made("other")]})]
+)
+def test_parameters_in_the_place_of_those_of_the_groups(act):
+    """As trainers put them that shard by hand: what would be made is of others."""
+    optimizer = AdamW([made("weight")])
+    optimizer.parameters = optimizer.parameters.clone(prefix="rows", init="same")
+    with pytest.raises(RuntimeError, match=r"others, \['rows.weight'\], were put in their place: no copy can be made"):
+        act(optimizer)
+    assert optimizer((Tensor(np.ones((2, 3), np.float32)),)) == (True,)
