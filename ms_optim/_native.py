@@ -267,7 +267,7 @@ def prepare_power(owner: str) -> None:
 
 
 def power(base, exponent):
-    """Compute base**exponent of float64 vectors of one length, on CPU as the C library does: to the same bits always.
+    """Compute base**exponent of float64 arrays of one shape, on CPU as the C library does: to the same bits always.
 
     MindSpore's own has other bits at other places of a vector, and now and then from one run to the next.
     """

@@ -13,7 +13,7 @@ from ms_optim.slot import Slot
 def radam_scalars(step, lr, beta1, beta2, eps, weight_decay):
     """The step's numbers, by half of rho. Until that is more than 2.5, the adaptive learning rate is left out."""
 
-    def above(half):
+    def surplus(half):
         return (half - 2) * (half - 1)
 
     decay2 = power(beta2, step)
@@ -22,8 +22,8 @@ def radam_scalars(step, lr, beta1, beta2, eps, weight_decay):
     )
     half_inf = 1 / take2 - 0.5
     half = half_inf - step * decay2 / correction2
-    above_half, above_inf = at_once(above, half, half_inf)
-    rect = above_half * half_inf / (above_inf * half)
+    surplus_now, surplus_inf = at_once(surplus, half, half_inf)
+    rect = surplus_now * half_inf / (surplus_inf * half)
     return keep, weight_decay, take1, beta2, take2, correction1, lr, correction2.sqrt(), eps, rect.sqrt(), half - 2.5
 
 
