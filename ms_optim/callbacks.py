@@ -6,10 +6,11 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mindspore import nn
+from mindspore import Tensor, log, nn, ops
 from mindspore.train import Callback, RunContext
 
 from ms_optim._plain_data import encoded
+from ms_optim._shards import devices, slicing_mode
 from ms_optim._values import as_number
 from ms_optim.arguments import Choice
 from ms_optim.checkpoint import save, to_be_saved
@@ -130,9 +131,12 @@ class SaveOnStop(Callback):
     Give it last: what the callbacks before it change after a step, as `SchedulerCallback` does, is then in the file. If
     the stop is at the last step of an epoch, it saves after the step, and again after the end of the epoch.
 
+    Of several processes, each of which needs one, all end after the same step, whichever was asked: they add up a
+    number after each. Where MindSpore slices tensors they do not, and all are to be asked at once; a warning says so.
+
     Args:
         cell (nn.Cell): What is saved, such as the optimizer or an EMA, with the parameters and the state.
-        file (Union[str, PathLike]): As for `save`.
+        file (Union[None, str, PathLike]): As for `save`; None where another process writes it.
         also (Union[None, Mapping[str, Any], Callable]): As for `save`, or a function without arguments that returns it
             when it is needed. Default: ``None`` .
         signals (tuple[signal.Signals]): As for `StopRequest`. Default: ``()`` .
@@ -156,53 +160,77 @@ class SaveOnStop(Callback):
     def __init__(
         self,
         cell: nn.Cell,
-        file: str | os.PathLike,
+        file: str | os.PathLike | None,
         also: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         signals: tuple[signal.Signals, ...] = (),
     ):
         super().__init__()
         if not isinstance(cell, nn.Cell):
             raise TypeError(f"For 'SaveOnStop', 'cell' must be a Cell, but got {type(cell).__name__}.")
-        to_be_saved("SaveOnStop", file)
+        if file is not None:
+            to_be_saved("SaveOnStop", file)
         self.cell, self.file, self.also = cell, file, also
         self.stopped = False
         self._request = StopRequest(*signals)
+        self._total: _Total | None = None
 
     def on_train_begin(self, run_context: RunContext) -> None:
         """Listen, once it is known that what is asked for can be saved."""
-        folder = to_be_saved("SaveOnStop", self.file).absolute().parent
-        if not folder.is_dir():
+        if self.file is not None and not to_be_saved("SaveOnStop", self.file).absolute().parent.is_dir():
             raise FileNotFoundError(f"For 'SaveOnStop', the folder of 'file' must be there, but got '{self.file}'.")
         if self.also is not None and not callable(self.also):
             encoded("SaveOnStop", self.also)
         self.stopped = False
+        self._total = _Total() if devices() > 1 and not slicing_mode() else None
+        if devices() > 1 and self._total is None:
+            log.warning(
+                f"For 'SaveOnStop', processes cannot agree on a step in {slicing_mode()!r}: one that is asked to stop "
+                "ends alone, and the others wait for it, unless all are asked."
+            )
         self._request.__enter__()
 
     def on_train_step_end(self, run_context: RunContext) -> None:
         """Save and end, if that was asked for."""
-        if self._request and not self.stopped:
+        if not self.stopped and self._is_asked():
             self._save(run_context)
 
     def on_train_epoch_end(self, run_context: RunContext) -> None:
         """Save after a whole epoch, again too, with what its end has changed; and end."""
         told = run_context.original_args()
-        if self._request and told.cur_step_num % told.batch_num == 0:
+        if told.cur_step_num % told.batch_num == 0 and (self.stopped or self._is_asked()):
             self._save(run_context)
+
+    def _is_asked(self):
+        """Whether this process was, or another of those that take the steps with it."""
+        asked = bool(self._request)
+        return asked if self._total is None else bool(self._total(Tensor(float(asked))).asnumpy())
 
     def _save(self, run_context):
         self.stopped = True
         told = run_context.original_args()
-        also = self.also() if callable(self.also) else self.also
-        save(self.cell, self.file, {"epoch": told.cur_epoch_num, "step": told.cur_step_num, **(also or {})})
+        if self.file is not None:
+            also = self.also() if callable(self.also) else self.also
+            save(self.cell, self.file, {"epoch": told.cur_epoch_num, "step": told.cur_step_num, **(also or {})})
         run_context.request_stop()
 
     def on_train_end(self, run_context: RunContext) -> None:
         """Listen no more, and save if that was asked for since the last step."""
         self._request.__exit__()  # first: what is asked for from here on is not lost
-        if self._request and not self.stopped:
+        if not self.stopped and self._is_asked():
             self._save(run_context)
 
     def __exit__(self, *error: object) -> None:
         """Nor after an error; `Model.fit` leaves its callbacks after each evaluation too."""
         if any(error):
             self._request.__exit__()
+
+
+class _Total(nn.Cell):
+    """The sum of a number over all processes."""
+
+    def __init__(self):
+        super().__init__()
+        self.reduce = ops.AllReduce()
+
+    def construct(self, number):
+        return self.reduce(number)

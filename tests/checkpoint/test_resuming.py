@@ -18,7 +18,7 @@ from helpers.modules import weights
 from mindspore import Tensor, dataset, log, nn, ops
 from mindspore.train import Callback, Model
 
-from ms_optim import EMA, LBFGS, SGD, AdamW, RandomState, StopRequest, restore, resume, save
+from ms_optim import EMA, LBFGS, SGD, AdamW, RandomState, StopRequest, callbacks, restore, resume, save
 from ms_optim.callbacks import SaveOnStop
 from ms_optim.convert import load
 from ms_optim.lr_scheduler import (
@@ -332,6 +332,28 @@ def test_a_request_at_any_time(method, call, first, told, graph, tmp_path):
     model.fit(2, batches(), batches(), callbacks=callbacks if first else callbacks[::-1])
     assert stop.stopped and resume(optimizer, file) == told
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_file_that_another_process_writes(graph):
+    """The training ends all the same, and `also` is not asked for."""
+    net = nn.Dense(2, 3)
+    optimizer = AdamW(net.trainable_params())
+    stop = SaveOnStop(optimizer, None, lambda: 1 / 0)
+    Model(net, nn.MSELoss(), optimizer).train(2, batches(), callbacks=[AskToStop("on_train_step_begin", 3), stop])
+    assert stop.stopped and optimizer.step_counts.asnumpy().tolist() == [3, 3]
+
+
+def test_processes_that_cannot_agree_are_warned(monkeypatch, tmp_path):
+    """A sum over them would be of slices."""
+    told = []
+    monkeypatch.setattr(callbacks, "devices", lambda: 8)
+    monkeypatch.setattr(callbacks, "slicing_mode", lambda: "semi_auto_parallel")
+    monkeypatch.setattr(log, "warning", told.append)
+    stop = SaveOnStop(SGD(nn.Dense(2, 3).trainable_params()), tmp_path / "a.ckpt")
+    stop.on_train_begin(None)
+    stop.__exit__(ValueError)
+    (line,) = told
+    assert line.startswith("For 'SaveOnStop', processes cannot agree on a step in 'semi_auto_parallel'")
 
 
 @pytest.mark.parametrize("method", ["on_train_step_end", "on_eval_step_end"])

@@ -10,7 +10,7 @@ import mindspore as ms
 from mindspore import context
 from mindspore.communication import get_group_size, get_rank, init
 
-from helpers import data_parallel, shares, zero
+from helpers import data_parallel, shares, stopping, zero
 from parity.cases import networks
 
 if __name__ == "__main__":
@@ -23,5 +23,6 @@ if __name__ == "__main__":
         sys.exit()
     context.set_auto_parallel_context(parallel_mode="data_parallel", gradients_mean=True, device_num=count)
     zero.main(rank, count)
+    stopping.main(Path(sys.argv[1]), rank, count)
     networks.BLOCKS = networks.BLOCKS[:1]
     data_parallel.in_mindspore(Path(sys.argv[1]) / "two", rank, count, "model", "jit")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import data_parallel, shares, workers, zero
+from helpers import data_parallel, shares, stopping, workers, zero
 from helpers.processes import launched, program
-from mindspore import Tensor
+from mindspore import Tensor, nn
 
+from ms_optim import SGD, resume
 from parity.cases import networks
 from parity.sides.mindspore import set_mode
 
@@ -124,3 +125,17 @@ def test_state_that_trainers_shard_by_hand(two):
     ]
     for each in told:
         assert each["far"] < 3e-7 and each["cut"] == {"SGD": 1, "AdamW": 3, "EMA": 3}[each["name"]], each
+
+
+def test_all_stop_where_one_is_asked_to(two):
+    """After the same step, which is that of the file."""
+    told = found(two[1], "STOPPED ")
+    ends = {"step": (2, {"epoch": 1, "step": 2}), "epoch": (3, {"epoch": 1, "step": 3})}
+    ends["end"] = stopping.EPOCHS * stopping.BATCHES, {"epoch": 2, "step": 6}
+    for name, (steps, also) in ends.items():
+        assert [(each["rank"], each["steps"], each["stopped"]) for each in told if each["name"] == name] == [
+            (rank, steps, True) for rank in (0, 1)
+        ]
+        optimizer = SGD(nn.Dense(2, 1).trainable_params(), lr=0.1)
+        assert resume(optimizer, two[0] / f"{name}.safetensors") == also
+        assert optimizer.step_counts.asnumpy().tolist() == [steps, steps]

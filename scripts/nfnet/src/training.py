@@ -143,8 +143,8 @@ def _keep_recipe(recipe, folder, again, rank):
 def train(recipe, folder, again=False):
     """Train by a recipe.
 
-    A checkpoint is written after each epoch; a worker that is alone and is asked to stop, by SIGTERM or Ctrl-C, writes
-    one after the step. A training that is taken up goes on to the bit, unless dropout or `drop_path` draw: MindSpore
+    A checkpoint is written after each epoch, and after the step in which a worker is asked to stop, by SIGTERM or
+    Ctrl-C: then all do. A training that is taken up goes on to the bit, unless dropout or `drop_path` draw: MindSpore
     tells no state of what they draw from.
 
     Args:
@@ -186,14 +186,13 @@ def train(recipe, folder, again=False):
     log = Log(folder, recipe, ema, lambda: accuracy(network, held, total), batches.per_epoch, rank)
     log.go_on()
     # No weights that a loss has spoiled are to take the place of good ones.
-    stop = SaveOnStop(ema, folder / LAST, lambda: {"loss": log.loss()})
+    stop = SaveOnStop(ema, folder / LAST if rank == 0 else None, lambda: {"loss": log.loss()})
     while first < len(batches) and not stop.stopped:
         epoch, broken_off = divmod(first, batches.per_epoch)
         model.train(
             epoch + 1 if broken_off else recipe.epochs,
             dataset.steps(batches, first),
-            # of several workers each would stop at a step of its own, and the others wait for it
-            callbacks=[log] if workers > 1 else [log, stop],
+            callbacks=[log, stop],
             dataset_sink_mode=recipe.data_sink,
             initial_epoch=epoch,
         )
