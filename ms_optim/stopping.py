@@ -10,7 +10,8 @@ class StopRequest:
     """Whether the process was asked to stop, while a block runs: by SIGTERM, as SLURM sends it, or by Ctrl-C.
 
     MindSpore makes a SIGTERM of a Ctrl-C, which ends the process without a KeyboardInterrupt; here it is a request, and
-    the step that runs is finished. What is asked for twice is done at once, as without this.
+    the step that runs is finished. What is asked for twice is done at once, as without this. Of several processes each
+    knows of its own requests alone: one that leaves a loop would let the others wait, unless they agree on it.
 
     Args:
         *signals (signal.Signals): Further ones, such as ``signal.SIGUSR1`` , which SLURM can send some time before the
