@@ -90,6 +90,7 @@ class Launch:
             tensor.init_data()
             if not _host.is_contiguous(tensor):  # what no operator of MindSpore's writes into either
                 tensor.set_data(tensor.contiguous())
+            _host.populate(tensor)
         self._check()
         places = list(map(_host.address, tensors))
         starts = np.array(places, np.uint64)

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from mindspore import Parameter, Tensor, log, ops
 from ms_optim.arguments import FLOATS
 
 # Of the table and of the inputs of its functions, as in kernels/kernels.cpp.
-VERSION = 4
+VERSION = 5
 _ANEW = "install ms_optim anew"
 
 
@@ -196,6 +197,15 @@ def _of_vectors(path, name, itemsize):
     return function
 
 
+def threads() -> int:
+    """How many threads kernels may take, by OMP_NUM_THREADS; 0 are as many as there are cores.
+
+    It is read as it was given to this process: where it is not set, MindSpore sets it to half of the cores, in C.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(given) if given.isdecimal() else 0
+
+
 @functools.cache
 def kernels(path: Path) -> dict[str, Kernel]:
     """What the functions of a library take, by name.
@@ -213,6 +223,7 @@ def kernels(path: Path) -> dict[str, Kernel]:
         raise ImportError(f"{path.name!r} has no table of rules") from None
     if version != VERSION:
         raise ImportError(f"{path.name!r} has a table of rules of version {version} and not {VERSION}")
+    loaded.ms_optim_use_threads(threads())
     return {kernel.rule: kernel for kernel in map(_kernel, entries)}
 
 

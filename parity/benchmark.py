@@ -258,6 +258,8 @@ class Contender:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # As it was given to this process: MindSpore, once imported, sets OMP_NUM_THREADS to half of the cores.
+            env={**os.environ},
         )
         self._process.stdin.write(json.dumps(spec) + "\n")
 

@@ -353,6 +353,9 @@ EXPORTED void ms_optim_add_scaled_float64(double *x, double factor, const double
     add_scaled(x, factor, y, count);
 }
 
+// How many threads take part from now on, if none has yet.
+EXPORTED void ms_optim_use_threads(int count) { Pool::threads() = count; }
+
 // What each function takes, for ../_native.py to compare with the rules in Python.
 struct Entry {
     const char *rule, *numbers, *flags, *choices, *slots;
@@ -370,4 +373,4 @@ EXPORTED const Entry ms_optim_rules[] = {
     ENTRY(momentum_agc), ENTRY(nadam),   ENTRY(radam), ENTRY(rmsprop), ENTRY(rprop), ENTRY(sgd)};
 
 // The version of the table and of what the functions do with their inputs, and how many entries there are.
-EXPORTED const int ms_optim_table[] = {4, sizeof ms_optim_rules / sizeof *ms_optim_rules};
+EXPORTED const int ms_optim_table[] = {5, sizeof ms_optim_rules / sizeof *ms_optim_rules};

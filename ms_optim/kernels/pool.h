@@ -9,7 +9,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <cstdlib>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -54,6 +53,12 @@ class Pool {
         return *pool;
     }
 
+    // How many threads take work, the caller's too, in pools that are launched from now on; 0 is one for each core.
+    static std::atomic<int> &threads() {
+        static std::atomic<int> count{0};
+        return count;
+    }
+
     // Call work(i) for each i below count, in any order, on this thread and the pool's; return when all is done.
     void run(int64_t count, const std::function<void(int64_t)> &work) {
         std::lock_guard<std::mutex> one_at_a_time(callers);
@@ -63,6 +68,7 @@ class Pool {
             std::lock_guard<std::mutex> lock(mutex);
             job = &work;
             jobs = count;
+            batch = std::clamp<int64_t>(count / (8 * (workers + 1)), 1, MOST);
             next = 0;
             wanted = busy = static_cast<int>(std::max<int64_t>(helpers, 0));
         }
@@ -76,15 +82,20 @@ class Pool {
     }
 
   private:
+    // How many jobs one thread takes at a time, at most. They are next to each other in memory, of which a thread gets
+    // more where another does not read beside it.
+    static constexpr int64_t MOST = 16;
+
     void launch() {
         cpu_set_t cores;
         workers = sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) - 1 : 0;
-        if (const char *limit = std::getenv("OMP_NUM_THREADS")) workers = std::clamp(std::atoi(limit) - 1, 0, workers);
+        if (const int limit = threads(); limit > 0) workers = std::min(limit - 1, workers);
         for (int i = 0; i < workers; ++i) std::thread([this] { serve(); }).detach();
     }
     void take(const std::function<void(int64_t)> &work) {
         DefaultFloats floats;
-        for (int64_t i; (i = next.fetch_add(1)) < jobs;) work(i);
+        for (int64_t begin; (begin = next.fetch_add(batch)) < jobs;)
+            for (int64_t i = begin; i < std::min(begin + batch, jobs); ++i) work(i);
     }
     void serve() {
         for (;;) {
@@ -103,7 +114,7 @@ class Pool {
     std::condition_variable start, done;
     const std::function<void(int64_t)> *job = nullptr;
     std::atomic<int64_t> next{0};
-    int64_t jobs = 0;
+    int64_t jobs = 0, batch = 1;
     int workers = -1, wanted = 0, busy = 0;
     const pid_t owner = getpid();
 };

@@ -1,5 +1,7 @@
 """Fixtures of the tests of kernels."""
 
+import ctypes
+
 import numpy as np
 import pytest
 import torch
@@ -21,13 +23,14 @@ def exact_roots(monkeypatch):
 
 @pytest.fixture
 def copy_of_library(tmp_path, monkeypatch):
-    """A function that loads the library once more, which reads its environment at its first step."""
+    """A function that loads the library once more, which reads its environment at its first step, for some threads."""
 
-    def load(**environment):
+    def load(threads=0, **environment):
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.so"
         path.write_bytes(_native.library().read_bytes())
+        ctypes.CDLL(str(path)).ms_optim_use_threads(threads)
         Native(SGD, [np.ones(2 * CHUNK, np.float32)], path).step([np.ones(2 * CHUNK, np.float32)])
         return path
 

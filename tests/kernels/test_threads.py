@@ -1,9 +1,12 @@
 """Threads, those of the kernels and those that call them, and processes that fork."""
 
+import ctypes
 import multiprocessing
+import os
 import threading
 
 import numpy as np
+import pytest
 from helpers import kernels
 from helpers.native import Native, assert_bits, needs_library, run, some_params
 
@@ -14,12 +17,31 @@ pytestmark = needs_library
 
 def test_any_number_of_threads_gives_the_same_bits(copy_of_library):
     """One, those of the machine, and more than there are jobs."""
-    one, many = copy_of_library(OMP_NUM_THREADS="1"), copy_of_library(OMP_NUM_THREADS="64")
+    one, many = copy_of_library(threads=1), copy_of_library(threads=64)
     params = some_params()
     for cls in (AdamW, MomentumAGC):
         expected = run(cls, one, params)
         for library in (many, _native.library()):
             assert_bits(run(cls, library, params), expected)
+
+
+@pytest.mark.parametrize(("given", "count"), [(None, 0), ("3", 3), ("2,4", 2), ("", 0), ("all", 0)])
+def test_as_many_as_the_process_was_given(given, count, monkeypatch, copy_of_library):
+    """MindSpore writes another number beside Python, for libraries in C; no more than there are cores."""
+    if given is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert _native.threads() == count
+    written = os.environ.get("OMP_NUM_THREADS")
+    libc = ctypes.CDLL(None)
+    libc.setenv(b"OMP_NUM_THREADS", b"1", 1)
+    before = len(os.listdir("/proc/self/task"))
+    copy_of_library(threads=_native.threads())
+    more, cores = len(os.listdir("/proc/self/task")) - before, len(os.sched_getaffinity(0))
+    if written is None:
+        libc.unsetenv(b"OMP_NUM_THREADS")
+    assert more == min(count or cores, cores) - 1
 
 
 def test_a_forked_child_can_take_a_step():

@@ -46,11 +46,8 @@ def test_what_is_added_has_the_bits_of_numpy(dtype):
 def test_threads_and_instruction_sets_give_the_same_bits(dtype, copy_of_library):
     """They share chunks, whose sums are added up in order."""
     vectors = pair(VECTORS[-1], dtype)
-    settings = {"OMP_NUM_THREADS": "1", "MS_OPTIM_SIMD": "2"}, {"OMP_NUM_THREADS": "2", "MS_OPTIM_SIMD": "1"}
-    settings = *settings, {"OMP_NUM_THREADS": "3", "MS_OPTIM_SIMD": "0"}
-    first, *others = (
-        kernels.replay(copy_of_library(**each), [("dot", vectors), ("add_scaled", vectors)]) for each in settings
-    )
+    libraries = [copy_of_library(threads=count, MS_OPTIM_SIMD=sets) for count, sets in ((1, "2"), (2, "1"), (3, "0"))]
+    first, *others = (kernels.replay(library, [("dot", vectors), ("add_scaled", vectors)]) for library in libraries)
     for other in others:
         assert other[0][0] == first[0][0]
         np.testing.assert_array_equal(other[1][1][0], first[1][1][0])

@@ -489,3 +489,11 @@ def test_what_is_averaged_is_checked_once(kind, either, monkeypatch):
     for _ in range(4):
         average(*([tuple(map(ops.ones_like, params))] if kind is EMA else []))
     assert 1 <= len(called) <= 2  # where it lies, and what it is of
+
+
+@pytest.mark.parametrize("count", [1, 1000, 300_000])
+def test_memory_that_the_system_gives_at_once(count):
+    """Has what was in it."""
+    tensor = Tensor(np.arange(count, dtype=np.float32))
+    _host.populate(tensor)
+    np.testing.assert_array_equal(tensor.asnumpy(), np.arange(count))
