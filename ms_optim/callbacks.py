@@ -6,11 +6,12 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mindspore import Tensor, log, nn, ops
+from mindspore import Tensor, log, nn
+from mindspore.communication import GlobalComm
 from mindspore.train import Callback, RunContext
 
 from ms_optim._plain_data import encoded
-from ms_optim._shards import devices, slicing_mode
+from ms_optim._shards import devices, slicing_mode, total_of_devices
 from ms_optim._values import as_number
 from ms_optim.arguments import Choice
 from ms_optim.checkpoint import save, to_be_saved
@@ -228,9 +229,5 @@ class SaveOnStop(Callback):
 class _Total(nn.Cell):
     """The sum of a number over all processes."""
 
-    def __init__(self):
-        super().__init__()
-        self.reduce = ops.AllReduce()
-
     def construct(self, number):
-        return self.reduce(number)
+        return total_of_devices(number, GlobalComm.WORLD_COMM_GROUP)
