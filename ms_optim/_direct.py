@@ -50,9 +50,12 @@ class Launch:
         arrays: What it is given before the tensors, to be written into before a call.
         first: The tensors that it writes into and is given before those that it only reads.
         last: Those that it writes into and is given after them.
+        watch: What else `find` asks of each of the first.
+        keeps: Whether what it reads are the same Parameters in every call, which need not be checked where they lie
+            where they lay.
 
     Attributes:
-        flags: The FLAG of each of the first, as `find` found them.
+        watched: For each function of `watch`, what it gave for each of the first.
     """
 
     def __init__(
@@ -62,6 +65,9 @@ class Launch:
         arrays: Sequence[np.ndarray],
         first: Sequence[Parameter],
         last: Sequence[Parameter] = (),
+        *,
+        watch: Sequence[Callable[[Tensor], Any]] = (),
+        keeps: bool = False,
     ):
         self.lock = threading.RLock()
         _launches.add(self)
@@ -70,7 +76,10 @@ class Launch:
         self._first, self._last = tuple(first), tuple(last)
         self._chunks = _host.chunks(self._first), _host.chunks(self._last)
         self._places: list[int] = []
-        self.flags: list[bool] = []
+        self._watch = tuple(watch)
+        self.watched: list[list] = []
+        self._keeps = keeps
+        self._sources: list[int] = []
         self._known: list = []
 
     def find(self) -> bool:
@@ -79,12 +88,13 @@ class Launch:
         Raises:
             TypeError, ValueError: If they are such as the kernel does not take.
         """
-        places, contiguous, self.flags = _host.look(self._chunks[0], _host.address, _host.is_contiguous, FLAG)
+        inquired = _host.address, _host.is_contiguous, *self._watch
+        places, contiguous, *self.watched = _host.look(self._chunks[0], *inquired)
         rest = _host.look(self._chunks[1], _host.address, _host.is_contiguous)
         places, contiguous = places + rest[0], contiguous + rest[1]
         if places == self._places and all(contiguous):  # a view of a tensor may have taken its place
             return True
-        self._places, self._known = [], []
+        self._places, self._known, self._sources = [], [], []
         tensors = *self._first, *self._last
         for tensor in tensors:
             tensor.init_data()
@@ -119,6 +129,10 @@ class Launch:
         """
         if absent:
             tensors = [_NOTHING if tensor is None else tensor for tensor in tensors]
+        if self._keeps:
+            places, contiguous = _host.look(_host.chunks(tensors), _host.address, _host.is_contiguous)
+            if places == self._sources and all(contiguous):
+                return tensors
         check = check or self._check
         # What is no Tensor is not to be asked what it holds; each Parameter is of a class made for it.
         if not all(issubclass(kind, Tensor) for kind in {*map(type, tensors)}):
@@ -136,6 +150,8 @@ class Launch:
             return None
         begin = len(self.arrays) + len(self._first)
         self._inputs.places[begin : begin + len(tensors)] = starts
+        if self._keeps and all(contiguous):
+            self._sources, self._held_sources = places, list(map(Tensor.untyped_storage, tensors))
         return tensors
 
     def _know(self, tensors, known):
@@ -167,7 +183,7 @@ class Launch:
 def average(
     launch: Launch,
     values: Sequence[Tensor],
-    weight: tuple[Vector, Vector],
+    weight: tuple[Vector | float, Vector | bool],
     read: Sequence[Tensor] | None = None,
 ) -> bool:
     """Take a step of averages, which the launch writes, and say whether it was.
@@ -191,7 +207,8 @@ def average_launch(
     kernel: _native.Kernel, check: Callable, averages: Sequence[Parameter], copied: Sequence[bool]
 ) -> Launch:
     """That of an average, whose values are copied here and there."""
-    return Launch(kernel, check, (np.zeros(1), np.zeros(1, bool), np.array(copied, np.int32)), averages)
+    arrays = np.zeros(1), np.zeros(1, bool), np.array(copied, np.int32)
+    return Launch(kernel, check, arrays, averages, keeps=True)
 
 
 class Stepper:
@@ -216,7 +233,7 @@ class Stepper:
             for one in checks:
                 one.function()
 
-        self.launch = Launch(kernel, check, arrays, optimizer.parameters, optimizer.kernel_slots)
+        self.launch = Launch(kernel, check, arrays, optimizer.parameters, optimizer.kernel_slots, watch=[FLAG])
         self._group_of = np.array(optimizer.group_of)
         own = optimizer.trainable, optimizer.step_counts, optimizer.global_step
         self._memory = _host.Memory((*own, *optimizer.scalar_state, *optimizer.numbers))
@@ -239,7 +256,7 @@ class Stepper:
             read = self.launch.read(gradients, check, absent) if self.launch.find() else None
             if read is None:
                 return False
-            optimizer.follow_requires_grad(self.launch.flags)
+            optimizer.follow_requires_grad(*self.launch.watched)
             self._launch(optimizer, absent)
         return True
 

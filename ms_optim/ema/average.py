@@ -13,7 +13,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from ms_optim import _compiled, _direct, _native, _pieces
 from ms_optim._describing import table_of
 from ms_optim._gradients import check_gradients
-from ms_optim._host import memory, vector
+from ms_optim._host import Memory, vector
 from ms_optim._state import Change, State, Stateful
 from ms_optim._values import as_number, float64_parameter, plain, repeated
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
@@ -155,6 +155,7 @@ class EMA(Averaged, Stateful):
         self.made_with = {**given, "buffers": buffers}
         self._decay = float64_parameter(given["decay"], "optimizer.ema_decay")
         self._step = float64_parameter(0.0, "optimizer.ema_step")
+        self._hold("on_memory", Memory((self._step, self._decay)))
         self.schedule = SCHEDULES[given["schedule"]]
         self.on_host = tuple(given[name] for name in ("min_decay", "gamma", "power"))
         self.warmup = tuple(Tensor(number, ms.float64) for number in self.on_host)
@@ -381,17 +382,19 @@ class EMA(Averaged, Stateful):
     def _step_at_once(self, gradients):
         """Take a step without a graph, and say whether it was taken: all of it or nothing."""
         with self.launch.lock:
-            read, weight = self.launch.read(self.tracked) if self.launch.find() else None, self._weight()
+            read = self.launch.read(self.tracked) if self.launch.find() else None
+            step, decay = self.on_memory.arrays()
+            weight = self._weight(step, decay)
             if read is None or not self.optimizer.stepper(self.optimizer, "EMA", gradients):
                 return False
             _direct.average(self.launch, self.tracked, weight, read)
-            memory(self._step)[...] += 1
+            step += 1
         return True
 
     @np.errstate(all="ignore")
-    def _weight(self):
-        """What `ema_weight` gives for the step that is taken, on the host."""
-        given = (memory(self._step) + 1, memory(self._decay), *self.on_host)
+    def _weight(self, step, decay):
+        """What `ema_weight` gives for the step that is taken, after this one, on the host."""
+        given = (step + 1, decay, *self.on_host)
         step, decay, *warmup = (vector(number).reshape(1) for number in given)
         return self.ema_weight(step, decay, warmup, self.schedule, self.update_after_step, self.update_every)
 

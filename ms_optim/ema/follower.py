@@ -7,7 +7,6 @@ from mindspore import Parameter, Tensor, log, nn, ops
 
 from ms_optim import _compiled, _direct, _host, _native
 from ms_optim._clones import release_with
-from ms_optim._host import memory, vector
 from ms_optim._state import are_replaced
 from ms_optim._values import float64_parameter, settle
 from ms_optim.arguments import COMMON, FLOATS
@@ -99,11 +98,12 @@ class ParameterEMA(Averaged, nn.Cell):
     def why_compiled(self) -> str | None:
         """Why a call outside of a graph compiles; None if it does not, but runs the kernel at once."""
         changed = _direct.changed(type(self), ParameterEMA, "construct")
-        return changed or _native.absence("ParameterEMA", "average") or _host.obstacle()
+        absence = None if self.fused else _native.absence("ParameterEMA", "average")
+        return changed or absence or _host.obstacle()
 
     def _weight(self):
         """What the average takes of the source, and whether it does, on the host."""
-        return 1 - vector(memory(self._decay)), True
+        return 1 - _host.number(self._decay), True
 
     def construct(self):
         """One soft update."""

@@ -376,6 +376,26 @@ def test_a_source_of_another_shape_is_named(either):
             follow()
 
 
+def test_a_source_that_gets_other_memory(either):
+    """Is read where it lies now: moved, turned where it lay, cast, and moved back."""
+    source, target = (Parameter(Tensor(np.zeros((3, 3), np.float32)), name=name) for name in "ab")
+    follow, expected = ParameterEMA([source], [target], 0.5), np.zeros((3, 3))
+    values = [Tensor(np.arange(9).reshape(3, 3) + shift, ms.float32) for shift in (1, 64)]
+    for change in (
+        lambda: source.set_data(values[0]),
+        lambda: source.set_data(source.T),
+        lambda: None,
+        lambda: source.set_data(values[1]),
+        lambda: source.set_dtype(ms.float16),
+        lambda: ops.assign(source, values[0].half()),
+        lambda: source.set_dtype(ms.float32),
+    ):
+        change()
+        follow()
+        expected = (expected + source.asnumpy()) / 2
+        np.testing.assert_array_equal(target.asnumpy(), expected)
+
+
 def test_hooks_are_refused():
     """None would run."""
     net = make()
