@@ -10,7 +10,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.train import Callback
 
 from ms_optim import EMA
@@ -309,12 +309,14 @@ class _Around(nn.Optimizer):
         for name in ("learning_rate", "global_step", "dynamic_lr", "is_group_lr"):
             setattr(self, name, getattr(inner, name))
         self.inner = inner
-        self.gradients = ParameterTuple(
+        gradients = tuple(
             Parameter(ops.zeros(param.shape, param.dtype), name=f"recorded.{param.name}", requires_grad=False)
             for param in inner.parameters
         )
-        self.steps_seen = Parameter(Tensor(0, ms.int32), name="recorded", requires_grad=False)
-        self.count, self.taking = len(self.gradients), False
+        seen = Parameter(Tensor(0, ms.int32), name="recorded", requires_grad=False)
+        for name, kept in (("gradients", gradients), ("steps_seen", seen)):
+            object.__setattr__(self, name, kept)  # no Parameters of this Cell: checkpoints are as without it
+        self.count, self.taking = len(gradients), False
 
     def __call__(self, gradients):
         """Take a step outside of a graph, whose own call is not to be recorded beside it."""

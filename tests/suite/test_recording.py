@@ -209,13 +209,15 @@ def test_a_list_of_rates_may_end_with_the_training(way, graph, tmp_path):
 
 @pytest.mark.parametrize("make", [nn.SGD, ms_optim.SGD])
 def test_a_rate_is_set_in_what_is_recorded(make, graph, tmp_path):
-    """Callbacks of `Model.train` find the optimizer's own rate, and its Parameters have the names that they had."""
+    """Callbacks of `Model.train` find the optimizer's own rate, and its Parameters as they are in a checkpoint."""
     net, other = network(), network()
     optimizer, plain = make(net.trainable_params(), 0.5), make(other.trainable_params(), 0.5)
     halved = [LearningRateScheduler(lambda rate, step: rate / 2)]
     with parity.record(optimizer, tmp_path / "run", model=net) as run:
         trained(net, optimizer, run, callbacks=halved)
+        kept = {param.name for param in run.optimizer.get_parameters()}
     trained(other, plain, callbacks=halved)
+    assert kept == {param.name for param in plain.get_parameters()}
     rates = [step.groups[0]["lr"] for step in read(tmp_path / "run").steps]
     assert rates == [0.5**step for step in range(1, STEPS + 1)]
     for mine, its in zip(optimizer.get_parameters(), plain.get_parameters(), strict=True):
