@@ -133,6 +133,7 @@ class Launch:
             places, contiguous = _host.look(_host.chunks(tensors), _host.address, _host.is_contiguous)
             if places == self._sources and all(contiguous):
                 return tensors
+            self._sources = []
         check = check or self._check
         # What is no Tensor is not to be asked what it holds; each Parameter is of a class made for it.
         if not all(issubclass(kind, Tensor) for kind in {*map(type, tensors)}):

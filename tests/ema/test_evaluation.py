@@ -377,12 +377,13 @@ def test_a_source_of_another_shape_is_named(either):
 
 
 def test_a_source_that_gets_other_memory(either):
-    """Is read where it lies now: moved, turned where it lay, cast, and moved back."""
+    """Is read where it lies now: moved, turned where it lay and back, cast, and moved back."""
     source, target = (Parameter(Tensor(np.zeros((3, 3), np.float32)), name=name) for name in "ab")
     follow, expected = ParameterEMA([source], [target], 0.5), np.zeros((3, 3))
     values = [Tensor(np.arange(9).reshape(3, 3) + shift, ms.float32) for shift in (1, 64)]
     for change in (
         lambda: source.set_data(values[0]),
+        lambda: source.set_data(source.T),
         lambda: source.set_data(source.T),
         lambda: None,
         lambda: source.set_data(values[1]),
