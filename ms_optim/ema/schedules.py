@@ -1,5 +1,7 @@
 """How the decay of an average starts."""
 
+from mindspore import Tensor
+
 
 def constant(n, steps, decay, warmup):
     """Keep decay from the start, which is the initial parameters: timm's ModelEmaV2, BYOL, "Mean teachers"."""
@@ -38,11 +40,16 @@ SCHEDULES = {
 }
 
 
+def always(step):
+    """True, as a comparison of the step is; in a graph a constant, which no device computes."""
+    return Tensor(True) if isinstance(step, Tensor) else step > 0
+
+
 def ema_weight(step, decay, warmup, schedule, update_after_step, update_every):
     """The parameters' weight in the average at a step, counted from 1, and whether this step averages."""
     steps = step - update_after_step if update_after_step else step
     if update_every == 1:
-        n, due = steps, step > 0
+        n, due = steps, always(step)
     else:
         before = step - 1
         rounds = before // update_every
