@@ -30,7 +30,7 @@ FLAGGED_MISTAKES = (
         "if decoupled_weight_decay:",
         "if decoupled_weight_decay or not decoupled_weight_decay:",
     ),
-    ("decoupled decay without the learning rate", "lr * weight_decay, beta1", "0.1 * weight_decay, beta1"),
+    ("decoupled decay without the learning rate", "lr * weight_decay, beta1", "weight_decay, beta1"),
     NO_DECAY,
     NO_MAXIMIZE,
     DECAY_SIGNED,

@@ -91,6 +91,9 @@ def numbers_apart(first, second, pairs, i):
     if not differing:
         return None
     said = [f"{key} is {values} for {_some(names, len(pairs))}" for (key, values), names in sorted(differing.items())]
+    classes = [run.header["optimizer"] for run in (first, second)]
+    if classes[0] != classes[1]:
+        said.insert(0, f"the first is {classes[0]}, the second {classes[1]}")
     return Finding(i, "numbers", "; ".join(said) + _shifted(first, second, [key for key, _ in differing]))
 
 

@@ -170,7 +170,8 @@ def _paired(first, second, given):
     odd = sorted({name for name in goals if name not in first.initial or goals.count(name) > 1})
     if odd:
         raise Incomparable(f"For 'compare', 'names' must go to {[*first.initial]}, each once, but got {odd}.")
-    others = {name: name for name in second.initial} | {called: name for name, called in given.items()}
+    others = {name: name for name in second.initial if name not in given}
+    others |= {called: name for name, called in given.items()}
     pairs = {name: others[name] for name in first.initial if name in others}
     if not pairs:
         raise Incomparable(

@@ -23,7 +23,12 @@ class Notes:
 
         Raises:
             TypeError: If a value is none that JSON has.
+            ValueError: If it is called as the number of steps that were skipped.
         """
+        if "skipped" in named:
+            raise ValueError(
+                f"For '{OWNER}', a note must have another name than 'skipped', which counts steps that were not taken."
+            )
         self._said.update({name: _as_json(name, value) for name, value in named.items()})
 
     def see(self, name: str, value: Any) -> None:

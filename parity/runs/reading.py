@@ -139,6 +139,11 @@ class _Steps(Sequence):
         notes = said.get("notes", {})
         if not isinstance(notes, dict):
             raise Unreadable(f"For 'read', the notes in '{self._files[i]}' must be an object, but got {notes!r}.")
+        skipped = notes.get("skipped", 0)
+        if type(skipped) is not int or skipped < 0:
+            raise Unreadable(
+                f"For 'read', 'skipped' in '{self._files[i]}' must be a number of steps, but got {skipped!r}."
+            )
         self._check_shapes(self._files[i], tensors)
         self._check_rows(self._files[i], tensors)
         rows, values = tensors["rows"], tensors["gradient"]
@@ -166,6 +171,10 @@ class _Steps(Sequence):
             for name, value in tensors[kind].items():
                 if name not in self._shapes:
                     raise Unreadable(f"For 'read', '{file}' must be of {[*self._shapes]}, but got {kind} of '{name}'.")
+                if value.dtype.kind != "f":
+                    raise Unreadable(
+                        f"For 'read', {kind} of '{name}' in '{file}' must be floats, but is {value.dtype}."
+                    )
                 shape = self._shapes[name]
                 if value.shape != shape and not (kind == "gradient" and name in tensors["rows"]):
                     raise Unreadable(

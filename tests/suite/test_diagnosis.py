@@ -56,6 +56,7 @@ WRONG = {
     "momentum": ("SGD", lambda p: ms_optim.SGD(p, **{**MOMENTUM, "momentum": 0.99}), "momentum 0.99 for 0.9"),
     "nesterov": ("SGD", lambda p: ms_optim.SGD(p, nesterov=True, **MOMENTUM), "nesterov True for False"),
     "SGD decoupled": ("SGD", lambda p: Decoupled(p), "weight_decay of the parameters themselves"),
+    "decay alone": ("AdamW", lambda p: Undamped(p), "decay without the learning rate"),
 }
 
 
@@ -69,6 +70,19 @@ class Decoupled(ms_optim.SGD):
         """Decay, and step."""
         for param in self.parameters:
             param.set_data(param * (1 - 0.02 * 0.1))
+        return super().__call__(gradients)
+
+
+class Undamped(ms_optim.AdamW):
+    """AdamW whose parameters decay as fast at any rate."""
+
+    def __init__(self, params):
+        super().__init__(params, lr=0.02, weight_decay=0.0)
+
+    def __call__(self, gradients):
+        """Decay, and step."""
+        for param in self.parameters:
+            param.set_data(param * (1 - 0.1))
         return super().__call__(gradients)
 
 

@@ -110,6 +110,8 @@ def test_what_is_said_goes_with_the_next_step(tmp_path):
     ]
     with pytest.raises(TypeError, match="what 'note' is given as 'net' must be a value of JSON, but got Sequential"):
         run.note(net=[net])
+    with pytest.raises(ValueError, match="a note must have another name than 'skipped', which counts steps"):
+        run.note(skipped=1)
     weight = Parameter(np.ones(3, np.float32), name="w")
     optimizer = ms_optim.SGD([weight], lr=0.5, loss_scale=16.0)
     with parity.record(optimizer, tmp_path / "mindspore", every=2) as run:

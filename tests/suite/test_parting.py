@@ -143,6 +143,10 @@ PLANTED = {
         {"make": lambda net: torch.optim.NAdam(groups(net), lr=0.02, weight_decay=0.1, decoupled_weight_decay=True)},
         (0, "optimizer", "the first is AdamW, the second NAdam"),
     ),
+    "another optimizer of other numbers": (
+        {"make": lambda net: torch.optim.Adagrad(groups(net), lr=0.01)},
+        (0, "numbers", "the first is AdamW, the second Adagrad; eps is 1e-08 and 1e-10 for all; weight_decay"),
+    ),
 }
 
 
@@ -559,6 +563,8 @@ def test_names_are_matched(tmp_path):
     found = compare_runs(one, bare).finding
     assert found.whose == "names" and "only in the first ['norm.weight'], only in the second ['norm.g" in found.text
     assert compare_runs(one, bare, names={"norm.gamma": "norm.weight"}).equal
+    moved = compare_runs(one, one, names={"fc.weight": "norm.weight"}).finding
+    assert moved.text == "only in the first ['fc.weight'], only in the second ['norm.weight']"
     with pytest.raises(Incomparable, match=r"'names' must be of \['fc.weight', 'norm.gamma'\], but got \['x'\]"):
         compare_runs(one, bare, names={"x": "norm.weight"})
     for names in ({"norm.gamma": "x"}, {"norm.gamma": "fc.weight", "fc.weight": "fc.weight"}):

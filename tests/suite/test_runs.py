@@ -490,6 +490,8 @@ def test_steps_that_cannot_be_read(tmp_path):
         ({"metadata": {"loss": '"1.0"'}}, "the loss in '.*' must be a number, but got '1.0'"),
         ({"gradient/w": np.ones(3, np.float32)}, r"gradient of 'w' in '.*' must be of shape \(2,\), but is of \(3,\)"),
         ({"before/w": np.ones((2, 1), np.float32)}, r"before of 'w' in '.*' must be of shape \(2,\)"),
+        ({"gradient/w": np.ones(2, np.int32)}, "gradient of 'w' in '.*' must be floats, but is int32"),
+        ({"metadata": {"notes": '{"skipped": -1}'}}, "'skipped' in '.*' must be a number of steps, but got -1"),
         ({"gradient/x": np.ones(2, np.float32)}, r"must be of \['w'\], but got gradient of 'x'"),
         ({"parameter/w": None}, r"must have each parameter, but got no \['w'\]"),
         ({"metadata": {"groups": "5"}}, "must have the numbers of 1 groups, but got 5"),

@@ -22,7 +22,7 @@ ENTRY = Entry(
         "AdamW",
         ("decay coupled for decoupled", "param = param * keep", DECAY),
         ("decay after the step", f"param = {_STEP}", f"param = ({_STEP.replace('param', 'param / keep', 1)}) * keep"),
-        ("decay without the learning rate", "lr * weight_decay, beta1", "0.1 * weight_decay, beta1"),
+        ("decay without the learning rate", "lr * weight_decay, beta1", "weight_decay, beta1"),
         ("decay dropped", "param = param * keep", "param = param * 1"),
     ),
     memory=(({}, 2), ({"amsgrad": True}, 3)),

@@ -38,7 +38,7 @@ ENTRY = Entry(
         ("the moment takes all of the gradient", "take2 * grad,)", "grad,)"),
         ("1 - beta2 in float32", _NUMBERS, "lr, beta1, 1 - beta1, beta2, 1 - beta2.float().double()"),
         ("decay after the step", "param * keep - lr * direction", "(param - lr * direction) * keep"),
-        ("decay without the learning rate", "1 - lr * weight_decay, lr", "1 - 0.1 * weight_decay, lr"),
+        ("decay without the learning rate", "1 - lr * weight_decay, lr", "1 - weight_decay, lr"),
         ("decay dropped", "param * keep - lr", "param - lr"),
         NO_MAXIMIZE,
     ),
