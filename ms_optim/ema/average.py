@@ -179,6 +179,7 @@ class EMA(Averaged, Stateful):
         parted = not self._changed() and getattr(optimizer, "parted", ())
         self.parted = _pieces.parts(len(self.averages)) if parted else []
         self._hold("pieces", None)
+        self._hold("_compiled_for", None)
         fused = getattr(optimizer, "fused", True) and _native.absence("EMA", "average") is None
         self._hold("fused", fused)  # which is settled, as an attribute
         if self.fused:
@@ -343,11 +344,13 @@ class EMA(Averaged, Stateful):
             self.optimizer.refuse_changed("EMA")
             gradients = self.optimizer.checked("EMA", gradients)
             self.optimizer.follow_requires_grad()
-            return _compiled.step(self, gradients, self._step_in_pieces if self.parted else None)
+            with self._compiled_call():
+                return _compiled.step(self, gradients, self._step_in_pieces if self.parted else None)
         gradients = check_gradients("EMA", gradients, self.parameters)
         if any(grad is None for grad in gradients):
             raise ValueError(f"For 'EMA' of '{type(self.optimizer).__name__}', no gradient must be None.")
-        return _compiled.call(self, ms.mutable(gradients))
+        with self._compiled_call():
+            return _compiled.call(self, ms.mutable(gradients))
 
     def _refuse_grown(self):
         if self.optimizer.global_step is not self.global_step:

@@ -31,10 +31,35 @@ class Averaged(Swappable):
     averages: Sequence[Parameter]
     _decay: Parameter
     _block: Any = None
+    # The dtype and shape of each value when an average of them was compiled.
+    _compiled_for: Any = None
 
     @property
     def _weights(self) -> Sequence[Parameter]:
         return self.tracked
+
+    @contextlib.contextmanager
+    def _compiled_call(self) -> Iterator[None]:
+        """Around a step that compiles or has compiled, which goes on reading the values as they were then.
+
+        Raises:
+            TypeError: If one was cast since, or has another shape.
+        """
+        before = self._compiled_for
+        if before is not None:
+            pairs = zip(self.tracked, before, self._kinds())
+            other = [param.name for param, kind, now in pairs if kind != now]
+            if other:
+                raise TypeError(
+                    f"For '{type(self).__name__}', the parameters must have the dtypes and shapes that they had when "
+                    f"a step was compiled, but {other} have others: an average must be made anew."
+                )
+        yield
+        if before is None:  # MindSpore may have sliced them
+            self._hold("_compiled_for", self._kinds())
+
+    def _kinds(self):
+        return [(param.dtype, param.shape) for param in self.tracked]
 
     @property
     def decay(self) -> Parameter:

@@ -83,6 +83,7 @@ class ParameterEMA(Averaged, nn.Cell):
     def _set_path(self, copied):
         """Choose the native kernel or MindSpore's operators; these are copied, as integers are, and others averaged."""
         self.copied = tuple(own or param.dtype not in FLOATS for own, param in zip(copied, self.source))
+        self._hold("_compiled_for", None)
         self.fused = _native.absence("ParameterEMA", "average") is None
         if self.fused:
             use_kernel(self, "ParameterEMA", self.target, self.source)
@@ -92,7 +93,8 @@ class ParameterEMA(Averaged, nn.Cell):
         self._refuse_replaced("no update can be made")
         if not self.why_compiled and _direct.average(self.launch, self.source, self._weight()):
             return True
-        return _compiled.call(self)
+        with self._compiled_call():
+            return _compiled.call(self)
 
     @property
     def why_compiled(self) -> str | None:

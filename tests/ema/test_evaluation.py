@@ -11,6 +11,7 @@ from mindspore import Parameter, Tensor, dataset, log, nn, ops
 from mindspore.train import Callback, Model
 
 from ms_optim import EMA, LBFGS, SGD, ParameterEMA, restore, resume, save
+from ms_optim._host import SWITCH
 from ms_optim.callbacks import EvaluateAverage
 
 
@@ -395,6 +396,32 @@ def test_a_source_that_gets_other_memory(either):
         follow()
         expected = (expected + source.asnumpy()) / 2
         np.testing.assert_array_equal(target.asnumpy(), expected)
+
+
+@pytest.mark.parametrize("kind", [EMA, ParameterEMA])
+@pytest.mark.parametrize("other", [np.ones((3, 2), np.float16), np.ones((1, 2), np.float32)])
+def test_a_compiled_average_reads_what_it_was_compiled_for(kind, other, either, monkeypatch):
+    """What was cast or cut since is refused: its memory is read as it was."""
+    monkeypatch.setenv(SWITCH, "0")
+    net = make()
+    ema = EMA(nn.SGD(net.trainable_params(), 0.0), 0.5) if kind is EMA else ParameterEMA.of(net, 0.5)
+
+    def step():
+        grads = tuple(Tensor(np.zeros(param.shape, np.float32)) for param in net.trainable_params())
+        ema(*[grads] * (kind is EMA))
+
+    step()
+    (param,) = (param for param in ema.tracked if param.name == "0.weight")
+    param.set_data(Tensor(np.ones((3, 2), np.float32)))
+    step()
+    before = [average.asnumpy() for average in ema.averages]
+    if other.dtype == np.float16:
+        param.set_dtype(ms.float16)
+    else:
+        param.set_data(Tensor(other), slice_shape=True)
+    with pytest.raises(TypeError, match=r"that they had when a step was compiled, but \['0.weight'\] have others"):
+        step()
+    np.testing.assert_equal([average.asnumpy() for average in ema.averages], before)
 
 
 def test_hooks_are_refused():
