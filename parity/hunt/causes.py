@@ -91,10 +91,15 @@ def numbers_apart(first, second, pairs, i):
     if not differing:
         return None
     said = [f"{key} is {values} for {_some(names, len(pairs))}" for (key, values), names in sorted(differing.items())]
-    classes = [run.header["optimizer"] for run in (first, second)]
-    if classes[0] != classes[1]:
-        said.insert(0, f"the first is {classes[0]}, the second {classes[1]}")
+    others = classes_apart(first, second)
+    said = [others, *said] if others else said
     return Finding(i, "numbers", "; ".join(said) + _shifted(first, second, [key for key, _ in differing]))
+
+
+def classes_apart(first, second):
+    """That the runs are of two optimizers, in words; None if they are of one."""
+    one, other = (run.header["optimizer"] for run in (first, second))
+    return None if one == other else f"the first is {one}, the second {other}"
 
 
 def _by_parameter(run, i):

@@ -15,6 +15,7 @@ from parity.hunt.causes import (
     SAME_STEP,
     Finding,
     averages_apart,
+    classes_apart,
     in_words,
     jumped,
     numbers_apart,
@@ -298,7 +299,7 @@ def _optimizers(first, second):
         return not unjudged, None, unjudged
     wrong = [(word, diagnosis) for word, diagnosis in zip(("first", "second"), found) if not diagnosis.is_right]
     if not wrong:
-        return True, Finding(0, "optimizer", f"the first is {names[0]}, the second {names[1]}", by_rule=True), ""
+        return True, Finding(0, "optimizer", classes_apart(first, second), by_rule=True), ""
     step = min(diagnosis.divergence.step if diagnosis.divergence else 0 for _, diagnosis in wrong)
     text = "; ".join(f"of the {word}, {diagnosis}" for word, diagnosis in wrong)
     return True, Finding(step, "optimizer", text, by_rule=True), ""
