@@ -161,7 +161,7 @@ def mindspore_calls(contender: str, name: str, shapes: list[tuple[int, ...]]) ->
                 self.optimizer(gradients)
             return True
 
-    entry = ENTRIES[name]
+    entry, inputs = ENTRIES[name], (grads,)
     ours, kwargs = getattr(ms_optim, name), dict(entry.timed)
     if contender.startswith("mindspore.nn"):
         optimizer = getattr(nn, entry.nn)(list(params), learning_rate=kwargs.pop("lr"), **kwargs)
@@ -170,8 +170,7 @@ def mindspore_calls(contender: str, name: str, shapes: list[tuple[int, ...]]) ->
     elif entry.averages and contender.startswith("native") and contender != INSIDE:
         # An optimizer of MindSpore around which an average is has no direct call; the averages alone have one.
         averages = [Parameter(param.copy(), name=f"average.{param.name}") for param in params]
-        follower = ms_optim.ParameterEMA(list(params), averages, 0.999)
-        return [follower] if not follower.why_compiled else [lambda: (follower(), averages[-1].asnumpy())]
+        optimizer, inputs = ms_optim.ParameterEMA(list(params), averages, 0.999), ()
     elif entry.averages:
         inner = Still(0.0, list(params))
         inner.fused = contender == INSIDE
@@ -179,17 +178,18 @@ def mindspore_calls(contender: str, name: str, shapes: list[tuple[int, ...]]) ->
     else:
         optimizer = ours(list(params), fused=contender.startswith("native"), **kwargs)
     last = optimizer.averages[-1] if entry.averages else params[-1]
+    # A call that compiles nothing is done when it returns.
+    waits = contender == INSIDE or getattr(optimizer, "why_compiled", "it is not ours")
 
     def call(function, *inputs):
         function(*inputs)
-        last.asnumpy()
+        if waits:
+            last.asnumpy()
 
     if contender == INSIDE:
         graphs = Training(optimizer, 1), Training(optimizer, 1 + MORE)
         return [lambda graph=graph: call(graph) for graph in graphs]
-    if getattr(optimizer, "why_compiled", "it is not ours") is None:
-        return [lambda: optimizer(grads)]
-    return [lambda: call(optimizer, grads)]
+    return [lambda: call(optimizer, *inputs)]
 
 
 def torch_calls(contender: str, name: str, shapes: list[tuple[int, ...]]) -> list[Callable[[], None]]:
