@@ -64,12 +64,6 @@ def populate(tensor: Tensor) -> None:
         _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _POPULATE)  # if it cannot, the pages come later
 
 
-def number(tensor: Tensor) -> float:
-    """What a float64 tensor of one element holds."""
-    wait()
-    return ctypes.c_double.from_address(address(tensor)).value
-
-
 def memory(tensor: Tensor) -> np.ndarray:
     """What a contiguous tensor holds: an array over its own memory, to read and to write, for as long as it is kept."""
     wait()

@@ -208,7 +208,7 @@ def threads() -> int:
 
 @functools.cache
 def kernels(path: Path) -> dict[str, Kernel]:
-    """What the functions of a library take, by name.
+    """What the functions of a library take, by name; the library is told how many threads it may take.
 
     Raises:
         ImportError: If it has no table of them, or one that is not of this version.

@@ -105,7 +105,7 @@ class ParameterEMA(Averaged, nn.Cell):
 
     def _weight(self):
         """What the average takes of the source, and whether it does, on the host."""
-        return 1 - _host.number(self._decay), True
+        return 1 - _host.memory(self._decay).item(), True
 
     def construct(self):
         """One soft update."""
