@@ -105,26 +105,26 @@ class Check(int):
 
     _numbers = itertools.count()
     _known: "weakref.WeakValueDictionary[int, Callable]" = weakref.WeakValueDictionary()
-    function: Callable[[], object]
+    function: Callable[..., object]
 
-    def __new__(cls, function: Callable[[], object]) -> "Check":
+    def __new__(cls, function: Callable[..., object]) -> "Check":
         """Keep the function as long as there is a check."""
         made = super().__new__(cls, next(cls._numbers))
         made.function = cls._known[int(made)] = function
         return made
 
 
-def check_of(owner: Any, function: Callable[[Any], object]) -> Check:
+def check_of(owner: Any, function: Callable[..., object]) -> Check:
     """A check that calls a function of an object, and does not hold it: what held itself would stay until a collection.
 
     Of an optimizer all state would stay with it.
     """
     held = weakref.ref(owner)
 
-    def check():
-        found = held()
-        if found is not None:
-            function(found)
+    def check(*found):
+        kept = held()
+        if kept is not None:
+            function(kept, *found)
 
     return Check(check)
 
@@ -140,7 +140,7 @@ def checked(check: Callable, *args: Any) -> Check:
 
 
 @constexpr
-def check_again(number):
-    """Call the function of a check."""
-    Check._known[number]()
+def check_again(number, *found):
+    """Call the function of a check, with what a graph finds that is constant."""
+    Check._known[number](*found)
     return True

@@ -8,7 +8,7 @@ import mindspore as ms
 from mindspore import ops
 from mindspore.ops import MultitypeFuncGraph
 
-from ms_optim import _math
+from ms_optim import _compiled, _math
 from ms_optim._gradients import SPARSE_KINDS, fits
 
 # Set to float32, sums are taken on CPU as on other devices.
@@ -88,6 +88,18 @@ def _store_nothing(moves, slot, new, old):
     return True
 
 
+def length(made):
+    """How many a tuple has; -1 of what is none."""
+    return len(made) if isinstance(made, tuple) else -1
+
+
+def slots_made(made):
+    """How many slots a rule gives beside the parameter, in a tuple; -1 if it does not give the two."""
+    if length(made) == 2:
+        return length(made[1])
+    return -1
+
+
 def latest(copy, param, widened):
     """What a step starts from: the copy, or, where it does not round to it, the parameter, which was written since."""
     return copy.where(copy.to(param.dtype) == param, widened)
@@ -101,7 +113,17 @@ def lift(update: Callable, scaled: bool, masters: bool = False) -> MultitypeFunc
     parameter does not move all stays as it is, chosen and not multiplied, so that no NaN comes in. If `scaled`, the
     last number multiplies the gradient first. With `masters` the last slot is what is rounded to the parameter.
     """
-    lifted = MultitypeFuncGraph(update.__name__)
+    lifted, name = MultitypeFuncGraph(update.__name__), update.__name__
+
+    def check(made, slots):
+        """Raise unless the rule gives what it has to: what is missing would be kept as it was, and nothing said."""
+        if made != slots:
+            raise TypeError(
+                f"For the rule '{name}', what it returns must be a pair, the new parameter and a tuple of {slots} new "
+                f"slots, but got {'something else' if made < 0 else f'{made} slots'}."
+            )
+
+    returned = _compiled.Check(check)
 
     @lifted.register("Tensor", "Tensor", "Tensor", "Tuple", "Tensor", "Tuple", "Tuple", "Bool", "String")
     def apply(param, grad, numbers, conditions, moves, slots, flags, present, said):
@@ -122,7 +144,9 @@ def lift(update: Callable, scaled: bool, masters: bool = False) -> MultitypeFunc
             old_param = latest(master, param, old_param)
         if param.ndim == 0:
             moves, conditions = without_axis(moves), without_axis(conditions)
-        new_param, new_state = update(old_param, grad, state, *numbers, *conditions, *flags)
+        made = update(old_param, grad, state, *numbers, *conditions, *flags)
+        _compiled.check_again(returned, slots_made(made), len(state))
+        new_param, new_state = made
         new_param = new_param.where(moves, old_param)
         ops.assign(param, new_param.to(param.dtype))
         if master is not None:

@@ -66,10 +66,14 @@ class Declared:
             )
 
     @classmethod
+    def _scalar_slots(cls):
+        """The names of those that `scalars` takes and gives."""
+        return [slot.name for slot in cls.slots if slot.scalar and slot.name != "step"]
+
+    @classmethod
     def _numbers_read(cls):
         """What `scalars` takes after the step, the scalar slots and the learning rate."""
-        before = 2 + sum(slot.scalar and slot.name != "step" for slot in cls.slots)
-        return tuple(inspect.signature(cls.scalars).parameters)[before:]
+        return tuple(inspect.signature(cls.scalars).parameters)[2 + len(cls._scalar_slots()) :]
 
     @classmethod
     def _taken_by_update(cls):
@@ -80,6 +84,17 @@ class Declared:
     def _conditions_taken(cls):
         """Those that `update` takes: a class that derives from another may have a rule that takes none of its."""
         return {name: cls.conditions[name] for name in cls._taken_by_update() if name in cls.conditions}
+
+    @classmethod
+    def _flags_taken(cls, kinds):
+        """Those that `update` takes: what is decided at construction."""
+        return tuple(name for name in cls._taken_by_update() if name in kinds and not kinds[name].members(name))
+
+    @classmethod
+    def _numbers_taken(cls, kinds):
+        """Those that `update` takes, of which `scalars` gives each."""
+        others = {*cls._flags_taken(kinds), *cls._conditions_taken()}
+        return tuple(name for name in cls._taken_by_update() if name not in others)
 
     @classmethod
     def _keep_conditions(cls):
@@ -109,12 +124,45 @@ class Declared:
                 f"For '{cls.__name__}', 'defaults' must have all that 'scalars' and 'slots' read, but got no {missing}."
             )
         cls._refuse_names(cls._own_names() & {*kinds, *members})
+        cls._check_order(kinds)
+        read = {"lr", *(name for slot in cls.slots for name in (slot.when, slot.init))}
+        read |= {*cls._numbers_read(), *cls._taken_by_update()}
+        idle = sorted(name for name, kind in kinds.items() if not read & {name, *kind.members(name)})
+        if idle:
+            raise TypeError(
+                f"For '{cls.__name__}', 'defaults' must have nothing but what 'scalars', 'update' or 'slots' read, but "
+                f"none of them reads {idle}."
+            )
         read = {number for number, _ in cls._conditions_taken().values()}
         missing = sorted((read | cls.__dict__.get("conditions", {}).keys()) - {*cls._taken_by_update()})
         if missing:
             raise TypeError(
                 f"For '{cls.__name__}', 'conditions' must have names, and be of numbers, that 'update' takes, but it "
                 f"takes no {missing}."
+            )
+
+    @classmethod
+    def _check_order(cls, kinds):
+        """Raise if the functions take what they are given by its place in another order."""
+        first = ["step", *cls._scalar_slots(), "lr"]
+        taken = list(inspect.signature(cls.scalars).parameters)
+        if taken[1 : len(first)] != first[1:]:
+            raise TypeError(f"For '{cls.__name__}', 'scalars' must take {first} first, but takes {taken}.")
+        numbers, conditions, flags = cls._numbers_taken(kinds), (*cls._conditions_taken(),), cls._flags_taken(kinds)
+        if cls._taken_by_update() != (*numbers, *conditions, *flags):
+            raise TypeError(
+                f"For '{cls.__name__}', 'update' must take the numbers of 'scalars' after the slots, then the "
+                f"conditions {[*conditions]}, then the flags {[*flags]}, but takes {[*cls._taken_by_update()]}."
+            )
+
+    def _check_numbers(self, count):
+        """Raise unless `scalars` gave so many results as are taken, -1 of which stands for what is no tuple."""
+        slots, numbers = self._scalar_slots(), self._numbers_taken(self.kinds)
+        if count != len(slots) + len(numbers):
+            kept = f"the new {slots} and " if slots else ""
+            raise TypeError(
+                f"For '{type(self).__name__}', 'scalars' must return a tuple of {kept}what 'update' takes as numbers, "
+                f"{[*numbers]}, but got {'something else' if count < 0 else f'{count} of them'}."
             )
 
     @staticmethod

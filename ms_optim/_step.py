@@ -42,6 +42,7 @@ class Step:
         steps = self.step_counts + moves.double()
         hyper = ops.unbind(ops.gather(ops.stack((self._learning_rates(), *self._numbers_now())), self.group_index, 1))
         numbers = self.scalars(steps, *self.scalar_state, *hyper)
+        _compiled.check_again(self.check_numbers, _composed.length(numbers))
         if self.has_scalars:
             count = len(self.scalar_state)
             self.hyper_map(ops.partial(_composed.store, moves), self.scalar_state, numbers[:count], self.scalar_state)

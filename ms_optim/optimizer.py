@@ -177,9 +177,8 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         """Every number is a float64 vector with one entry per group, or one for each step; flags are constants."""
         count = len(self.parameters)
         self._hold("step_counts", self._keep("step", float64_parameter(np.zeros(count), "optimizer.step")))
-        scalars = [slot.name for slot in self.slots if slot.scalar and slot.name != "step"]
-        self.scalar_state = tuple(self._keep_vector(name, np.zeros(count)) for name in scalars)
-        self.has_scalars = bool(scalars)
+        self.scalar_state = tuple(self._keep_vector(name, np.zeros(count)) for name in self._scalar_slots())
+        self.has_scalars = bool(self.scalar_state)
         argument = {member: name for name, kind in self.kinds.items() for member in kind.members(name)}
         read = self._numbers_read()
         members = [member for name in read for member in self.kinds[argument[name]].members(argument[name])]
@@ -191,10 +190,10 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self.numbers = tuple(self.hyperparameters[name] for name in read)
         self.has_tables = any(kept.ndim > 1 for kept in self.numbers)
         taken, conditions = self._taken_by_update(), self._conditions_taken()
-        self.flag_names = tuple(name for name in taken if name in self.kinds and not self.kinds[name].members(name))
+        self.flag_names = self._flags_taken(self.kinds)
         self.conditions_read = tuple((taken.index(name), condition) for name, condition in conditions.values())
         weights = [name for name, condition in conditions.values() if condition is _math.is_near]
-        numbers = [name for name in taken if name not in self.flag_names and name not in conditions]
+        numbers = self._numbers_taken(self.kinds)
         # What `is_near` is of is a weight of `lerp`, and the rule takes its way.
         scale = [False] if self.need_scale else []  # which follows the numbers
         self.lerp_weights = Tensor([name in weights for name in numbers] + scale) if weights else None
@@ -206,7 +205,8 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         trainable = Parameter(Tensor(moves), name="optimizer.trainable", requires_grad=False)
         self._hold("trainable", self._keep("optimizer.trainable", trainable))
         self.requires_grad_seen = moves.tolist()
-        self.note_graph, self.warn_unseen = (_compiled.check_of(self, check) for check in (note_graph, warn_unseen))
+        checks = note_graph, warn_unseen, type(self)._check_numbers
+        self.note_graph, self.warn_unseen, self.check_numbers = (_compiled.check_of(self, check) for check in checks)
 
     def _set_slots(self):
         """Allocate the state: Parameters of this Cell, else it would train and never reach a checkpoint."""

@@ -1,6 +1,7 @@
 """Optimizers of a user's own: what a class declares is what its arguments, groups, state and steps follow."""
 
 import copy
+import inspect
 import pickle
 
 import mindspore as ms
@@ -335,13 +336,97 @@ class HeavyBall(Optimizer):
         super().__init__(params, dict(lr=lr, momentum=momentum, maximize=maximize), loss_scale, fused)
 
 
+def slipped(**changed):
+    """A class as `HeavyBall`, of which something is otherwise."""
+    return type("Slipped", (HeavyBall,), changed)
+
+
+def one_too_few(step, lr, momentum):
+    """No momentum."""
+    return (lr,)
+
+
+def no_tuple(step, lr, momentum):
+    """A vector, which has an entry for each parameter, and no number for each argument."""
+    return lr
+
+
+def another_order(step, momentum, lr):
+    """Taken by place, the momentum is the learning rate."""
+    return lr, momentum
+
+
+def slot_alone(param, grad, slots, lr, momentum, maximize):
+    """A slot where a tuple of them is to be."""
+    return param - lr * grad, slots[0]
+
+
+def slot_twice(param, grad, slots, lr, momentum, maximize):
+    """Two slots of one."""
+    return param - lr * grad, (slots[0], slots[0])
+
+
+def param_alone(param, grad, slots, lr, momentum, maximize):
+    """No slots."""
+    return param - lr * grad
+
+
+def flag_first(param, grad, slots, lr, maximize, momentum):
+    """Taken by place, the flag is the momentum."""
+    return param - lr * grad, slots
+
+
+def no_flag(param, grad, slots, lr, momentum):
+    """An argument that nothing reads."""
+    return param - lr * grad, slots
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"scalars": another_order},
+            r"For 'Slipped', 'scalars' must take \['step', 'lr'\] first, but takes \['step', 'm",
+        ),
+        ({"slots": (Slot("velocity"), Slot("age", scalar=True))}, r"'scalars' must take \['step', 'age', 'lr'\] first"),
+        ({"update": flag_first}, r"For 'Slipped', 'update' must take .* then the flags \['maximize'\], but takes"),
+        ({"update": no_flag}, r"For 'Slipped', 'defaults' must have nothing but .* none of them reads \['maximize'\]"),
+    ],
+)
+def test_functions_that_take_other_than_they_are_given(changed, message):
+    """They are named when it is made: by place they would take one number for another, and nothing would be said."""
+    with pytest.raises(TypeError, match=message):
+        slipped(**changed)(ones())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"scalars": one_too_few}, r"For 'Slipped', 'scalars' must return .* \['lr', 'momentum'\], but got 1 of them"),
+        ({"scalars": no_tuple}, r"For 'Slipped', 'scalars' must return a tuple .*, but got something else"),
+        ({"update": slot_alone}, r"For the rule 'slot_alone', .* a tuple of 1 new slots, but got something else"),
+        ({"update": slot_twice}, r"For the rule 'slot_twice', .* a tuple of 1 new slots, but got 2 slots"),
+        ({"update": param_alone}, r"For the rule 'param_alone', .* a pair, .* but got something else"),
+    ],
+)
+def test_functions_that_return_other_than_is_taken(changed, message, either):
+    """They are named at the first step: state would stay as it was, and nothing would be said."""
+    optimizer = slipped(**changed)(ones())
+    with pytest.raises(TypeError, match=message):
+        moved(optimizer)
+
+
 def with_slots(*declared):
-    """A class with such slots, whose rule is not run."""
+    """A class with such slots, whose functions take them and are not run."""
+    taken = ["step", *(slot.name for slot in declared if slot.scalar and slot.name != "step"), "lr", "momentum"]
 
-    class Slotted(HeavyBall):
-        slots = declared
+    def scalars(*numbers):
+        raise NotImplementedError
 
-    return Slotted
+    scalars.__signature__ = inspect.Signature(
+        [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in dict.fromkeys(taken)]
+    )
+    return type("Slotted", (HeavyBall,), {"slots": declared, "scalars": scalars})
 
 
 def test_names_of_slots():
