@@ -1,5 +1,6 @@
 """Learning rates of groups: numbers, tables and schedules, as float64 wherever they start as Python numbers."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -10,6 +11,7 @@ from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 from ms_optim import _compiled
 from ms_optim._host import Memory
 from ms_optim._values import float64_parameter, held
+from ms_optim.arguments import Kind
 
 LearningRate: TypeAlias = float | Iterable[float] | Tensor | LearningRateSchedule
 
@@ -55,13 +57,6 @@ def _is_foreign(source):
     return not isinstance(source, (Parameter, Constant, Table))
 
 
-def _at(place, source, number):
-    """What a source gives at a step, with the dtypes of a graph; `number` is what it keeps."""
-    if number is None:
-        return _compiled.call(source, Tensor(place.copy())).asnumpy().item()
-    return held(number, place.item()) if isinstance(source, Table) else number.item()
-
-
 class Rates:
     """The learning rate of each group.
 
@@ -70,6 +65,8 @@ class Rates:
     callbacks, which write `learning_rate`, move those that follow it.
 
     Args:
+        owner: What errors name.
+        kind: What each may be at a step.
         groups: Checked groups.
         own: Which groups were made with a rate of their own.
         global_step: What schedules are at.
@@ -80,7 +77,8 @@ class Rates:
         is_dynamic: Whether the sources are schedules.
     """
 
-    def __init__(self, groups: Sequence[dict], own: Sequence[bool], global_step: Parameter):
+    def __init__(self, owner: str, kind: Kind, groups: Sequence[dict], own: Sequence[bool], global_step: Parameter):
+        self._owner, self._kind = owner, kind
         self.own, self._global_step = own, global_step
         self.sharing = [i for i, has_own in enumerate(own) if not has_own]
         shared = _source(groups[self.sharing[0]]["lr"], "learning_rate") if self.sharing else None
@@ -128,15 +126,43 @@ class Rates:
         """The rate of a group at the step that comes."""
         if not self.scheduled(index):
             return self.number(index)
-        return float(self.sources[index](self._global_step).asnumpy().item())
+        return self._given_by(self.sources[index](self._global_step))
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise unless what a schedule gives is one number, as a graph finds when it is compiled.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if math.prod(shape) != 1:
+            raise ValueError(
+                f"For '{self._owner}', 'lr' must be a schedule that gives one number for a step, but got one that "
+                f"gives a Tensor of the shape {tuple(shape)}."
+            )
+
+    def _given_by(self, given):
+        """What a schedule gives at a step, as a float."""
+        self.check_shape(given.shape)
+        return float(given.asnumpy().item())
+
+    def _at(self, place, source, number):
+        """What a source gives at a step, with the dtypes of a graph; `number` is what it keeps."""
+        if number is None:
+            given = self._given_by(_compiled.call(source, Tensor(place.copy())))
+            return self._kind.check(self._owner, f"lr[{place.item()}]", given)
+        return held(number, place.item()) if isinstance(source, Table) else number.item()
 
     def on_host(self) -> np.ndarray:
-        """The rate of each group at the step that comes, from memory; schedules of a user's are run."""
+        """The rate of each group at the step that comes, from memory; schedules of a user's are run.
+
+        Raises:
+            ValueError: If such a schedule gives what is no learning rate.
+        """
         place, *kept = self._memory.arrays()
         later = None if self.later is None else kept.pop()
         numbers = iter(kept)
         rates = np.array(
-            [_at(place, source, None if _is_foreign(source) else next(numbers)) for source in self.sources]
+            [self._at(place, source, None if _is_foreign(source) else next(numbers)) for source in self.sources]
         )
         return rates if later is None else np.where(np.isnan(later), rates, later)
 

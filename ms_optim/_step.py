@@ -103,7 +103,9 @@ class Step:
         if self.dynamic_lr:
             rates = ()
             for source in self.rate_sources:
-                rates = (*rates, source(self.global_step).reshape(()).double())
+                rate = source(self.global_step)
+                _compiled.check_again(self.check_rate, rate.shape)
+                rates = (*rates, rate.reshape(()).double())
         rates = ops.stack(rates)
         if self.later_rates is not None:
             rates = rates.where(ops.isnan(self.later_rates), self.later_rates)

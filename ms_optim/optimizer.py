@@ -166,8 +166,10 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
 
     def _set_learning_rate(self):
         """Lay out `learning_rate` as the base class does, so that its methods and MindSpore's callbacks find it."""
-        self.rates = Rates(self.groups, self.groups.own_rates, self.global_step)
-        self.is_group_lr, self.dynamic_lr = any(self.rates.own), self.rates.is_dynamic
+        own = self.groups.own_rates
+        self.rates = Rates(type(self).__name__, self.kinds["lr"].each, self.groups, own, self.global_step)
+        self.check_rate = _compiled.Check(self.rates.check_shape)
+        self.is_group_lr, self.dynamic_lr = any(own), self.rates.is_dynamic
         del self.learning_rate  # the base's; a Cell does not replace a Parameter by a list of cells
         self.learning_rate = self.rates.learning_rate(self.group_of)
         self.rate_sources = tuple(self.rates.sources)

@@ -109,6 +109,36 @@ def test_follows_schedules(lr, either, pair):
     pair(make, [(Tensor(np.full(3, 0.5), ms.float32), Tensor(np.full(4, -2.0), ms.float32))] * 5)
 
 
+class Giving(nn.learning_rate_schedule.LearningRateSchedule):
+    """A schedule that gives the same at each step."""
+
+    def __init__(self, *given):
+        super().__init__()
+        self.given = Tensor(given, ms.float32)
+
+    def construct(self, global_step):
+        """Give it."""
+        return self.given
+
+
+@pytest.mark.parametrize("rate", [-0.5, float("nan"), float("inf")])
+def test_what_a_schedule_gives_must_be_a_rate(rate, either):
+    """It is named, with the step; nothing has moved."""
+    optimizer = AdamW(vectors(3), lr=Giving(rate))
+    with pytest.raises(ValueError, match=rf"For 'AdamW', 'lr\[0\]' must be in \[0, inf\), but got {rate}"):
+        optimizer((Tensor(np.ones(3), ms.float32),))
+    assert optimizer.parameters[0].asnumpy().tolist() == [1, 1, 1]
+    assert optimizer.step_counts.asnumpy().tolist() == [0]
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_schedule_gives_one_number(fused, either):
+    """Of a vector it is said what it is, in direct and in compiled steps."""
+    optimizer = AdamW(vectors(3), lr=Giving(0.5, 0.25), fused=fused)
+    with pytest.raises(ValueError, match=r"For 'AdamW', 'lr' must be a schedule that gives one .* shape \(2,\)"):
+        optimizer((Tensor(np.ones(3), ms.float32),))
+
+
 @pytest.mark.parametrize("schedule", ["constant", "averaged_model", "timm", "torch_ema", "yolov5", "zero_start"])
 def test_averages_have_the_bits_of_a_compiled_step(schedule, graph, pair):
     """With buffers that are averaged and copied, at some steps only."""
@@ -451,7 +481,11 @@ def test_what_compiles_says_why(at_fault, graph, monkeypatch, compilations):
     if at_fault == "construct":
         cls = type("Own", (AdamW,), {"construct": lambda self, *args: AdamW.construct(self, *args)})
     if at_fault == "scalars":
-        cls = type("Own", (AdamW,), {"scalars": lambda *args: AdamW.scalars(*args)})
+
+        def scalars(step, lr, beta1, beta2, eps, weight_decay):
+            return AdamW.scalars(step, lr, beta1, beta2, eps, weight_decay)
+
+        cls = type("Own", (AdamW,), {"scalars": scalars})
     if at_fault == "mindspore":
         monkeypatch.setattr(_host, "all_there", False)
     if at_fault == "fused":
