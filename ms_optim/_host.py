@@ -189,6 +189,10 @@ class Vector(np.ndarray):
         """Convert to float64."""
         return self.astype(np.float64)
 
+    def int(self):
+        """Convert to int32."""
+        return self.astype(np.int32)
+
     def minimum(self, other):
         """Take the smaller."""
         return np.minimum(self, other)

@@ -21,7 +21,8 @@ def parse_names(parser: argparse.ArgumentParser, known: Collection[str], argv: l
         if name not in known:
             near = difflib.get_close_matches(name.lower(), [other.lower() for other in known], 1, 0.0)
             nearest = next(other for other in known if other.lower() == near[0])
-            parser.error(f"unknown optimizer {name!r}; did you mean {nearest!r}? There are {', '.join(known)}.")
+            there = f"did you mean {nearest!r}? There are {', '.join(known)}."
+            parser.error(f"unknown optimizer {name!r}, which has no entry; {there}")
     options.names = [*dict.fromkeys(options.names or known)]
     return options
 

@@ -18,7 +18,7 @@ from ms_optim._state import Change, State, Stateful
 from ms_optim._values import as_number, float64_parameter, plain, repeated
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
 from ms_optim.ema.evaluation import Averaged
-from ms_optim.ema.schedules import SCHEDULES, ema_weight
+from ms_optim.ema.schedules import COPYING, SCHEDULES, ema_weight
 from ms_optim.ema.tensors import average, check_parameters, shadow, sides, use_kernel
 
 
@@ -157,6 +157,7 @@ class EMA(Averaged, Stateful):
         self._step = float64_parameter(0.0, "optimizer.ema_step")
         self._hold("on_memory", Memory((self._step, self._decay)))
         self.schedule = SCHEDULES[given["schedule"]]
+        self.copying = self.schedule in COPYING
         self.on_host = tuple(given[name] for name in ("min_decay", "gamma", "power"))
         self.warmup = tuple(Tensor(number, ms.float64) for number in self.on_host)
         self.update_after_step, self.update_every = given["update_after_step"], given["update_every"]
@@ -399,7 +400,12 @@ class EMA(Averaged, Stateful):
         """What `ema_weight` gives for the step that is taken, after this one, on the host."""
         given = (step + 1, decay, *self.on_host)
         step, decay, *warmup = (vector(number).reshape(1) for number in given)
-        return self.ema_weight(step, decay, warmup, self.schedule, self.update_after_step, self.update_every)
+        return self._given_weight(step, decay, warmup)
+
+    def _given_weight(self, step, decay, warmup):
+        """What `ema_weight` gives for the schedule that it was made with."""
+        given = self.schedule, self.update_after_step, self.update_every, self.copying
+        return self.ema_weight(step, decay, warmup, *given)
 
     def construct(self, gradients, present=None):
         """One step of the optimizer, then one of the average."""
@@ -411,9 +417,7 @@ class EMA(Averaged, Stateful):
     def weight_of_step(self):
         """What the averages take of the values at the step that comes, which is counted, and whether they do."""
         step = self._step + 1
-        weight, due = self.ema_weight(
-            step, self._decay, self.warmup, self.schedule, self.update_after_step, self.update_every
-        )
+        weight, due = self._given_weight(step, self._decay, self.warmup)
         ops.assign(self._step, step)
         return weight, due
 

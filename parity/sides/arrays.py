@@ -49,6 +49,10 @@ class Array(np.ndarray):
         """Convert to float32."""
         return self.astype(np.float32)
 
+    def int(self):
+        """Convert to int32."""
+        return self.astype(np.int32)
+
     def bfloat16(self):
         """Round to bfloat16, which are float32 numbers here."""
         return array(rounded_to(self, "bfloat16"))

@@ -43,7 +43,7 @@ def drawn(**changed):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["AdmW"], "unknown optimizer 'AdmW'; did you mean 'AdamW'?"),
+        (["AdmW"], "unknown optimizer 'AdmW', which has no entry; did you mean 'AdamW'?"),
         (["sgd"], "did you mean 'SGD'?"),
         (["--workers", "0"], "--workers must be at least 1, but got 0"),
         (["--steps", "1"], "--steps must be at least 2, but got 1"),
