@@ -309,6 +309,24 @@ def test_no_weights_that_a_loss_has_spoiled_are_kept(tmp_path, monkeypatch, quie
     assert load_file(tmp_path / LAST)["global_step"].item() == 22
 
 
+def test_trains_in_half_precision(tmp_path, monkeypatch, quiet):
+    """With a loss scale and data sink: weights, state and averages are float32, and the network computes in float16."""
+    monkeypatch.setitem(training.ARCHITECTURES, SHORT.model, Architecture((0,), (32,), 16, 16))
+    recipe = replace(SHORT, epochs=1, warmup_epochs=0, amp_level="O2", loss_scale=1024.0, data_sink=True)
+    training.train(recipe, tmp_path)
+    lines = map(json.loads, (tmp_path / "history.jsonl").read_text().splitlines())
+    (last,) = [line for line in lines if "average" in line]
+    assert last["accuracy"] > 0.2  # six deviations above a tenth, after 22 steps
+    kept = load_file(tmp_path / LAST)
+    assert {value.dtype for name, value in kept.items() if name.startswith(("ema.", "momentum"))} == {np.dtype("f4")}
+    image = Tensor(dataset.Held(recipe, *dataset.read(recipe)[1])[0][0][None])
+    half, whole = (
+        training.load(training.build(made, 1)[0], tmp_path / LAST, average=False)(image).asnumpy()
+        for made in (recipe, replace(recipe, amp_level="O0"))
+    )
+    assert 1e-5 < np.abs(half - whole).max() / np.abs(whole).max() < 1e-2
+
+
 def test_goes_on_to_the_bit(tmp_path, monkeypatch, quiet):
     """Stopped by a signal within an epoch: all that is in the checkpoint, and the history, is as of one run.
 
