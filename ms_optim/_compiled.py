@@ -139,8 +139,13 @@ def checked(check: Callable, *args: Any) -> Check:
     return made
 
 
+def run_check(number: int, *found: Any) -> None:
+    """Call the function of a check, with what else it takes."""
+    Check._known[number](*found)
+
+
 @constexpr
 def check_again(number, *found):
     """Call the function of a check, with what a graph finds that is constant."""
-    Check._known[number](*found)
+    run_check(number, *found)
     return True

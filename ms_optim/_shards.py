@@ -5,17 +5,19 @@ slices of them. Where it looks at more than one element at a time, it would take
 """
 
 from collections.abc import Iterable, Mapping
-from math import gcd
+from math import gcd, prod
 from typing import Any
 
 from mindspore import Parameter, ops
 from mindspore.communication import management
+from mindspore.ops import MultitypeFuncGraph, PrimitiveWithCheck, prim_attr_register
 from mindspore.ops.primitive import constexpr
 from mindspore.parallel._auto_parallel_context import auto_parallel_context
 from mindspore.parallel._utils import _get_device_num, _get_enable_parallel_optimizer
 
 from ms_optim import _math
-from ms_optim._compiled import Check, check_of
+from ms_optim._compiled import Check, check_of, run_check
+from ms_optim._gradients import SPARSE_KINDS
 
 SLICING = ("semi_auto_parallel", "auto_parallel")
 # What says of a parameter that no unit of it is on several devices.
@@ -103,6 +105,43 @@ def wanted_of_rows(optimizer: Any, wholes: Wholes | None) -> str | None:
     return named_for("matrix_group", unnamed, SLICED) if unnamed else None
 
 
+def parts_of(whole: tuple[int, ...], part: tuple[int, ...]) -> int:
+    """Into how many parts of a shape a whole is cut."""
+    return prod(-(-size // own) for size, own in zip(whole, part))
+
+
+def group_of_parts(what: str, group: str | None, name: str, parts: int) -> str | None:
+    """That an argument must name as many devices as there are parts of a parameter; None if it does."""
+    if not is_group(group):
+        return named_for(what, [name], CUT)
+    count = management.get_group_size(group)
+    if count == parts:
+        return None
+    return f"{what!r} must be the name of a group of {parts} devices for ['{name}'], where {group!r} is of {count}"
+
+
+def wanted_of_slice(
+    group: str | None, name: str, whole: tuple[int, ...], part: tuple[int, ...], copies: bool
+) -> str | None:
+    """What must be, and is not, where MindSpore has cut a parameter whose `matrix_group` is said.
+
+    Args:
+        group: What that is.
+        name: That of the parameter.
+        whole: Its shape.
+        part: That of the slice.
+        copies: Whether several devices of the group may have the same.
+    """
+    if part[1:] != whole[1:]:
+        return f"['{name}'] must be cut along its first axis alone"
+    parts = parts_of(whole, part)
+    if copies and is_group(group) and (parts == 1 or len(whole) == 1):
+        parts *= max(management.get_group_size(group) // parts, 1)
+    if parts == 1:
+        return f"'matrix_group' must be 'whole' for ['{name}']" if is_group(group) else None
+    return group_of_parts("matrix_group", group, name, parts)
+
+
 def why_sliced(params: Iterable[Parameter]) -> str | None:
     """Why tensors are in slices where a step is taken or compiled now; None if they are not, as far as is known."""
     mode = slicing_mode()
@@ -118,6 +157,7 @@ def refuse_parts(optimizer: Any) -> None:
     Raises:
         ValueError: Naming the parameters, and what must be.
     """
+    optimizer._hold("is_cut", False)  # as a graph begins
     owner, why = type(optimizer).__name__, why_sliced(optimizer.parameters)
     wholes = None if why else cut_since(optimizer)
     wanted = optimizer.wanted_for_parts(wholes)
@@ -144,6 +184,65 @@ def parts_refused(optimizer: Any) -> Check:
     """Refuse parts now, and return what refuses again where it is compiled: `AutoParallel` sets the mode only then."""
     refuse_parts(optimizer)
     return check_of(optimizer, refuse_parts)
+
+
+def refuse_slice(optimizer: Any, place: int, whole: tuple[int, ...], part: tuple[int, ...]) -> None:
+    """Raise if MindSpore has cut a parameter otherwise than an optimizer was told, or not, where it has cut one.
+
+    Raises:
+        ValueError: Naming the parameter, its shapes, and what must be.
+    """
+    if part != whole:
+        optimizer._hold("is_cut", True)
+    # Before anything is cut, a whole tells nothing.
+    wanted = optimizer.wanted_for_slice(place, whole, part) if optimizer.is_cut else None
+    if wanted:
+        done = f"cuts it from {whole} to {part}" if part != whole else f"leaves it whole, of {whole}"
+        raise ValueError(f"For '{type(optimizer).__name__}', {wanted}, but MindSpore {done}.")
+
+
+def slice_refused(optimizer: Any) -> Check:
+    """What refuses a slice that MindSpore has cut, by `seen`."""
+    return check_of(optimizer, refuse_slice)
+
+
+class StopGradient(PrimitiveWithCheck):
+    """An operator that hands on what it is given, and is told its shape whenever a graph is inferred.
+
+    MindSpore infers a step for wholes, cuts them, and infers it again; before it runs, it drops operators of this name,
+    which is one of its own. None that has a kernel would be dropped.
+
+    Args:
+        number (int): That of the check, which takes what follows and the shape.
+        place (int): That of the parameter among all.
+        whole (tuple): The shape in the first inference.
+    """
+
+    @prim_attr_register
+    def __init__(self, number, place, whole):
+        self.number, self.place, self.whole = number, place, whole
+
+    def check_shape(self, shape):
+        """Check a slice."""
+        run_check(self.number, self.place, tuple(self.whole), tuple(shape))
+
+
+seen = MultitypeFuncGraph("seen")
+
+
+@seen.register("Number", "Tensor", "Number")
+def _seen(number, grad, place):
+    """A gradient of which the shape is checked where MindSpore has cut it, as it does its parameter."""
+    return StopGradient(number, place, grad.shape)(grad)
+
+
+def _seen_sparse(number, grad, place):
+    """One that the step refuses."""
+    return grad
+
+
+for _kind in SPARSE_KINDS:
+    seen.register("Number", _kind, "Number")(_seen_sparse)
 
 
 def total_of_devices(part, group):

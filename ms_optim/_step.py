@@ -4,7 +4,7 @@ from typing import Any
 
 from mindspore import Tensor, ops
 
-from ms_optim import _compiled, _composed, _pieces
+from ms_optim import _compiled, _composed, _pieces, _shards
 from ms_optim._gradients import fits
 from ms_optim._learning_rate import look_up
 
@@ -65,6 +65,9 @@ class Step:
     def apply_rule(self, gradients, rows, moves, present, part=None):
         """The rule on the parameters from one place to another, or on all, with the numbers and gradients of these."""
         gradients = tuple(gradients)
+        if not self.elementwise and _shards.in_slices():
+            (places,) = _pieces.some((self.places,), part)
+            gradients = self.hyper_map(ops.partial(_shards.seen, self.refuse_slice), gradients, places)
         if self.fused:
             _compiled.check_again(self.check_state)
             parameters, wanted = _pieces.some((self.parameters, self.wanted), part)

@@ -15,6 +15,7 @@ from ms_optim._shards import (
     root_mean_square_of_slices,
     slices_of_all,
     wanted_of_rows,
+    wanted_of_slice,
 )
 from ms_optim.arguments import Devices, Number, Numbers, machine_epsilon
 from ms_optim.optimizer import Optimizer, Params
@@ -94,9 +95,8 @@ class Adafactor(Optimizer):
             that each of them has all of may be among those of a group. Their sums are float32. In semi_auto_parallel
             and auto_parallel None, which does not say, is refused but for a scalar, and so is "whole" for what
             MindSpore may slice with the optimizer: unless it is small, its rows cannot be shared, or its
-            `parallel_optimizer` is False. A step compiles for shapes of wholes, before MindSpore slices them, and
-            cannot see what is cut along another axis or over other devices: then MindSpore itself says of 'Select' that
-            "input.shape and other.shape need to broadcast", which names no optimizer. Default: ``None`` .
+            `parallel_optimizer` is False; and, when a step is compiled, what MindSpore then cuts along another axis,
+            or into other than as many parts as the group has devices. Default: ``None`` .
         fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
         state_dtype (Union[None, mindspore.dtype]): ``mindspore.float32`` keeps the state of float16 and bfloat16
@@ -172,3 +172,8 @@ class Adafactor(Optimizer):
     def wanted_for_parts(self, wholes: Wholes | None = None) -> str | None:
         """That it is said of all parameters which devices hold their slices, and can be so."""
         return wanted_of_rows(self, wholes)
+
+    def wanted_for_slice(self, place: int, whole: tuple[int, ...], part: tuple[int, ...]) -> str | None:
+        """That it is rows that are cut, and that the group is that of the devices which have them."""
+        group = self.flags[place][self.flag_names.index("matrix_group")]
+        return wanted_of_slice(group, self.parameters[place].name, whole, part, copies=True)

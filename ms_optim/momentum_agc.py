@@ -10,7 +10,19 @@ from mindspore import Parameter
 
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import clip_adaptively, is_applied, unit_axes
-from ms_optim._shards import CUT, SLICED, WHOLE, Wholes, is_group, listed, may_be_cut, named_for, norm_of_units
+from ms_optim._shards import (
+    CUT,
+    SLICED,
+    WHOLE,
+    Wholes,
+    group_of_parts,
+    is_group,
+    listed,
+    may_be_cut,
+    named_for,
+    norm_of_units,
+    parts_of,
+)
 from ms_optim.arguments import Choice, Devices, Number, Predicate
 from ms_optim.optimizer import Optimizer, Params
 from ms_optim.sgd import check_nesterov, sgd, sgd_scalars
@@ -85,7 +97,8 @@ class MomentumAGC(Optimizer):
             over which its norm is summed in float32. In semi_auto_parallel and auto_parallel None, which does not say,
             is refused unless the parameter is exempt, and so is "whole" for units of several rows that MindSpore may
             slice with the optimizer: unless the parameter is small, its rows cannot be shared, or its
-            `parallel_optimizer` is False. Default: ``None`` .
+            `parallel_optimizer` is False; and, when a step is compiled, what does not fit the slices that MindSpore has
+            then cut. Default: ``None`` .
         fused (Union[None, bool]): True computes with the native CPU kernel, False with MindSpore's operators, None with
             the kernel where there is one. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
@@ -203,6 +216,20 @@ class MomentumAGC(Optimizer):
             if not is_group(said) and param.name in wholes and self._cuts_units(param, wholes[param.name], kind)
         ]
         return named_for("unit_group", unnamed, CUT) if unnamed else None
+
+    def wanted_for_slice(self, place: int, whole: tuple[int, ...], part: tuple[int, ...]) -> str | None:
+        """That the group is that of the devices which have the parts of a unit, or that there are none."""
+        exempt, group, unit = (
+            self.flags[place][self.flag_names.index(name)] for name in ("exempt", "unit_group", "unit")
+        )
+        axes, name = unit_axes(whole, unit), self.parameters[place].name
+        axes = range(len(whole)) if axes is None else axes
+        parts = parts_of(*(tuple(shape[axis] for axis in axes) for shape in (whole, part)))
+        if exempt:
+            return None
+        if parts == 1:
+            return f"'unit_group' must be 'whole' for ['{name}'], whose units are not cut" if is_group(group) else None
+        return group_of_parts("unit_group", group, name, parts)
 
     @staticmethod
     def _cuts_units(param, whole, unit):

@@ -5,7 +5,16 @@ import mindspore as ms
 from ms_optim._exact import exact
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import is_near, lerp, total
-from ms_optim._shards import WHOLE, Wholes, adder, own_rows, rows_of_all, shape_of_whole, wanted_of_rows
+from ms_optim._shards import (
+    WHOLE,
+    Wholes,
+    adder,
+    own_rows,
+    rows_of_all,
+    shape_of_whole,
+    wanted_of_rows,
+    wanted_of_slice,
+)
 from ms_optim.arguments import Choice, Devices, Number, Numbers, Whole
 from ms_optim.optimizer import Optimizer, Params
 from ms_optim.slot import Slot
@@ -99,9 +108,10 @@ class Muon(Optimizer):
         matrix_group (Union[None, str]): Where tensors are sliced over devices: "whole" if all of a matrix is on each
             device that holds some of it, or the name of the communication group of the devices that hold its rows, as
             many each, in the order of their ranks: each gathers them all and computes the whole update, which is NaN if
-            they are others. In semi_auto_parallel and auto_parallel None, which does not say, is refused, and so is
-            "whole" for what MindSpore may slice with the optimizer: unless it is small, its rows cannot be shared, or
-            its `parallel_optimizer` is False. Default: ``None`` .
+            they are not so many. In semi_auto_parallel and auto_parallel None, which does not say, is refused, and so
+            is "whole" for what MindSpore may slice with the optimizer: unless it is small, its rows cannot be shared,
+            or its `parallel_optimizer` is False; and, when a step is compiled, what MindSpore then cuts along another
+            axis, or into other than as many parts as the group has devices. Default: ``None`` .
         fused (Union[None, bool]): There is no native kernel: None or False. Default: ``None`` .
         loss_scale (float): The gradients are divided by it first, in (0, inf). Default: ``1.0`` .
         state_dtype (Union[None, mindspore.dtype]): ``mindspore.float32`` keeps the state of float16 and bfloat16
@@ -180,4 +190,13 @@ class Muon(Optimizer):
 
     def wanted_for_parts(self, wholes: Wholes | None = None) -> str | None:
         """That it is said of all parameters which devices hold the rows of a matrix, and can be so."""
-        return wanted_of_rows(self, wholes)
+        wanted = wanted_of_rows(self, wholes)
+        for place, param in enumerate(self.parameters):
+            if not wanted and wholes and param.name in wholes:
+                wanted = self.wanted_for_slice(place, wholes[param.name], param.shape)
+        return wanted
+
+    def wanted_for_slice(self, place: int, whole: tuple[int, ...], part: tuple[int, ...]) -> str | None:
+        """That it is rows that are cut, and that the group is that of the devices which have them."""
+        group = self.flags[place][self.flag_names.index("matrix_group")]
+        return wanted_of_slice(group, self.parameters[place].name, whole, part, copies=False)

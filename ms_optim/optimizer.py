@@ -88,6 +88,8 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
     # Whether each element of a step comes of the same element of parameter, gradient and slots alone, so that it may be
     # taken on slices of them.
     elementwise: ClassVar[bool] = False
+    # Whether MindSpore is known to have cut a parameter, in the graph that is compiled.
+    is_cut = False
 
     def __init_subclass__(cls):
         super().__init_subclass__()
@@ -149,7 +151,8 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self.computed_in = tuple(ms.float64 if dtype == ms.float64 else ms.float32 for dtype in self.dtypes)
         self.precisions = tuple({*self.computed_in})
         self._set_slots()
-        self.refuse_parts = _shards.parts_refused(self)
+        self.places = tuple(range(len(self.parameters)))
+        self.refuse_parts, self.refuse_slice = _shards.parts_refused(self), _shards.slice_refused(self)
         self._set_path(whole["fused"])
         self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
@@ -256,6 +259,16 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         if own:
             return _shards.unsliced(f"{own} of the state have shapes of their own", self.parameters)
         return None if self.elementwise else _shards.unsliced("its step looks at whole tensors", self.parameters)
+
+    def wanted_for_slice(self, place: int, whole: tuple[int, ...], part: tuple[int, ...]) -> str | None:
+        """What must be, and is not, for a step on a slice that MindSpore has cut; None if it may be taken.
+
+        Args:
+            place: That of the parameter among all.
+            whole: The shape before it was cut.
+            part: The shape of the slice.
+        """
+        return None
 
     def _set_path(self, fused):
         """Choose the native kernel or MindSpore's operators."""

@@ -1,8 +1,9 @@
 """What MindSpore makes of a training step for eight devices, on a machine that has none: run as a program.
 
-It is given expressions that make an optimizer of `params`, and prints for each, as JSON, the shape that every Parameter
-has on one device and over how many devices sums are taken and rows gathered, or the error. MindSpore refuses to compile
-for devices on CPU, so that it is told another one while it compiles; nothing runs.
+It is given expressions that make an optimizer of `params`, without ZeRO and with it, which `zero` says. It prints for
+each, as JSON, the shape that every Parameter has on one device and over how many devices sums are taken and rows
+gathered, or the error. MindSpore refuses to compile for devices on CPU, so that it is told another one while it
+compiles; nothing runs.
 """
 
 import ctypes
@@ -106,7 +107,7 @@ def compiled(expression, zero, late, whole, set_device, folder):
         parallel(zero)
     net = Net(whole)
     try:
-        optimizer = eval(expression, {**vars(ms_optim), "params": net.trainable_params(), "nn": nn})
+        optimizer = eval(expression, {**vars(ms_optim), "params": net.trainable_params(), "nn": nn, "zero": zero})
         step = nn.TrainOneStepCell(nn.WithLossCell(net, nn.MSELoss()), optimizer).set_train()
     except (TypeError, ValueError) as error:
         return {"refused": str(error)}

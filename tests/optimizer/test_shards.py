@@ -189,6 +189,15 @@ def test_muons_rows_are_cut_by_hand(either, own_graph):
         compiled(optimizer, gradients)
 
 
+def test_muons_rows_are_cut_for_as_many_devices(either, own_graph, monkeypatch):
+    """More of them would gather the same rows twice."""
+    monkeypatch.setattr(management, "get_group_size", lambda group=None: 4)
+    optimizer = Muon([Parameter(Tensor(np.ones((4, 6), np.float32)), name="weight")], matrix_group="devices")
+    gradients = by_hand(optimizer, ROWS)
+    with pytest.raises(ValueError, match=r"^For 'Muon', 'matrix_group' must be .* of 2 devices for .*, where 'dev"):
+        compiled(optimizer, gradients)
+
+
 def test_state_that_some_have_is_not_cut_with_them(either, own_graph):
     """It is in no ParameterTuple: that it was left is said by its name."""
     weight, bias = (Parameter(Tensor(np.ones((4, 6), np.float32)), name=name) for name in ("weight", "bias"))
@@ -296,26 +305,90 @@ def test_state_goes_on_on_other_devices(make):
     assert [each.param_groups[0][name] for each in (other, copy.deepcopy(optimizer))] == ["b", "a"]
 
 
+# What does not fit the slices, for eight devices, and what is said without ZeRO and with it.
+REFUSED = {
+    "late: Adafactor(params)": ("For 'Adafactor', 'matrix_group' must be 'whole' or the name",) * 2,
+    "late: MomentumAGC(params, fused=False)": ("For 'MomentumAGC', 'unit_group' must be 'whole' or the name",) * 2,
+    "Adafactor([params[2]], matrix_group='8-units')": (
+        "For 'Adafactor', ['second'] must be cut along its first axis alone, but MindSpore cuts it from (16, 64) to "
+        "(16, 32).",
+        "For 'Adafactor', ['second'] must be cut along its first axis alone, but MindSpore cuts it from (16, 64) to "
+        "(4, 32).",
+    ),
+    "Adafactor(params[:1], matrix_group='4-units')": (
+        "For 'Adafactor', 'matrix_group' must be the name of a group of 2 devices for ['first'], where '4-units' is of "
+        "4, but MindSpore cuts it from (64, 32) to (32, 32).",
+        "For 'Adafactor', 'matrix_group' must be the name of a group of 8 devices for ['first'], where '4-units' is of "
+        "4, but MindSpore cuts it from (64, 32) to (8, 32).",
+    ),
+    "Adafactor(params[1:2], matrix_group='3-units')": (
+        "For 'Adafactor', 'matrix_group' must be the name of a group of 2 devices for ['bias'], where",
+        "For 'Adafactor', 'matrix_group' must be the name of a group of 8 devices for ['bias'], where",
+    ),
+    "late: Adafactor(params[:2], matrix_group='whole')": (
+        "For 'Adafactor', 'matrix_group' must be the name of a communication group for ['first'], of which there are "
+        "parts here, but MindSpore cuts it from (64, 32) to (32, 32).",
+        "For 'Adafactor', 'matrix_group' must be the name of a communication group for ['first', 'bias'], which",
+    ),
+    "Muon([params[2]], ns_steps=1, matrix_group='8-units')": (
+        "For 'Muon', ['second'] must be cut along its first axis alone, but MindSpore cuts it from (16, 64) to",
+    )
+    * 2,
+    "late: Muon(params[:1], ns_steps=1, matrix_group='whole')": (
+        "For 'Muon', 'matrix_group' must be the name of a communication group for ['first'], of which there are parts",
+        "For 'Muon', 'matrix_group' must be the name of a communication group for ['first'], which the optimizer may",
+    ),
+    "Muon(params[:1], ns_steps=1, matrix_group='4-units')": (
+        "For 'Muon', 'matrix_group' must be the name of a group of 2 devices for ['first'], where '4-units' is of 4",
+        "For 'Muon', 'matrix_group' must be the name of a group of 8 devices for ['first'], where '4-units' is of 4",
+    ),
+    "late: MomentumAGC(params, unit_group='whole')": (
+        "For 'MomentumAGC', 'unit_group' must be the name of a communication group for ['bias'], of which there are "
+        "parts here, but MindSpore cuts it from (64,) to (32,).",
+        "For 'MomentumAGC', 'unit_group' must be the name of a communication group for ['bias'], which the optimizer",
+    ),
+    "MomentumAGC(params, unit_group='8-units', exempt=('bias', 'second'))": (
+        "For 'MomentumAGC', 'unit_group' must be 'whole' for ['first'], whose units are not cut, but MindSpore cuts it",
+    )
+    * 2,
+    "MomentumAGC([params[2]], unit_group='8-units', fused=False)": (
+        "For 'MomentumAGC', 'unit_group' must be the name of a group of 2 devices for ['second'], where '8-units' is",
+    )
+    * 2,
+}
+
+
 def test_state_is_sliced_with_its_parameter(tmp_path):
     """For eight devices: a weight by rows or columns, ZeRO or both; summed and gathered as that is said.
 
     What has another shape stays whole, and is of all slices.
     """
-    parts = {"[:1]": "whole", "[1:2]": "8-units", "[2:]": "2-units"}
-    groups = ", ".join(f"dict(params=params{part}, unit_group={group!r})" for part, group in parts.items())
+    units = (
+        "dict(params=params[:1], unit_group='whole'), dict(params=params[1:2], unit_group='8-units' if zero else "
+        "'2-units'), dict(params=params[2:], unit_group='2-units')"
+    )
     expressions = {
-        "EMA(AdamW(params, amsgrad=True, fused=False), 0.9)": [],
-        f"MomentumAGC([{groups}])": [8] * 4 + [2] * 4,
-        "Muon([params[0], params[2]], ns_steps=2, matrix_group='8-units')": [8] * 4,
+        "EMA(AdamW(params, amsgrad=True, fused=False), 0.9)": ([], []),
+        f"MomentumAGC([{units}])": ([2] * 8, [8] * 4 + [2] * 4),
+        "Muon(params[:1], ns_steps=2, matrix_group='8-units' if zero else '2-units')": ([2] * 2, [8] * 2),
         # Of each tensor the length, and two norms of two sums; of a matrix its columns, their mean and a gather too.
-        "Adafactor(params[:2], matrix_group='8-units')": [8] * (5 + 8),
-        # Of columns, whose shapes no step is told: the docstring of `matrix_group` says so.
-        "Adafactor([params[2]], matrix_group='8-units')": "For 'Select', input.shape and other.shape need to broadcast",
-        "late: Adafactor(params)": "For 'Adafactor', 'matrix_group' must be",
-        "late: MomentumAGC(params, fused=False)": "For 'MomentumAGC', 'unit_group' must be",
+        "Adafactor(params[:2], matrix_group='8-units' if zero else '2-units')": ([2] * (5 + 8), [8] * (5 + 8)),
+        # Slices of a vector may be on several devices each.
+        "Adafactor(params[1:2], matrix_group='8-units')": ([8] * 5, [8] * 5),
+        **REFUSED,
         "whole: Adafactor(params[:2], matrix_group='whole')": ([], "For 'Adafactor', 'matrix_group' must be the name"),
-        "late: Muon(params[:1], ns_steps=2, matrix_group='whole')": ([], "For 'Muon', 'matrix_group' must be the name"),
-        "late: MomentumAGC(params, unit_group='whole', fused=False)": ([], "For 'MomentumAGC', 'unit_group' must be"),
+        "whole: Muon(params[:1], ns_steps=2, matrix_group='whole')": (
+            [],
+            "For 'Muon', 'matrix_group' must be the name",
+        ),
+        "whole: MomentumAGC(params, unit_group='whole', fused=False)": ([], "For 'MomentumAGC', 'unit_group' must be"),
+        # Where nothing is cut, shapes do not tell that a group is named for nothing.
+        "whole: setattr(params[1], 'parallel_optimizer', False) or "
+        "MomentumAGC(params[:2], unit_group='8-units', exempt='first')": (
+            [8] * 4,
+            "For 'MomentumAGC', 'unit_group' must be 'whole' for ['bias'], whose units are not cut, but MindSpore "
+            "leaves it whole, of (64,).",
+        ),
     }
     done = subprocess.run(
         [sys.executable, eight_devices.__file__, *expressions],
@@ -326,8 +399,7 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     for (expression, ways), line in zip(expressions.items(), done.stdout.splitlines(), strict=True):
-        for zero, found in zip((False, True), json.loads(line), strict=True):
-            expected = ways[zero] if isinstance(ways, tuple) else ways
+        for zero, found, expected in zip((False, True), json.loads(line), ways, strict=True):
             if isinstance(expected, str):
                 assert found["refused"].startswith(expected), expression
                 continue
@@ -337,7 +409,7 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
             if expression.startswith("whole: "):
                 own = {"first": [64, 32], "bias": [64], "second": [16, 64]}
             assert found["sums"] == expected, expression
-            whole = {"row_var.first": [64, 1], "col_var.first": [1, 32]} if "Adafactor" in expression else {}
+            whole = {"row_var.first": [64, 1], "col_var.first": [1, 32]} if "Adafactor(params[:2]" in expression else {}
             assert {name: found["shapes"].pop(name) for name in whole} == whole
             kept = {name: shape for name, shape in found["shapes"].items() if name.split(".")[-1] in own}
             assert {name: own[name.split(".")[-1]] for name in kept} == kept, expression
@@ -360,10 +432,10 @@ def test_sums_without_sizes(shape, monkeypatch):
 def test_ways_of_training_compile_as_with_mindspores_own(tmp_path):
     """Pipeline stages, recomputation, accumulation, parts of ZeRO: the same is sent; state is cut as its parameter is.
 
-    But for the norms of long units, over the devices that are said to have them. Before that, slices: wholes are cut
-    where `restore` says, and slices that are there before a compilation stay.
+    But for the norms of units that are cut, over the devices that are said to have them. Before that, slices: wholes
+    are cut where `restore` says, and slices that are there before a compilation stay.
     """
-    units = "dict(params=params[:1], unit_group='8-units'), dict(params=params[1:], unit_group='whole')"
+    units = "dict(params=params[:1], unit_group='whole'), dict(params=params[1:], unit_group='2-units')"
     own = ["AdamW(params, fused=False)", f"EMA(MomentumAGC([{units}], fused=False), 0.9)"]
     done = subprocess.run(
         [sys.executable, ways_of_training.__file__, "nn.Momentum(params, 0.1, 0.9)", *own],
@@ -396,7 +468,7 @@ def test_ways_of_training_compile_as_with_mindspores_own(tmp_path):
         for each, names in zip(found, slots, strict=True):
             state = {f"{slot}.{name}.weight": size for slot in names for name, size in sizes.items()}
             expected = shared | state
-            norms = 4 if "ema" in names and "first" in sizes else 0
+            norms = 4 if "ema" in names else 0
             assert each["sent"] == stock["sent"] | {"AllReduce": stock["sent"]["AllReduce"] + norms}
             assert {name: shape for name, shape in each["shapes"].items() if "optimizer." not in name} == expected
 
