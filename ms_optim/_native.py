@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import inspect
+import ipaddress
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from ms_optim.arguments import FLOATS
 # Of the table and of the inputs of its functions, as in kernels/kernels.cpp.
 VERSION = 5
 _ANEW = "install ms_optim anew"
+# What says how many threads a process may take.
+THREADS = "OMP_NUM_THREADS"
 
 
 class _Entry(ctypes.Structure):
@@ -198,12 +201,52 @@ def _of_vectors(path, name, itemsize):
 
 
 def threads() -> int:
-    """How many threads kernels may take, by OMP_NUM_THREADS; 0 are as many as there are cores.
+    """How many threads kernels may take, by OMP_NUM_THREADS or as a share of the cores; 0 are as many as there are.
 
-    It is read as it was given to this process: where it is not set, MindSpore sets it to half of the cores, in C.
+    It is read as it was given to this process: where it is not set, MindSpore sets it to half of the cores, in C. So it
+    does in msrun, whose workers get that.
     """
-    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    return int(given) if given.isdecimal() else 0
+    workers = workers_here()
+    given = "" if workers > 1 and _is_set_by_msrun() else os.environ.get(THREADS, "").partition(",")[0].strip()
+    if given.isdecimal():
+        return int(given)
+    return max(len(os.sched_getaffinity(0)) // workers, 1) if workers > 1 else 0
+
+
+def workers_here() -> int:
+    """How many workers of msrun share the cores of this process; 1 where that is not known.
+
+    msrun tells a worker how many there are in all, and where they meet. No other machine reaches a loopback address:
+    all of them are here then. A worker that msrun has bound has fewer cores than msrun, and shares them with none.
+    """
+    told = os.environ.get("MS_WORKER_NUM", "")
+    if os.environ.get("MS_ROLE") != "MS_WORKER" or not told.isdecimal():
+        return 1
+    try:
+        local = ipaddress.ip_address(os.environ.get("MS_SCHED_HOST", "")).is_loopback
+        bound = os.sched_getaffinity(0) < os.sched_getaffinity(os.getppid())
+    except (OSError, ValueError):
+        return 1
+    return int(told) if local and not bound else 1
+
+
+def _is_set_by_msrun():
+    """Whether this process has an OMP_NUM_THREADS that msrun, which waits for it, was not given itself."""
+    try:
+        command = _words(os.getppid(), "cmdline")
+        given, own = (
+            [word.removeprefix(f"{THREADS}=") for word in _words(process, "environ") if word.startswith(f"{THREADS}=")]
+            for process in (os.getppid(), "self")
+        )
+    except OSError:
+        return False
+    launched = any(word == "mindspore.parallel.cluster.run" or Path(word).name == "msrun" for word in command)
+    return launched and not given and own == [os.environ.get(THREADS)]
+
+
+def _words(process, file):
+    """What a process was started with: the words of its command, or its environment."""
+    return Path(f"/proc/{process}/{file}").read_bytes().decode(errors="replace").split("\0")
 
 
 @functools.cache

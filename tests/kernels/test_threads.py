@@ -3,12 +3,15 @@
 import ctypes
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 from helpers import kernels
 from helpers.native import Native, assert_bits, needs_library, run, some_params
+from helpers.processes import ENVIRONMENT
 
 from ms_optim import AdamW, MomentumAGC, _native
 
@@ -42,6 +45,80 @@ def test_as_many_as_the_process_was_given(given, count, monkeypatch, copy_of_lib
     if written is None:
         libc.unsetenv(b"OMP_NUM_THREADS")
     assert more == min(count or cores, cores) - 1
+
+
+TOLD = {"MS_ROLE": "MS_WORKER", "MS_WORKER_NUM": "2", "MS_SCHED_HOST": "127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("told", "workers"),
+    [
+        ({}, 2),
+        ({"MS_WORKER_NUM": "64"}, 64),
+        ({"MS_SCHED_HOST": "::1"}, 2),
+        ({"MS_SCHED_HOST": "10.0.0.1"}, 1),
+        ({"MS_SCHED_HOST": ""}, 1),
+        ({"MS_WORKER_NUM": "1"}, 1),
+        ({"MS_WORKER_NUM": ""}, 1),
+        ({"MS_ROLE": "MS_SCHED"}, 1),
+        ({"OMP_NUM_THREADS": "3"}, None),
+    ],
+    ids=str,
+)
+def test_workers_of_one_machine_share_its_cores(told, workers, monkeypatch):
+    """As msrun tells them; where OMP_NUM_THREADS says how many, it is so many."""
+    for name in ("OMP_NUM_THREADS", *TOLD):
+        monkeypatch.delenv(name, raising=False)
+    assert (_native.workers_here(), _native.threads()) == (1, 0)
+    for name, value in (TOLD | told).items():
+        monkeypatch.setenv(name, value)
+    if workers is None:
+        assert _native.threads() == 3
+        return
+    assert _native.workers_here() == workers
+    cores = len(os.sched_getaffinity(0))
+    assert _native.threads() == (max(cores // workers, 1) if workers > 1 else 0)
+
+
+# As msrun: MindSpore, once imported, sets what a process that is started then gets.
+MSRUN = """
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).setenv(b"OMP_NUM_THREADS", b"64", 0)
+if sys.argv[1] == "bound":
+    bind = lambda: os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+else:
+    bind = None
+sys.exit(subprocess.call([sys.executable, "-c", sys.argv[2]], preexec_fn=bind))
+"""
+WORKER = """
+from ms_optim import _native
+_native.kernels_for("AdamW")
+print(_native.threads())
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "how", "before", "expected"),
+    [
+        (None, "msrun", "free", "", "share"),
+        ("5", "msrun", "free", "", "5"),
+        (None, "msrun", "free", "import os; os.environ['OMP_NUM_THREADS'] = '7'", "7"),
+        (None, "msrun", "bound", "", "64"),  # of which there is one core
+        (None, "another", "free", "", "64"),
+    ],
+)
+def test_threads_of_a_worker(given, name, how, before, expected, tmp_path):
+    """What msrun was given, or what the worker sets, is what was said; what MindSpore sets in msrun is not."""
+    cores = len(os.sched_getaffinity(0))
+    if how == "bound" and cores == 1:
+        pytest.skip("there is one core")
+    (tmp_path / name).write_text(MSRUN)
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "OMP_NUM_THREADS"} | TOLD
+    environment |= {} if given is None else {"OMP_NUM_THREADS": given}
+    command = [sys.executable, tmp_path / name, how, before + WORKER]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(max(cores // 2, 1)) if expected == "share" else expected]
 
 
 def test_a_forked_child_can_take_a_step():
