@@ -18,7 +18,8 @@ from ms_optim._plain_data import as_json, from_json
 from ms_optim._shards import cut_since, devices, listed, slicing_mode
 from ms_optim._values import LIST, copy_of, keep_values
 
-# The entry of a file that says, as JSON in bytes, of which device it is, what of it is sliced, and where that is.
+# The entry of a file that says, as JSON in bytes, of which device it is, what of it is sliced, and where that is; or
+# which parameters trainers have cut by hand, and only they know where.
 SLICES = "ms_optim.slices"
 
 
@@ -80,12 +81,16 @@ def device_of(cell: nn.Cell) -> tuple[int, int]:
     if slicing_mode():
         return _get_global_rank(), _get_device_num()
     # An `AutoParallel` sets the mode while it compiles and no longer.
-    parts = [part for _, part in cell.cells_and_names()]
-    around = any(isinstance(part, AutoParallel) for part in parts)
-    by_hand = any(hasattr(part, "refuse_parts") and cut_since(part) for part in parts)
-    if around or by_hand or any(param.sliced for param in cell.get_parameters()):
+    around = any(isinstance(part, AutoParallel) for _, part in cell.cells_and_names())
+    if around or cut_by_hand(cell) or any(param.sliced for param in cell.get_parameters()):
         return management.get_rank(), devices()
     return 0, 1
+
+
+def cut_by_hand(cell: nn.Cell) -> list[str]:
+    """The names of the parameters of optimizers in a cell that have been cut since these were made."""
+    parts = [part for _, part in cell.cells_and_names() if hasattr(part, "refuse_parts")]
+    return [] if slicing_mode() else [name for part in parts for name in cut_since(part)]
 
 
 def own_file(path: Path, cell: nn.Cell) -> Path:
@@ -138,10 +143,12 @@ def _first_shape(param):
 def about(cell: nn.Cell, params: Mapping[str, Parameter]) -> dict[str, Tensor]:
     """The entry of a file of Parameters by name, if any is sliced."""
     sliced = [name for name, param in params.items() if param.sliced]
-    if not sliced:
-        return {}
+    by_hand = [] if sliced else cut_by_hand(cell)
     rank, devices = device_of(cell)
-    return {SLICES: as_json({"rank": rank, "devices": devices, "sliced": sliced, "places": places(cell, params)})}
+    if not sliced and (not by_hand or devices == 1):
+        return {}
+    told = {"rank": rank, "devices": devices, "sliced": sliced, "places": places(cell, params)}
+    return {SLICES: as_json(told | ({"by_hand": by_hand} if by_hand else {}))}
 
 
 def taken_early(
@@ -258,6 +265,11 @@ def merged(file: Path, entries: Mapping[str, Any], read: Callable[[Path], dict],
         ValueError: If a whole has a part that no file has, or the files are of different steps.
     """
     told, files = from_json(entries[SLICES]), files_beside(file)
+    if told.get("by_hand"):
+        raise ValueError(
+            f"For 'restore', {unfit}; and parts of {listed(told['by_hand'])}, which were cut by hand, cannot be "
+            "merged, because where they are was not saved."
+        )
     wholes: dict[str, _Whole] = {}
     result = {name: value for name, value in entries.items() if name != SLICES}
     unknown: set[str] = set()

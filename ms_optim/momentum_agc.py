@@ -210,11 +210,15 @@ class MomentumAGC(Optimizer):
         ]
         if narrow:
             return f"'unit' must be 'output' for {listed(narrow)}, whose parts do not tell which axes of a whole are 1"
-        unnamed = [
-            param.name
+        cut = [
+            (param.name, said, self._cuts_units(param, wholes[param.name], kind))
             for param, said, kind in clipped
-            if not is_group(said) and param.name in wholes and self._cuts_units(param, wholes[param.name], kind)
+            if param.name in wholes
         ]
+        idle = [name for name, said, cuts in cut if is_group(said) and not cuts]
+        if idle:
+            return f"'unit_group' must be 'whole' for {listed(idle)}, whose units are not cut"
+        unnamed = [name for name, said, cuts in cut if cuts and not is_group(said)]
         return named_for("unit_group", unnamed, CUT) if unnamed else None
 
     def wanted_for_slice(self, place: int, whole: tuple[int, ...], part: tuple[int, ...]) -> str | None:

@@ -33,6 +33,7 @@ from ms_optim import (
     restore,
     save,
 )
+from ms_optim.checkpoint import read_checkpoint
 from parity.sides.rules import rule_of
 
 PLACED = [partial(Adafactor, matrix_group="a"), partial(MomentumAGC, unit_group="a"), partial(Muon, matrix_group="a")]
@@ -159,6 +160,11 @@ ROWS, COLUMNS = {"weight": 0, "bias": 0}, {"weight": 1}
     [
         (MomentumAGC, ROWS, r"'unit_group' must be the name of a communication group for \['[a-z.]*bias'\], of which"),
         (MomentumAGC, COLUMNS, r"'unit_group' must be the name of a communication group for \['[a-z.]*weight'\], of"),
+        (
+            partial(MomentumAGC, unit_group="a"),
+            ROWS,
+            r"'unit_group' must be 'whole' for \['[a-z.]*weight'\], whose units",
+        ),
         (partial(MomentumAGC, unit_group="whole"), ROWS, r"'unit_group' must be .* for \['[a-z.]*bias'\], of which"),
         (Adafactor, ROWS, "'matrix_group' must be the name of a communication group for .*, of which there are parts"),
         (partial(Adafactor, matrix_group="a"), COLUMNS, "parameters must be cut along their first axis alone, but not"),
@@ -224,6 +230,22 @@ def test_what_was_cut_by_hand_is_saved_by_each(tmp_path, monkeypatch):
         save(optimizer, tmp_path / "a.safetensors")
         assert restore(optimizer, tmp_path / "a.safetensors") == []
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.rank_0.safetensors", "a.rank_1.safetensors"]
+    before = [param.asnumpy().copy() for param in optimizer.get_parameters()]
+    refused = "^For 'restore', 'parameters' must be of rank 1 of 2, or whole, but got those of rank 0 of 2"
+    with pytest.raises(
+        ValueError, match=f"{refused}; and parts of .*weight.*, which were cut by hand, cannot be merged"
+    ):
+        restore(optimizer, tmp_path / "a.rank_0.safetensors")
+    with pytest.raises(ValueError, match=refused):
+        restore(optimizer, read_checkpoint("restore", tmp_path / "a.rank_0.safetensors"))
+    (tmp_path / "a.rank_0.safetensors").rename(tmp_path / "a.rank_1.safetensors")
+    with pytest.raises(ValueError, match=refused):
+        restore(optimizer, tmp_path / "a.safetensors")
+    monkeypatch.setattr(management, "get_group_size", lambda: 3)
+    with pytest.raises(ValueError, match=r"^For 'restore', .* of rank 1 of 3, or whole, but got those of rank 0 of 2"):
+        restore(optimizer, tmp_path / "a.safetensors")
+    for param, value in zip(optimizer.get_parameters(), before, strict=True):
+        assert np.array_equal(param.asnumpy(), value)
 
 
 def test_narrow_parts_do_not_tell_what_a_unit_is():
