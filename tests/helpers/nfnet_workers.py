@@ -1,7 +1,7 @@
 """What each worker of msrun runs of scripts/nfnet, with a small network: `FOLDER PART`; it prints what each comes to.
 
 A part is some trainings, one after the other, of which one may be stopped by a signal: after a step one of the workers
-writes its process id into a file, and goes on when that is gone.
+writes its process id into a file, and goes on when that is gone. The first begins with workers of different recipes.
 """
 
 import hashlib
@@ -9,9 +9,8 @@ import json
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-
-from mindspore.communication import get_rank
 
 NFNET = Path(__file__).parents[2] / "scripts" / "nfnet"
 # Of each training the folder, whether it goes on, and the worker and the step that are waited at.
@@ -47,12 +46,18 @@ def main(folder, part):
 
     recipe = Recipe.read(NFNET / "configs" / "digits.yaml", ["epochs=2", "image_size=8", "eval_image_size=8"])
     training.ARCHITECTURES[recipe.model] = Architecture((0,), (32,), 16, 16)
+    rank = training.prepare(recipe)[0]
+    if part == "first":
+        try:
+            training.train(replace(recipe, lr=0.1 * rank, log_steps=1 + rank), folder / "other")
+        except ValueError as error:
+            print("REFUSED " + str(error), flush=True)
     told = Log.on_train_step_end
     for name, again, asked in PARTS[part]:
         Log.on_train_step_end = waiting(folder, asked, told)
         _, ema = training.train(recipe, folder / name, again)
         bits = hashlib.sha256(b"".join(param.asnumpy().tobytes() for param in ema.get_parameters())).hexdigest()
-        ended = {"name": name, "rank": get_rank(), "step": ema.global_step.asnumpy().item(), "bits": bits}
+        ended = {"name": name, "rank": rank, "step": ema.global_step.asnumpy().item(), "bits": bits}
         print("ENDED " + json.dumps(ended), flush=True)
 
 

@@ -18,7 +18,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 
 def ended(folder, part, number):
-    """Where the trainings of a part ended, one of which is stopped by a signal to the worker that waits for it."""
+    """Where the trainings of a part ended, one of which is stopped by a signal to the worker that waits for it.
+
+    And what was refused before.
+    """
     logs = folder / part
     logs.mkdir()
     with ThreadPoolExecutor(1) as pool:
@@ -30,13 +33,23 @@ def ended(folder, part, number):
             os.kill(int(asked.read_text()), number)
             asked.unlink()
         said = done.result()
-    lines = [line.removeprefix("ENDED ") for text in said for line in text.splitlines() if line.startswith("ENDED ")]
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in after("ENDED ", said)], after("REFUSED ", said)
+
+
+def after(word, said):
+    """What follows a word in the lines that begin with it."""
+    return [line.removeprefix(word) for text in said for line in text.splitlines() if line.startswith(word)]
 
 
 def test_two_workers_stop_together_and_go_on_to_the_bit(tmp_path):
     """By a SIGTERM for the second, then by a SIGINT for the first, each within an epoch; as if nobody had asked."""
-    first, second = ended(tmp_path, "first", signal.SIGTERM), ended(tmp_path, "second", signal.SIGINT)
+    first, refused = ended(tmp_path, "first", signal.SIGTERM)
+    second, _ = ended(tmp_path, "second", signal.SIGINT)
+    assert refused == [
+        f"For 'recipe', 'lr' must be the same for all workers, but got {rate} here and another elsewhere."
+        for rate in (0.0, 0.1)
+    ]
+    assert not (tmp_path / "other").exists()
     steps = [[(each["name"], each["rank"], each["step"]) for each in part] for part in (first, second)]
     assert steps == [
         [(name, rank, step) for rank in (0, 1) for name, step in ends]

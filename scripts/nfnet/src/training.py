@@ -2,6 +2,7 @@
 
 import json
 import os
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -124,6 +125,32 @@ def accuracy(network, data, total=None):
     return float(right / count)
 
 
+class Gather(nn.Cell):
+    """The rows of a Tensor of all workers, in the order of their ranks."""
+
+    def __init__(self):
+        super().__init__()
+        self.gather = ops.AllGather()
+
+    def construct(self, x):
+        """Collect a Tensor of at least one axis."""
+        return self.gather(x)
+
+
+def _refuse_others(recipe):
+    """Refuse a recipe that is not that of all workers; each of them does, and none waits for another."""
+    names = [name for name in asdict(recipe) if name not in MAY_DIFFER]
+    # float32 has each integer of 24 bits
+    own = [zlib.crc32(repr(getattr(recipe, name)).encode()) % 2**24 for name in names]
+    all_of_them = Gather()(Tensor([own], ms.float32)).asnumpy()
+    odd = [name for name, values in zip(names, all_of_them.T) if (values != values[0]).any()]
+    if odd:
+        raise ValueError(
+            f"For 'recipe', '{odd[0]}' must be the same for all workers, but got {getattr(recipe, odd[0])!r} "
+            "here and another elsewhere."
+        )
+
+
 def _keep_recipe(recipe, folder, again, rank):
     """Write what a training goes by; where one goes on, refuse what would not be as it was."""
     file, said = folder / "recipe.json", json.loads(json.dumps(asdict(recipe)))
@@ -158,9 +185,11 @@ def train(recipe, folder, again=False):
     Raises:
         FloatingPointError: If the loss is not finite.
         OSError: If there is no checkpoint to go on from, or there is one and `again` is False.
-        ValueError: If it is to go on by another recipe.
+        ValueError: If it is to go on by another recipe, or workers have not the same.
     """
     rank, workers = prepare(recipe)
+    if workers > 1:
+        _refuse_others(recipe)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / LAST).exists() != again:
