@@ -220,7 +220,7 @@ def workers_here() -> int:
     all of them are here then. A worker that msrun has bound has fewer cores than msrun, and shares them with none.
     """
     told = os.environ.get("MS_WORKER_NUM", "")
-    if os.environ.get("MS_ROLE") != "MS_WORKER" or not told.isdecimal():
+    if os.environ.get("MS_ROLE") != "MS_WORKER" or not told.isdecimal() or not hasattr(os, "sched_getaffinity"):
         return 1
     try:
         local = ipaddress.ip_address(os.environ.get("MS_SCHED_HOST", "")).is_loopback
