@@ -125,14 +125,6 @@ class Declared:
             )
         cls._refuse_names(cls._own_names() & {*kinds, *members})
         cls._check_order(kinds)
-        read = {"lr", *(name for slot in cls.slots for name in (slot.when, slot.init))}
-        read |= {*cls._numbers_read(), *cls._taken_by_update()}
-        idle = sorted(name for name, kind in kinds.items() if not read & {name, *kind.members(name)})
-        if idle:
-            raise TypeError(
-                f"For '{cls.__name__}', 'defaults' must have nothing but what 'scalars', 'update' or 'slots' read, but "
-                f"none of them reads {idle}."
-            )
         read = {number for number, _ in cls._conditions_taken().values()}
         missing = sorted((read | cls.__dict__.get("conditions", {}).keys()) - {*cls._taken_by_update()})
         if missing:
@@ -164,6 +156,29 @@ class Declared:
                 f"For '{type(self).__name__}', 'scalars' must return a tuple of {kept}what 'update' takes as numbers, "
                 f"{[*numbers]}, but got {'something else' if count < 0 else f'{count} of them'}."
             )
+
+    @classmethod
+    def _refuse_idle(cls, groups, kinds):
+        """Raise if an argument that nothing reads is other than it is by default: whoever gave it believes otherwise.
+
+        A class that derives from another may have a rule that takes fewer than that one's constructor.
+        """
+        read = {"lr", *(name for slot in cls.slots for name in (slot.when, slot.init))}
+        read |= {*cls._numbers_read(), *cls._taken_by_update()}
+        nothing = inspect.Parameter.empty
+        usual = {
+            name: argument.default for name, argument in arguments_of(cls).items() if argument.default is not nothing
+        }
+        for name, kind in kinds.items():
+            if read & {name, *kind.members(name)}:
+                continue
+            expected = kind.check(cls.__name__, name, usual[name]) if name in usual else nothing
+            for group in groups:
+                if group[name] != expected:
+                    raise ValueError(
+                        f"For '{cls.__name__}', '{name}' must be what it is by default, because neither 'scalars' nor "
+                        f"'update' nor 'slots' read it, but got {group[name]!r}."
+                    )
 
     @staticmethod
     def _refuse_idle_patterns(owner, groups, kinds):

@@ -127,6 +127,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         groups = Groups(owner, params, defaults, kinds)
         for group in groups:
             self.check_group(group)
+        self._refuse_idle(groups, kinds)
         self._refuse_idle_patterns(owner, groups, kinds)
         for slot in (*self.slots, MASTER):
             self.__dict__.pop(slot.name, None)
