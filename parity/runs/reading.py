@@ -77,9 +77,9 @@ def _check_header(folder, header):
 
     def check(key, is_right, what):
         if not is_right:
-            raise ValueError(
-                f"For 'read', '{key}' in '{folder / 'run.json'}' must be {what}, but got {header.get(key)!r}."
-            )
+            where, _, part = key.partition(".")
+            got = header[where].get(part) if part else header.get(where)
+            raise ValueError(f"For 'read', '{key}' in '{folder / 'run.json'}' must be {what}, but got {got!r}.")
 
     def is_whole(value, least):
         return isinstance(value, int) and not isinstance(value, bool) and value >= least
@@ -104,6 +104,7 @@ def _check_header(folder, header):
     check("every", is_whole(header.get("every", 1), 1), "an integer in [1, inf)")
     for key in MAPPINGS:
         check(key, isinstance(header.get(key, {}), dict), "an object")
+    check("after.skipped", is_whole(header.get("after", {}).get("skipped", 0), 0), "a number of steps")
     sample = header.get("sample", {"elements": 1, "seed": 0, "shapes": {}})
     fits = is_whole(sample.get("elements"), 1) and is_whole(sample.get("seed"), 0)
     shapes = sample.get("shapes")

@@ -449,6 +449,11 @@ def test_what_cannot_be_read(tmp_path):
         ("every", 0, r"'every' in .* must be an integer in \[1, inf\), but got 0"),
         ("every", "x", r"'every' in .* must be an integer in \[1, inf\), but got 'x'"),
         ("average", 3, "'average' in .* must be an object, but got 3"),
+        ("after", 3, "'after' in .* must be an object, but got 3"),
+        *(
+            ("after", {"skipped": skipped}, rf"'after\.skipped' in .* must be a number of steps, but got {skipped!r}")
+            for skipped in ("two", -1, 1.5, True, None)
+        ),
         (
             "sample",
             {"elements": 5, "seed": 0, "shapes": {"w": 5}},
