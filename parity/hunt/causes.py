@@ -82,12 +82,18 @@ def _has_begun(slots):
 def numbers_apart(first, second, pairs, i):
     """The numbers of groups that differ, parameter by parameter."""
     one, other = (_by_parameter(run, i) for run in (first, second))
+    mine_said, its_said = (_by_parameter(run, i, explicit=False) for run in (first, second))
     differing: dict[tuple[str, str], list[str]] = {}
     for name, called in pairs.items():
         for key in one[name].keys() & other[called].keys() - {*HOW, *NOTES, "params"}:
             mine, its = one[name][key], other[called][key]
-            if not is_same(mine, its):
-                differing.setdefault((key, f"{told(mine)} and {told(its)}"), []).append(name)
+            if is_same(mine, its):
+                continue
+            values = f"{told(mine)} and {told(its)}"
+            if is_same(mine_said[name][key], its_said[called][key]):
+                dtypes = first.header["dtypes"][name], second.header["dtypes"][called]
+                values += f" (what {told(mine_said[name][key])} is in {' and in '.join(dtypes)})"
+            differing.setdefault((key, values), []).append(name)
     if not differing:
         return None
     said = [f"{key} is {values} for {_some(names, len(pairs))}" for (key, values), names in sorted(differing.items())]
@@ -102,15 +108,15 @@ def classes_apart(first, second):
     return None if one == other else f"the first is {one}, the second {other}"
 
 
-def _by_parameter(run, i):
-    """The numbers of each parameter; what None stands for in its dtype is said."""
-    entry, dtypes = ENTRIES.get(run.header["optimizer"]), run.header["dtypes"]
+def _by_parameter(run, i, explicit=True):
+    """The numbers of each parameter, as the run says them or, if explicit, with what None stands for in its dtype."""
+    entry, dtypes = ENTRIES.get(run.header["optimizer"]) if explicit else None, run.header["dtypes"]
 
-    def explicit(group, name):
+    def numbers(group, name):
         return entry.explicit(group, eps=FORMATS[dtypes[name]].eps, group=True) if entry else group
 
     pairs = zip(run.header["groups"], run.steps[i].groups)
-    return {name: explicit(group, name) for members, group in pairs for name in members["params"]}
+    return {name: numbers(group, name) for members, group in pairs for name in members["params"]}
 
 
 def told(value):

@@ -128,7 +128,8 @@ def compare_runs(
         first (Run): One run.
         second (Run): The other, of the same network.
         truth (Run): The first in float64. Then they are equal if the second is no further from it than ten times the
-            first is, and they have the same steps, numbers, parameters and state at first. Default: ``None`` .
+            first is, and they have the same steps, numbers, parameters and state at first. What None is in float32 it
+            is to be given as, for it is another number in float64. Default: ``None`` .
         names (Mapping[str, str]): What parameters of the second are called in the first, if not the same.
             Default: ``None`` .
 

@@ -666,6 +666,29 @@ def test_a_truth_is_the_first_in_float64(tmp_path):
         compare_runs(one, one, faster)
 
 
+def test_a_truth_has_the_eps_that_none_is_in_float32(tmp_path):
+    """That of Adafactor is another number in float64, and where gradients are tiny, other steps."""
+
+    def adafactor(name, dtype, **options):
+        net = network().to(dtype)
+        optimizer = torch.optim.Adafactor(net.parameters(), **options)
+        trained(optimizer, net, tmp_path / name, 4, lambda step: scale(net, 1e-7), dtype=dtype)
+        return read(tmp_path / name)
+
+    first, truth = (adafactor(str(dtype), dtype) for dtype in (torch.float32, torch.float64))
+    with pytest.raises(
+        Incomparable,
+        match=r"of the first, but .* eps is \(1.1920929e-07, 0.001\) and \(2.220446e-16, 0.001\) "
+        r"\(what \(None, 0.001\) is in float32 and in float64\) for all",
+    ):
+        compare_runs(first, first, truth)
+    given = adafactor("given", torch.float64, eps=(2.0**-23, 1e-3))
+    assert compare_runs(first, first, given).equal
+    off = abs(truth.steps[-1].parameters["0.weight"] - given.steps[-1].parameters["0.weight"]).max()
+    rounding = abs(first.steps[-1].parameters["0.weight"] - given.steps[-1].parameters["0.weight"]).max()
+    assert off > 1000 * rounding
+
+
 def test_a_truth_excuses_no_other_rule(tmp_path):
     """What a rule tells is no rounding: state that is another after the last step, though no weight shows it."""
     net = network().double()
