@@ -5,16 +5,20 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from types import FunctionType
+from typing import Any
 
 import numpy as np
 
 from ms_optim import OPTIMIZERS
 from ms_optim._groups import HOW
+from ms_optim.arguments import Choice, Whole
 from parity.cases import ENTRIES, Mutant
 from parity.cases.problems import Rows
 from parity.runs.files import Mapped, Run
 from parity.runs.follow import Prepare
+from parity.runs.problems import OF_ALL
 from parity.sides.arrays import array
 
 # What the numbers of a training usually are, besides the defaults.
@@ -121,15 +125,16 @@ def _running_product(base, exponent):
 
 
 def _of_arguments(name, run):
-    """Flags the other way around; numbers that are defaults, swapped, or what others usually are."""
+    """Choices that are others; numbers that are defaults, swapped, or what others usually are."""
+    cls = OPTIMIZERS[name]
     known = {
         key: parameter.default
-        for key, parameter in inspect.signature(OPTIMIZERS[name]).parameters.items()
-        if key not in (*HOW, "params", "lr", "weight_decay")
+        for key, parameter in inspect.signature(cls).parameters.items()
+        if key not in (*HOW, *OF_ALL, "params", "lr", "weight_decay")
     }
     told = {key: group[key] for group in run.header["groups"] for key in group if key in known}
     for key, value in told.items():
-        for other in _others(key, value, known[key]):
+        for other in _others(key, value, known[key], cls.kind_of(key)):
             yield Mistake((f"{key} {other} for {value}",), alter=partial(_with, key, other))
 
 
@@ -206,35 +211,44 @@ def _settings(run):
     return settings
 
 
-def _others(key, value, default):
-    """What else an argument may be."""
-    if isinstance(value, bool):
-        return [not value]
+def _others(key, value, default, kind):
+    """What else an argument of a kind may be."""
+    if isinstance(kind, Choice):
+        return [other for other in kind.choices if other != value]
     if isinstance(value, (list, tuple)):
         value = tuple(value)
-        if not all(isinstance(part, float) for part in value):
+        if not all(map(is_number, value)):
             return []
         found = [tuple(default)] if isinstance(default, tuple) else []
         found += [value[::-1]] if key == "betas" else []
-        found += [
-            (*value[:i], other, *value[i + 1 :]) for i, part in enumerate(value) for other in _others("", part, part)
-        ]
-        return [other for other in dict.fromkeys(found) if other != value]
-    if not isinstance(value, float):
+        found += [(*value[:i], other, *value[i + 1 :]) for i, part in enumerate(value) for other in _usual("", part)]
+    elif is_number(value):
+        found = [default] if is_number(default) else []
+        found += [value - 1, value + 1] if isinstance(kind, Whole) else _usual(key, value)
+    else:
         return []
-    usual = EPSILONS if key == "eps" else DECAYS if 0.5 <= value < 1 else ()
-    found = [default, *usual] if isinstance(default, float) else list(usual)
     return [other for other in dict.fromkeys(found) if other != value]
 
 
-def _regrouped(run, change):
+def _usual(key, value):
+    """What others usually have for a number."""
+    usual = EPSILONS if key == "eps" else DECAYS if 0.5 <= value < 1 else ()
+    return [other for other in usual if other != value]
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number, and no flag."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def regrouped(run: Run, change: Callable[[list, int | None], list]) -> Run:
     """The run with other groups; `change` is given the number of a step, or None for what there was at first."""
     steps = Mapped(run.steps, lambda i, step: replace(step, groups=change(step.groups, i)))
     return replace(run, header={**run.header, "groups": change(run.header["groups"], None)}, steps=steps)
 
 
 def _with(key, value, run):
-    return _regrouped(run, lambda groups, i: [{**group, key: value} if key in group else group for group in groups])
+    return regrouped(run, lambda groups, i: [{**group, key: value} if key in group else group for group in groups])
 
 
 def _undecayed(drops, run):
@@ -253,14 +267,14 @@ def _undecayed(drops, run):
                     made.append({**group, **named, **({"weight_decay": 0.0} if dropped else {})})
         return made
 
-    return _regrouped(run, change)
+    return regrouped(run, change)
 
 
 def _rates(rates, run):
     def change(groups, i):
         return [{**group, "lr": rate} for group, rate in zip(groups, rates[i or 0])]
 
-    return _regrouped(run, change)
+    return regrouped(run, change)
 
 
 def scaled_rates(words: str, factor: float) -> Mistake:
@@ -269,12 +283,12 @@ def scaled_rates(words: str, factor: float) -> Mistake:
     def scaled(groups, i):
         return [{**group, "lr": group["lr"] * factor} for group in groups]
 
-    return Mistake((words,), alter=lambda run: _regrouped(run, scaled))
+    return Mistake((words,), alter=lambda run: regrouped(run, scaled))
 
 
 def scaled_gradients(words: str, factor: float) -> Mistake:
     """Gradients times a constant."""
-    return Mistake((words,), prepare=lambda rule, i, drawn: _each(drawn, lambda grad: grad * factor))
+    return Mistake((words,), prepare=lambda rule, i, drawn: each_of(drawn, lambda grad: grad * factor))
 
 
 def breaks(optimizer: str, name: str, step: int, steps: int) -> Iterator[Mistake]:
@@ -322,7 +336,9 @@ def _is_rows(grad):
     return grad is None or isinstance(grad, Rows)
 
 
-def _each(drawn, change):
+def each_of(drawn: Mapping, change: Callable) -> dict:
+    """The gradients of a step, each changed; of a sparse one the values, and of one that is absent nothing."""
+
     def changed(grad):
         if grad is None:
             return None
@@ -338,7 +354,7 @@ def norm_of(gradients: Mapping) -> float:
 
 
 def _clipped(drawn, norm, most):
-    return _each(drawn, lambda grad: grad * min(1.0, most / (norm + 1e-6)))
+    return each_of(drawn, lambda grad: grad * min(1.0, most / (norm + 1e-6)))
 
 
 def is_whole(number: float) -> bool:

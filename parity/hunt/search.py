@@ -6,7 +6,7 @@ by torch: what it fits is named, if the rule of torch does not fit.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from ms_optim import OPTIMIZERS
 from parity.cases import ENTRIES, Mutant
 from parity.hunt.mistakes import Alter, Mistake, breaks, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
 from parity.hunt.mutants import breed, differs_in_rule_alone
+from parity.hunt.unknowns import solved, unknowns
 from parity.hunt.whole import Followed, as_precise
 from parity.judge.compare import RATIO, Divergence, Standard, errors
 from parity.runs.files import Run
@@ -129,6 +130,10 @@ class Search:
             return Diagnosis(self.name, of_right)
         led = [*self.shown, *self._lead(self._of_constants(ours)), *self._lead(self._of_breaks(divergence))]
         fits = [(mistake, self._ratio(ours, standard)) for mistake, standard in led]
+        if not any(ratio <= RATIO for _, ratio in fits):
+            numbers = [*self._lead(self._of_numbers(ours, verdict))]
+            led += numbers
+            fits += [(mistake, self._ratio(ours, standard)) for mistake, standard in numbers]
         # A constant that is not whole is a guess, which misleads beside others.
         shown = best = [mistake for mistake, _ in led if not mistake.guessed]
         tried, everything, now = len(led), [*fits], np.inf
@@ -253,6 +258,34 @@ class Search:
             for key, steps in ours.items()
         ]
         return float(np.mean(np.log2(1 + np.array(off))))
+
+    def _of_numbers(self, ours, verdict):
+        """Mistakes by a number of an argument that is not what the run says, which is solved for."""
+        parted = {key[1] for key, off in verdict.ours.items() if off.max(initial=0.0) > verdict.allowed[key]}
+        last = verdict.divergence.step + GLANCE if verdict.divergence else GLANCE
+        for unknown in unknowns(self.name, self.run, parted):
+            number = solved(unknown, partial(self._distance, ours, unknown, last + 1))
+            if number is not None:
+                yield replace(unknown.at(number), guessed=True)
+
+    def _distance(self, ours, unknown, steps, number):
+        """How far a trajectory is, in some steps, from where a number leads, in parts of the largest of each tensor."""
+        mistake = unknown.at(number)
+        taken = self._trajectory(mistake, steps, ("float64",))
+        if mistake.alter:  # which no other has
+            self._optimizers.pop(mistake.alter, None)
+        if taken is None:
+            return None
+        off = []
+        for key, told in ours.items():
+            own = np.stack(told[:steps]).astype(np.float64)
+            finite = np.isfinite(own)
+            size = np.abs(own, where=finite, out=np.zeros(own.shape)).max(initial=0.0)
+            if size:
+                lead = np.stack(taken[0][key]) if key in taken[0] else np.zeros(own.shape)  # state comes as zeros
+                off.append(((lead - own)[finite] / size).ravel())
+        found = np.concatenate(off) if off else np.zeros(0)
+        return found if np.isfinite(found).all() else None
 
     def _of_constants(self, ours):
         """Mistakes by a constant that the first step tells."""

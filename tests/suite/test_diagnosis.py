@@ -15,7 +15,7 @@ import parity
 from parity.__main__ import main
 from parity.cases import ENTRIES
 from parity.cases.problems import synthetic
-from parity.hunt import diagnosis, naming, search, whole
+from parity.hunt import diagnosis, mistakes, naming, search, whole
 from parity.hunt.diagnosis import Suspects, diagnose
 from parity.hunt.mutants import breed
 from parity.hunt.naming import measured
@@ -23,6 +23,7 @@ from parity.hunt.search import Search
 from parity.hunt.whole import Whole
 from parity.runs import read
 from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart, stepped, trace_of
+from parity.runs.problems import run_of_case
 from parity.runs.replay import replay
 from parity.sides.rules import Shaken
 from parity.sides.trace import Recorder
@@ -121,6 +122,89 @@ def test_the_cause_is_named(cause, recorded, suspects):
     assert words in {fit for fit, _ in found.fits}, str(found)
     assert found.fits[0][1] < 3 < 10 < found.right
     assert f"it follows {name} with this mistake: " in str(found)
+
+
+# The optimizer, its arguments, those that the run says instead, and what is to be named.
+NUMBERS = {
+    "none": ("SGD", {"momentum": 0.9, "dampening": 0.1}, {"dampening": 0}, "dampening 0.1 for 0"),
+    "no slot": ("SGD", {"momentum": 0.9}, {"momentum": 0}, "momentum 0.9 for 0"),
+    "decay": ("AdamW", {"weight_decay": 0.05}, {"weight_decay": 0.1}, "weight_decay 0.05 for 0.1"),
+    "one of two": ("AdamW", {"betas": (0.89, 0.999)}, {"betas": [0.9, 0.999]}, "betas (0.89, 0.999) for [0.9, 0.999]"),
+    "tiny": ("AdamW", {"eps": 3e-6}, {"eps": 1e-8}, "eps 3e-06 for 1e-08"),
+    "small": ("NAdam", {"momentum_decay": 1e-3}, {"momentum_decay": 4e-3}, "momentum_decay 0.001 for 0.004"),
+    "not said": ("RMSprop", {"alpha": 0.93}, {"alpha": None}, "alpha 0.93 for 0.99"),
+}
+
+
+def saying(run, *groups):
+    """The run with what it says of its groups replaced; None is nothing."""
+
+    def others(numbers):
+        return [
+            {key: value for key, value in {**group, **other}.items() if value is not None}
+            for group, other in zip(numbers, groups)
+        ]
+
+    header = {**run.header, "groups": others(run.header["groups"])}
+    steps = with_groups(run, [others(step.groups) for step in run.steps])
+    return type(run)(header, run.initial, run.initial_state, steps)
+
+
+@pytest.mark.parametrize("cause", NUMBERS)
+def test_a_number_is_solved_for(cause, tmp_path):
+    """Whatever it was, by what the optimizer declares; and no mistake of the rule is named for it."""
+    name, used, said, words = NUMBERS[cause]
+    net = network()
+    trained(getattr(torch.optim, name)(net.parameters(), lr=0.02, **used), net, tmp_path / "run", STEPS)
+    found = diagnose(saying(read(tmp_path / "run"), said))
+    assert [fit for fit, _ in found.fits] == [words] and found.fits[0][1] < 3 < 10 < found.right, str(found)
+
+
+PARTS = {
+    "lr": ({}, {"lr": 0.005}, {"lr": 0.02}, ["lr times 0.25 in the group of '0.bias'"]),
+    "decay": (
+        {"weight_decay": 0.1},
+        {"weight_decay": 0.03},
+        {"weight_decay": 0.1},
+        ["weight_decay 0.03 for 0.1 in the group of '0.bias'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("cause", PARTS)
+def test_a_number_of_one_group_is_named_with_the_group(cause, tmp_path):
+    """Where all others follow the rule."""
+    of_all, used, said, words = PARTS[cause]
+    net = network()
+    matrices, others = ([param for param in net.parameters() if (param.ndim > 1) == side] for side in (True, False))
+    optimizer = torch.optim.AdamW([{"params": matrices}, {"params": others, **used}], **{"lr": 0.02, **of_all})
+    trained(optimizer, net, tmp_path / "run", STEPS)
+    assert [fit for fit, _ in diagnose(saying(read(tmp_path / "run"), {}, said)).fits] == words
+
+
+def test_gradients_of_one_parameter_times_a_constant(tmp_path):
+    """Which a step multiplies by itself."""
+
+    class Favouring(torch.optim.AdamW):
+        def step(self, closure=None):
+            favoured = self.param_groups[0]["params"][1]
+            favoured.grad = favoured.grad * 1.01
+            super().step()
+
+    Favouring.__name__ = "AdamW"
+    net = network()
+    trained(Favouring(net.parameters(), lr=0.02), net, tmp_path / "run", STEPS)
+    found = diagnose(read(tmp_path / "run"))
+    assert [fit for fit, _ in found.fits] == ["gradients of '0.weight' times 1.01"], str(found)
+
+
+def test_choices_and_whole_numbers_are_tried():
+    """By what an optimizer declares of them."""
+    problem = synthetic(2, absent=False).part(["fc.weight"])
+    case = ENTRIES["Muon"].cases[0]
+    words = {str(mistake) for mistake in mistakes.mistakes("Muon", run_of_case(case, problem), [1.0, 1.0])}
+    assert {"adjust_lr_fn match_rms_adamw for None", "ns_steps 4 for 5", "ns_steps 6 for 5"} <= words
+    assert {"nesterov False for True"} <= words
 
 
 MINDSPORE = {
