@@ -27,6 +27,9 @@ from parity.sides.trace import PARAMETER, Trace
 # these are run to the end.
 TOGETHER, GLANCE, NEAREST = 4, 3, 6
 PRECISIONS = ("float32", "float64")
+# To be said, the nearest of them must be so many times nearer than the right rule is, for it then explains all but a
+# tenth, and leave no more than so many roundings: about a ten-thousandth of a tensor.
+TELLING, LEFT = 10, 1000
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Diagnosis:
         divergence (Divergence): Where it first leaves that rule.
         fits (tuple[tuple[str, float], ...]): The mistakes that it follows, with the same of each, the nearest first.
         tried (int): How many were tried.
-        nearest (tuple[str, float]): If it follows none of them, the one that it is nearest to.
+        nearest (tuple[str, float]): If it follows none of them, the one that it is nearest to, if that is ten times
+            nearer than the right rule is, and within a thousand errors.
         hidden (tuple[str, ...]): The mistakes that these gradients do not show.
         steps (int): In how many steps it was looked at.
         tensors (int): Of how many parameters.
@@ -157,7 +161,9 @@ class Search:
             refuted = [found.divergence for _, found in again if found.ratio > RATIO and found.divergence]
         everything.sort(key=lambda fit: fit[1])
         fits = tuple((str(mistake), ratio) for mistake, ratio in everything if ratio <= RATIO)
-        nearest = next(((str(mistake), ratio) for mistake, ratio in everything if ratio < 0.5 * of_right), None)
+        far = of_right if np.isfinite(of_right) else self._ratio(self._parameters(ours), self._right)
+        most = min(far / TELLING, LEFT)
+        nearest = next(((str(mistake), ratio) for mistake, ratio in everything if ratio <= most), None)
         hidden = tuple(str(mistake) for mistake in self._known if mistake.known and mistake not in self._shows)
         nearest, refuted = None if fits else nearest, tuple(refuted)
         return Diagnosis(self.name, of_right, divergence, fits, tried, nearest, hidden, refuted=refuted)
@@ -239,6 +245,10 @@ class Search:
     def _ratio(self, ours, standard):
         """How far a trajectory is, by what it tells: all of its state, or some, or none."""
         return self._ratio_of(standard.judge(ours, told=True))
+
+    @staticmethod
+    def _parameters(ours):
+        return {key: steps for key, steps in ours.items() if key[0] == PARAMETER}
 
     @staticmethod
     def _ratio_of(verdict):

@@ -308,6 +308,8 @@ def test_what_refutes_a_mistake_is_looked_at(searches, recorded, monkeypatch):
     """A tensor that was not, by which what fits the others is not all; and what is refuted is no near ratio."""
     monkeypatch.setattr(diagnosis, "TENSORS", 1)
     monkeypatch.setattr(diagnosis, "AGAIN", searches - 1)
+    monkeypatch.setattr(search, "TELLING", 2)
+    monkeypatch.setattr(search, "LEFT", 1e9)
 
     def build(params):
         decay, none = ([p for p in params if (".bias" in p.name) == side] for side in (False, True))
@@ -320,6 +322,23 @@ def test_what_refutes_a_mistake_is_looked_at(searches, recorded, monkeypatch):
         assert "no weight_decay where a name has bias and decay coupled for decoupled" in {fit for fit, _ in found.fits}
     else:
         assert not found.fits and found.nearest[1] > 3, str(found)
+
+
+@pytest.mark.parametrize(
+    ("build", "spoiled", "telling"),
+    [
+        (lambda params: ms_optim.SGD(params, **{**MOMENTUM, "momentum": 0.99}), 1e-6, True),
+        (lambda params: ms_optim.SGD(params, **{**MOMENTUM, "momentum": 0.99}), 1e-2, False),
+        (lambda params: ms_optim.SGD(params, **MOMENTUM), 1e-6, False),
+    ],
+)
+def test_the_nearest_is_said_if_it_tells_something(build, spoiled, telling, recorded, suspects):
+    """If it leaves no more than a tenth of what the rule does, and a thousand roundings."""
+    _, ours = taken(recorded("SGD"), build)
+    ours = {key: [step + spoiled * i for i, step in enumerate(steps)] for key, steps in ours.items()}
+    found = suspects("SGD").diagnosis(ours)
+    assert not found.fits and not found.is_right and (found.nearest is not None) == telling, str(found)
+    assert ("; the nearest is momentum 0.99 for 0.9 (ratio " in str(found)) == telling
 
 
 LATE, LOST_AT = 28, 24
