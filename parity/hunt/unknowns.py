@@ -23,9 +23,9 @@ from parity.runs.problems import OF_ALL
 ROUNDS, HALVES = 12, 6
 # A step to tell how much a number does, as a part of it or, of 0, as it is.
 NUDGE = 1e-4
-# To what of itself the square of a distance is to fall for another round, and in all; and to how many times what is
-# nearest it may rise by a number of fewer digits.
-GAIN, EXPLAINED, AS_NEAR, DIGITS = 0.9, 0.25, 2.0, 7
+# To what of itself a distance is to fall for another round, and in all; and to how many times what is nearest it may
+# rise by a number of fewer digits.
+GAIN, EXPLAINED, AS_NEAR, DIGITS = 0.95, 0.5, 1.5, 7
 
 Distance = Callable[[float], np.ndarray | None]
 
@@ -86,43 +86,47 @@ def solved(unknown: Unknown, distance: Distance) -> float | None:
         distance: How far the run is, element by element, from where a number leads; None if that leads nowhere.
     """
 
-    def square(number):
+    def far(number):
         off = distance(number) if unknown.bounds[0] <= number <= unknown.bounds[1] else None
-        return np.inf if off is None else float(off @ off)
+        return np.inf if off is None else float(np.abs(off).sum())
 
-    squares = {start: square(start) for start in dict.fromkeys((unknown.said, *unknown.starts))}
-    number = min(squares, key=squares.get)
-    least = squares[number]
+    known = {start: far(start) for start in dict.fromkeys((unknown.said, *unknown.starts))}
+    number = min(known, key=known.get)
+    least = known[number]
     for _ in range(ROUNDS):
-        better, nearer = _improved(number, least, distance, square)
+        better = _improved(number, least, distance, far)
         if better is None:
             break
-        number, ended, least = better, nearer > GAIN * least, nearer
-        if ended:
+        before, (number, least) = least, better
+        if least > GAIN * before:
             break
-    if not least < EXPLAINED * squares[unknown.said]:
+    if not least < EXPLAINED * known[unknown.said]:
         return None
     shorter = (float(f"{number:.{digits}g}") for digits in range(1, DIGITS))
-    return next((one for one in shorter if square(one) <= AS_NEAR * least), number)
+    return next((one for one in shorter if far(one) <= AS_NEAR * least), number)
 
 
-def _improved(number, least, distance, square):
-    """A number that is nearer, by the method of Gauss and Newton, and the square of its distance; or None."""
+def _improved(number, least, distance, far):
+    """A number that is nearer, and how far it is: where most of what is off vanishes, whatever few elements do."""
     here = distance(number)
     nudge = NUDGE * abs(number) or NUDGE
-    nudged = next((one for one in (nudge, -nudge) if square(number + one) < np.inf), None)
+    nudged = next((one for one in (nudge, -nudge) if far(number + one) < np.inf), None)
     if here is None or nudged is None:
-        return None, least
+        return None
     way = (distance(number + nudged) - here) / nudged
-    size = float(way @ way)
-    if not (np.isfinite(size) and size > 0):
-        return None, least
-    step = -float(way @ here) / size
-    for half in range(HALVES):
-        nearer = square(number + step / 2**half)
-        if nearer < least:
-            return number + step / 2**half, nearer
-    return None, least
+    moved = way != 0
+    if not moved.any():
+        return None
+    step = _median(-here[moved] / way[moved], np.abs(way[moved]))
+    tried = ((number + step / 2**half, far(number + step / 2**half)) for half in range(HALVES))
+    return next((better for better in tried if better[1] < least), None)
+
+
+def _median(values, weights):
+    """The value that half of the weights are below."""
+    order = np.argsort(values)
+    below = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(below, below[-1] / 2)])
 
 
 def _said(run, key, default):
@@ -164,7 +168,7 @@ def _starts(kind, said, default):
     low, high = kind.bounds
     found = [0.0, float(default) if is_number(default) else said]
     if high - low < np.inf:
-        found += [low, 1 - said, *(low + (high - low) * (1 - 10.0**-power) for power in range(1, 5))]
+        found += [low, high, 1 - said, *(low + (high - low) * (1 - 10.0**-power) for power in range(1, 5))]
     else:
         found += [said * 10.0**power for power in (-4, -2, -1, 1, 2, 4)] if said else [1e-8, 1e-5, 1e-2, 1.0]
     return (float(start) for start in found)

@@ -4,6 +4,7 @@ import functools
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers.recorded import network, opened, trained
@@ -17,9 +18,11 @@ from parity.cases import ENTRIES
 from parity.cases.problems import synthetic
 from parity.hunt import diagnosis, mistakes, naming, search, whole
 from parity.hunt.diagnosis import Suspects, diagnose
+from parity.hunt.mistakes import Mistake
 from parity.hunt.mutants import breed
 from parity.hunt.naming import measured
 from parity.hunt.search import Search
+from parity.hunt.unknowns import Unknown, solved
 from parity.hunt.whole import Whole
 from parity.runs import read
 from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart, stepped, trace_of
@@ -158,6 +161,21 @@ def test_a_number_is_solved_for(cause, tmp_path):
     trained(getattr(torch.optim, name)(net.parameters(), lr=0.02, **used), net, tmp_path / "run", STEPS)
     found = diagnose(saying(read(tmp_path / "run"), said))
     assert [fit for fit, _ in found.fits] == [words] and found.fits[0][1] < 3 < 10 < found.right, str(found)
+
+
+def test_a_number_is_solved_for_whatever_few_elements_do():
+    """As those whose sign turns elsewhere; and not where nothing is nearer, or nothing is led to."""
+    most, turns = np.linspace(0.01, 0.02, 20), np.array([0.5, 0.6, 0.7])
+
+    def distance(number):
+        few = 0.05 * np.sign(number - turns) + 0.05 + 0.01 * number
+        return np.concatenate([most * (number - 0.37), few])
+
+    unknown = Unknown(0.0, (1.0,), (0.0, 1.0), lambda number: Mistake((f"{number}",)))
+    assert solved(unknown, distance) == 0.37
+    assert solved(replace(unknown, bounds=(0.0, 0.05)), distance) is None
+    assert solved(unknown, lambda number: most) is None
+    assert solved(unknown, lambda number: None) is None
 
 
 PARTS = {
