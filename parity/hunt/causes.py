@@ -99,7 +99,7 @@ def numbers_apart(first, second, pairs, i):
     said = [f"{key} is {values} for {_some(names, len(pairs))}" for (key, values), names in sorted(differing.items())]
     others = classes_apart(first, second)
     said = [others, *said] if others else said
-    return Finding(i, "numbers", "; ".join(said) + _shifted(first, second, [key for key, _ in differing]))
+    return Finding(i, "numbers", "; ".join(said) + _shifted(first, second, [key for key, _ in differing], i))
 
 
 def classes_apart(first, second):
@@ -135,15 +135,18 @@ def is_same(one, other):
     return one == other
 
 
-def _shifted(first, second, keys):
-    """Whether one has what the other had a step before, as where a schedule steps at another place."""
+def _shifted(first, second, keys, i):
+    """Whether one has what the other had a step before, as where a schedule steps elsewhere or leaves out a step."""
     steps = min(len(first.steps), len(second.steps))
     if steps < 3 or [*{*keys}] != ["lr"]:
         return ""
-    one, other = ([run.steps[i].groups[0].get("lr") for i in range(steps)] for run in (first, second))
+    one, other = ([run.steps[k].groups[0].get("lr") for k in range(steps)] for run in (first, second))
     for word, early, late in (("second", one, other), ("first", other, one)):
         if len({*early}) > 1 and all(map(is_same, early[:-1], late[1:])):
             return f": the {word} has the learning rates of one step before"
+    for word, ahead, behind in (("second", other, one), ("first", one, other)):
+        if steps - i > 2 and len({*ahead[i:]}) > 1 and all(map(is_same, ahead[i:-1], behind[i + 1 :])):
+            return f": from here on the {word} has those of the step after, as if it had left out one"
     return ""
 
 

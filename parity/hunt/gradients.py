@@ -15,6 +15,8 @@ NEAREST = 1e-7
 # elements or more are, in this cosine, those of the other run times something. Elements that are as small are noise
 # where some of them are this far from each other.
 NOISE, ELEMENTS, COSINE, UNLIKE = 1e-6, 6, 0.999, 0.1
+# What multiplies a loss and its gradients.
+SCALED = "all gradients: a mean for a sum, a loss scale, or a number of devices or of batches that are added up"
 # Of how many rows of a tensor a gradient may differ, where rounding lets a ReLU or a maximum choose otherwise.
 FEW = 0.25
 
@@ -50,8 +52,8 @@ class Seen:
         self.times = max(self.times, relative / max(drift, NEAREST))
 
 
-def loss_apart(one, other, i, drift, seen):
-    """The losses of a step that differ."""
+def loss_apart(one, other, pairs, i, drift, seen):
+    """The losses of a step that differ; by one factor with all gradients is said as such."""
     if one.loss is None or other.loss is None:
         return None
     off, allowed = distance(one.loss, other.loss), seen.allowed(drift)
@@ -63,6 +65,9 @@ def loss_apart(one, other, i, drift, seen):
         seen.add(off, drift)
         return None
     text = f"{one.loss:.8g} and {other.loss:.8g}, {off:.2g} apart where the weights are the same to {allowed:.2g}"
+    factor = _factor(*_sides(_both(one, other, pairs)), allowed) if _are_of_the_same(one, other, pairs) else None
+    if factor is not None and one.loss and abs(other.loss / one.loss / factor - 1) <= 10 * allowed:
+        return Finding(i, "loss", f"{text}: the second is the first times {factor:.7g}, and so are {SCALED}")
     return Finding(i, "loss", f"{text}: other data, or another network or loss")
 
 
@@ -76,12 +81,8 @@ def gradients_apart(one, other, pairs, i, drift, seen):
     if present:
         said = ", ".join(f"{name} in the {'first' if here else 'second'} alone" for name, here, _ in present)
         return Finding(i, "gradient", f"there is one of {said}")
-    both = {
-        name: _dense(one.gradients[name], other.gradients[called])
-        for name, called in pairs.items()
-        if name in one.gradients
-    }
-    mine, others = ({name: pair[side] for name, pair in both.items()} for side in (0, 1))
+    both = _both(one, other, pairs)
+    mine, others = _sides(both)
     tensors, allowed = differences(mine, others), seen.allowed(drift)
     seen.sizes |= {tensor.name: max(tensor.size, seen.sizes.get(tensor.name, 0.0)) for tensor in tensors}
     if i == 0 and not drift:
@@ -120,7 +121,38 @@ def gradients_apart(one, other, pairs, i, drift, seen):
             "a mean for a sum, a loss scale, a number of devices, or clipping in one of them"
         )
         return Finding(i, "gradient", text, apart)
-    return Finding(i, "gradient", in_words(apart, pairs), apart)
+    names = {tensor.name for tensor in apart}
+    own, its = _sides({name: pair for name, pair in both.items() if name in names})
+    factor = (
+        _factor(own, its, allowed) if sum(map(np.size, own.values())) >= ELEMENTS else None
+    )  # of few it says nothing
+    scaled = "" if factor is None else f"; in the second {_those(len(apart))} of the first times {factor:.7g}"
+    return Finding(i, "gradient", in_words(apart, pairs) + scaled, apart)
+
+
+def _those(count):
+    return "it is that" if count == 1 else "they are those"
+
+
+def _are_of_the_same(one, other, pairs):
+    """Whether there are gradients, of the same parameters in both."""
+    return bool(one.gradients) and all(
+        (name in one.gradients) == (own in other.gradients) for name, own in pairs.items()
+    )
+
+
+def _both(one, other, pairs):
+    """The gradients of each parameter in both steps."""
+    return {
+        name: _dense(one.gradients[name], other.gradients[called])
+        for name, called in pairs.items()
+        if name in one.gradients
+    }
+
+
+def _sides(both):
+    """Those of the first by name, and those of the second."""
+    return [{name: pair[side] for name, pair in both.items()} for side in (0, 1)]
 
 
 def _are_noise(one, other, noise, allowed):

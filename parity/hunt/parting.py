@@ -205,7 +205,7 @@ def _found(first, second, pairs, steps):
             allowed = max(ROUNDED, AMPLIFIED * _drift(*last, seen.noise))
             changed = weights_apart(last, (mine, others), i, pairs, allowed)
         drift.append(_drift(mine, others, seen.noise))
-        finding = numbers_apart(first, second, pairs, i) or changed or loss_apart(one, other, i, drift[-1], seen)
+        finding = numbers_apart(first, second, pairs, i) or changed or loss_apart(one, other, pairs, i, drift[-1], seen)
         budgets.append(seen.allowed(drift[-1]))
         finding = finding or gradients_apart(one, other, pairs, i, drift[-1], seen)
         if finding is None and wrong and wrong.step <= i:

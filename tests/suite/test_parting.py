@@ -86,6 +86,15 @@ PLANTED = {
         {"rate": lambda step: 0.02 * 0.9 ** (step if step != 7 else 3)},
         (7, "numbers", "lr is 0.009565938 and 0.01458 for all"),
     ),
+    "a step that is left out": (
+        {"rate": lambda step: 0.02 * 0.9 ** (step + (step >= 6))},
+        (
+            6,
+            "numbers",
+            "lr is 0.01062882 and 0.009565938 for all: from here on the second has those of the step after, as if it "
+            "had left out one",
+        ),
+    ),
     "betas of one group": (
         {"make": lambda net: torch.optim.AdamW(groups(net, betas=(0.8, 0.999)), weight_decay=0.1)},
         (0, "numbers", "betas is (0.9, 0.999) and (0.8, 0.999) for scale, 0.bias, 2.bias"),
@@ -104,7 +113,12 @@ PLANTED = {
     ),
     "the gradient of one layer": (
         {"plant": lambda step, net, optimizer: net[2].weight.grad.mul_(1.01)},
-        (0, "gradient", "1 of 5 differ, the last of the network '2.weight' by 0.0099"),
+        (
+            0,
+            "gradient",
+            "1 of 5 differ, the last of the network '2.weight' by 0.0099; in the second it is that of the first times "
+            "1.01",
+        ),
     ),
     "the gradient of one layer later": (
         {"plant": lambda step, net, optimizer: net[0].bias.grad.add_(0.01) if step == 6 else None},
@@ -170,6 +184,18 @@ def test_planted_causes_are_told_apart(cause, first, tmp_path):
         assert str(found).endswith(f"\nnoted: {noted}")
     else:
         assert found.noted == ()
+
+
+def test_a_loss_and_its_gradients_times_the_same(first, tmp_path):
+    """Are no other data; a loss that is another without them is."""
+    second = run(tmp_path / "run", plant=lambda step, net, optimizer: scale(net, 24.0))
+    for factor, text in (
+        (24.0, "the second is the first times 24, and so are all gradients: a mean"),
+        (23.0, "other data"),
+    ):
+        steps = [replace(step, loss=step.loss * factor) for step in second.steps]
+        found = compare_runs(first, type(second)(second.header, second.initial, second.initial_state, steps))
+        assert (found.finding.step, found.finding.whose) == (0, "loss") and text in found.finding.text, str(found)
 
 
 def test_the_optimizer_is_diagnosed(first, tmp_path):
