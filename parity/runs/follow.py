@@ -203,8 +203,8 @@ def _change_numbers(optimizer, numbers, groups, i):
                     f"change, but got {len(optimizer.param_groups)}."
                 )
             group = optimizer.param_groups[number]
-            if key not in group:
-                continue  # a note of a scheduler
+            if key not in group or group.follows(key):
+                continue  # a note of a scheduler, or what a schedule of its own says
             if key not in group.settable:
                 raise Unjudged(
                     f"For '{OWNER}', '{key}' of group {number} must stay {group[key]!r}, because it decides what is "

@@ -290,6 +290,23 @@ def test_schedules(tmp_path):
         assert [fit for fit, _ in diagnose(run, ours).fits] == [f"lr one step {words}"]
 
 
+def test_a_schedule_of_an_optimizers_own_is_replayed(tmp_path):
+    """Its rates are what it is judged by, and not those of the run; other numbers are those of the run."""
+    net = network()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    rates = [0.1 / (1 + step) for step in range(STEPS)]
+
+    def between(step):
+        optimizer.param_groups[0].update(lr=rates[step], eps=1e-4 if step > 2 else 1e-8)
+
+    trained(optimizer, net, tmp_path / "run", STEPS, between)
+    run = read(tmp_path / "run")
+    verdict, _ = taken(run, lambda params: ms_optim.AdamW(params, lr=rates))
+    assert verdict.passed, str(verdict)
+    verdict, ours = taken(run, lambda params: ms_optim.AdamW(params, lr=[rates[0], *rates[:-1]]))
+    assert not verdict.passed and [fit for fit, _ in diagnose(run, ours).fits] == ["lr one step late"]
+
+
 def test_each_mistake_is_followed_from_the_first_numbers(tmp_path):
     """Those of a rule's functions share one optimizer, which a run with a schedule leaves with its last rate."""
     net = network()
