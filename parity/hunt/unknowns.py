@@ -65,8 +65,10 @@ def unknowns(name: str, run: Run, parted: Iterable[str]) -> Iterator[Unknown]:
     for key, parameter in inspect.signature(cls).parameters.items():
         if key not in (*HOW, *OF_ALL, "params", "lr") and isinstance(kind := cls.kind_of(key), (Number, Numbers)):
             for said in _said(run, key, parameter.default):
-                for names in (None, some) if some else (None,):
-                    yield from _of_argument(kind, key, said, parameter.default, names, run)
+                yield from _of_argument(kind, key, said, parameter.default, None, run)
+                have = [group.get(key, parameter.default) == said for group in run.header["groups"]]
+                if some and any(own and not here for own, here in zip(have, _places(run, some))):
+                    yield from _of_argument(kind, key, said, parameter.default, some, run)
     if some:
         where = _where(some, run)
         yield _factor(lambda factor: Mistake((f"lr times {factor:g}{where}",), alter=partial(_rates, factor, some)))

@@ -186,6 +186,7 @@ PARTS = {
         {"weight_decay": 0.1},
         ["weight_decay 0.03 for 0.1 in the group of '0.bias'"],
     ),
+    "its own": ({"weight_decay": 0.1}, {"weight_decay": 0.03}, {"weight_decay": 0.05}, ["weight_decay 0.03 for 0.05"]),
 }
 
 
