@@ -172,7 +172,7 @@ def _starts(kind, said, default):
     if high - low < np.inf:
         found += [low, high, 1 - said, *(low + (high - low) * (1 - 10.0**-power) for power in range(1, 5))]
     else:
-        found += [said * 10.0**power for power in (-4, -2, -1, 1, 2, 4)] if said else [1e-8, 1e-5, 1e-2, 1.0]
+        found += [said * 10.0**power for power in (-4, -2, -1, 1, 2, 4) if said] + [1e-8, 1e-5, 1e-2, 1.0]
     return (float(start) for start in found)
 
 

@@ -163,6 +163,15 @@ def test_a_number_is_solved_for(cause, tmp_path):
     assert [fit for fit, _ in found.fits] == [words] and found.fits[0][1] < 3 < 10 < found.right, str(found)
 
 
+def test_a_number_that_is_far_from_what_is_said_is_solved_for():
+    """By many decades, on gradients of as many."""
+    problem = synthetic(STEPS, absent=False).part(["twin.weight", "conv.weight", "ema.gain", "offset"])
+    run = run_of_case(ENTRIES["Adamax"].cases[0], problem)
+    wrong = run_of_case(replace(ENTRIES["Adamax"].cases[0], kwargs={"eps": 0.37}), problem)
+    (ours,) = by_the_rule(wrong, begun(wrong, counterpart(wrong, ms_optim.Adamax)), ("float32",))
+    assert [fit for fit, _ in diagnose(run, ours).fits] == ["eps 0.37 for 1e-08"]
+
+
 def test_a_number_is_solved_for_whatever_few_elements_do():
     """As those whose sign turns elsewhere; and not where nothing is nearer, or nothing is led to."""
     most, turns = np.linspace(0.01, 0.02, 20), np.array([0.5, 0.6, 0.7])
