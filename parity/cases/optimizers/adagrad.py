@@ -18,7 +18,11 @@ ENTRY = Entry(
         ("lr_decay one step ahead", _RATE, "lr / (1 + step * lr_decay)"),
         ("eps inside the root", "(total.sqrt() + eps)", "((total + eps).sqrt())"),
         ("eps squared inside the root", "(total.sqrt() + eps)", "((total + eps * eps).sqrt())"),
-        ("initial_accumulator_value ignored", 'Slot("sum", init="initial_accumulator_value")', 'Slot("sum")'),
+        (
+            "initial_accumulator_value ignored",
+            'Slot("sum",',
+            'type("Zeros", (Slot,), {"first": lambda *given: 0.0})("sum",',
+        ),
         ("the sum starts at 0.1", "initial_accumulator_value: float = 0.0", "initial_accumulator_value: float = 0.1"),
         ("lr_decay compounds", _RATE, "lr / (1 + lr_decay)**(step - 1)"),
         ("lr_decay dropped", _RATE, "lr + 0 * lr_decay"),
