@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mindspore import Parameter, Tensor, nn
+from mindspore.ops import Primitive
 
 from ms_optim import _clones, _compiled
 from ms_optim._values import as_array, settle, write
@@ -176,6 +177,10 @@ class Stateful(Swappable, nn.Optimizer):
         if name in self.settled and not self._is_written(name, value):
             way = self._way_to_set(name, value)
             raise AttributeError(f"For '{type(self).__name__}', {name!r} must be {way}, but was set as an attribute.")
+        if not self.settled and name in self.__dict__.get("_params", ()) and not isinstance(value, Primitive):
+            # a Cell refuses most values in its own words, and writes a Tensor into the parameter that has this name
+            own = self._params[name]
+            self._refuse_parameters([own], lambda own: any(own is param for param in self.parameters))
         super().__setattr__(name, value)
 
     def _is_written(self, name, value):

@@ -131,7 +131,8 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self._refuse_idle_patterns(owner, groups, kinds)
         for slot in (*self.slots, MASTER):
             self.__dict__.pop(slot.name, None)
-        self._refuse_parameters(groups.parameters)
+        own = {"loss_scale", *self._own_names(), *defaults}
+        self._refuse_parameters(groups.parameters, lambda param: param.name in own or hasattr(type(self), param.name))
         super().__init__(0.0, groups.parameters, 0.0, whole["loss_scale"])
         self.kinds, self.defaults, self.of_whole = kinds, defaults, whole
         self.groups, self.group_of = groups, groups.group_of

@@ -300,11 +300,15 @@ def test_bad_parameters_raise(params, message):
 
 
 @span
-@pytest.mark.parametrize("own", ["step", "global_step"])
+@pytest.mark.parametrize(
+    "own", ["step", "global_step", "learning_rate", "loss_scale", "lr", "reciprocal", "state", "weight_decay"]
+)
 def test_a_parameter_that_would_be_lost_raises(name, own):
-    """A Cell keeps its Parameters by name, and these are the optimizer's own."""
+    """A Cell keeps its Parameters by name, and these are the optimizer's own: it would write into it."""
+    param = Parameter(Tensor(np.full((3, 2), 5, np.float32)), name=own)
     with pytest.raises(ValueError, match=f"For '{name}', 'params' must have other names .*, but got \\['{own}'\\]"):
-        DENSE[name]([Parameter(Tensor(np.ones((3, 2), np.float32)), name=own)])
+        DENSE[name]([param])
+    np.testing.assert_array_equal(param.asnumpy(), np.full((3, 2), 5, np.float32))
 
 
 @span
