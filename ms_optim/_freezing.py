@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 
 import numpy as np
-from mindspore import Parameter, Tensor, log, ops
+from mindspore import Parameter, Tensor, log
 
+from ms_optim._values import write
 from ms_optim.arguments import NamePatterns, Predicate, refuse_idle_patterns
 
 # What changes whenever `requires_grad` of a Parameter is set, and takes a tenth of the time.
@@ -62,7 +63,7 @@ class Freezing:
         for param, item in zip(self.parameters, moves):
             param.requires_grad = item
         self.requires_grad_seen = moves
-        ops.assign(self.trainable, Tensor(np.array(moves)))
+        write(self.trainable, Tensor(np.array(moves)))
 
     def follow_requires_grad(self, flags: list[bool] | None = None) -> None:
         """Take over a `requires_grad` that was set by hand since this was asked last: that parameter is frozen, or not.

@@ -6,9 +6,9 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn
 
-from ms_optim._values import as_number, held, plain, repeated
+from ms_optim._values import as_number, held, plain, repeated, write
 from ms_optim.arguments import COMMON, FLOATS, Kind
 
 # The numbers that schedulers leave in a group, as torch's do.
@@ -326,7 +326,7 @@ class ParamGroup(Group):
         for kept, member in zip(self._kept(name), kind.members(name)):
             numbers = kept.asnumpy().copy()
             numbers[..., self._index] = kind.number(value, member, self._options)
-            ops.assign(kept, Tensor(numbers))
+            write(kept, Tensor(numbers))
 
     def current(self, name: str) -> Any:
         """The argument as it is now; of one on a schedule, this step's."""

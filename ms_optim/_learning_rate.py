@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn
 from mindspore.nn.learning_rate_schedule import LearningRateSchedule
 
 from ms_optim import _compiled
 from ms_optim._host import Memory
-from ms_optim._values import float64_parameter, held
+from ms_optim._values import float64_parameter, held, write
 from ms_optim.arguments import Kind
 
 LearningRate: TypeAlias = float | Iterable[float] | Tensor | LearningRateSchedule
@@ -34,7 +34,7 @@ class Table(LearningRateSchedule):
 
 
 class Constant(LearningRateSchedule):
-    """A learning rate that only `ops.assign` changes, among groups that follow a schedule."""
+    """A learning rate that is set, among groups that follow a schedule."""
 
     def __init__(self, learning_rate):
         super().__init__()
@@ -175,9 +175,9 @@ class Rates:
             for i in self.sharing[1:]:
                 now = rate if i == index else before if np.isnan(later[i]) else later[i]
                 later[i] = np.nan if now == shared else now
-            ops.assign(self.later, Tensor(later))
+            write(self.later, Tensor(later))
             rate = shared
-        ops.assign(parameter, Tensor(rate, parameter.dtype))
+        write(parameter, Tensor(rate, parameter.dtype))
 
     def _parameter(self, index):
         source = self.sources[index]

@@ -15,7 +15,7 @@ from ms_optim._describing import table_of
 from ms_optim._gradients import check_gradients
 from ms_optim._host import Memory, vector
 from ms_optim._state import Change, State, Stateful
-from ms_optim._values import as_number, float64_parameter, plain, repeated
+from ms_optim._values import as_number, float64_parameter, plain, repeated, write
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
 from ms_optim.ema.evaluation import Averaged
 from ms_optim.ema.schedules import COPYING, SCHEDULES, ema_weight
@@ -287,7 +287,7 @@ class EMA(Averaged, Stateful):
         ]
         inner = self.optimizer.changes({key: value for key, value in state_dict.items() if key != "ema"})
         numbers = [
-            partial(ops.assign, kept, Tensor(value, kept.dtype))
+            partial(write, kept, Tensor(value, kept.dtype))
             for kept, value in ((self._decay, decay), (self._step, step))
         ]
         return [*inner, *averages, *numbers]
