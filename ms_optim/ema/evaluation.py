@@ -84,6 +84,7 @@ class Averaged(Swappable):
             RuntimeError: If a block is inside another.
         """
         with self._replacing(self.tracked):
+            settle(self.tracked)
             kept = [copy_of(param) for param in self.tracked]
             try:
                 put(self.tracked, self.averages)

@@ -111,6 +111,18 @@ def test_an_evaluation_before_the_first_step(use, loaded, make, either):
     assert (ema.averages[0].asnumpy() == 2).all()
 
 
+@pytest.mark.parametrize("make", [averaging, ParameterEMA.of])
+def test_an_evaluation_of_what_has_no_values_yet(make, either):
+    """The network draws them, and keeps them."""
+    net = lazy(False)
+    ema = make(net)
+    with ema.average_parameters():
+        drawn = net.weight.asnumpy().copy()
+    assert drawn.all()
+    np.testing.assert_array_equal(net.weight.asnumpy(), drawn)
+    np.testing.assert_array_equal(ema.averages[0].asnumpy(), drawn)
+
+
 def test_a_hard_update_from_what_was_loaded(either):
     """Into what has no values yet."""
     target = lazy(False)
