@@ -37,6 +37,32 @@ def _letters(name):
     return re.sub(r"[\W_]", "", name).lower()
 
 
+class Members(list):
+    """The Parameters of a group, which stay as they are: a step would not see what is put into a list of them.
+
+    Args:
+        owner: What errors name.
+        params: Which.
+    """
+
+    def __init__(self, owner: str, params: Iterable[Parameter]):
+        super().__init__(params)
+        self._owner = owner
+
+    def _refuse(self, *args, **kwargs):
+        """Raise, and say what to do."""
+        raise TypeError(
+            f"For '{self._owner}', 'params' of a group must stay as they are, because no step sees what is changed "
+            "there: an optimizer takes parameters when it is made, and by 'add_param_group' if it has that."
+        )
+
+    append = clear = extend = insert = pop = remove = reverse = sort = _refuse
+    __delitem__ = __iadd__ = __imul__ = __setitem__ = _refuse
+
+    def __reduce__(self):
+        return type(self), (self._owner, list(self))
+
+
 class Groups(list):
     """The groups of an optimizer, as dicts with every argument.
 
@@ -135,7 +161,7 @@ def _group(owner, given, defaults, kinds):
     params = _without_names(params)
     for param in params:
         _check_parameter(owner, param)
-    group = {"params": params} | ({} if names is None else {"param_names": names})
+    group = {"params": Members(owner, params)} | ({} if names is None else {"param_names": names})
     for name, default in defaults.items():
         group[name] = kinds[name].check(owner, name, given[name]) if name in given else default
     return group | {key: given[key] for key in extra}

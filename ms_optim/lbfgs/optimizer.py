@@ -14,7 +14,7 @@ from mindspore import Parameter, Tensor, ops
 from ms_optim import _shards
 from ms_optim._composed import prepare_sums
 from ms_optim._gradients import check_gradients
-from ms_optim._groups import Group, Groups, own_key
+from ms_optim._groups import Group, Groups, Members, own_key
 from ms_optim._state import Change, Stateful
 from ms_optim._torch_layout import parts
 from ms_optim._values import LIST, as_array, as_number, float64_parameter
@@ -202,7 +202,7 @@ class LBFGS(Stateful):
             raise ValueError(f"For 'LBFGS', {wanted}, but {why}.")
         self._refuse_parameters(groups.parameters)
         super().__init__(0.0, groups.parameters)
-        groups[0]["params"] = groups.parameters
+        groups[0]["params"] = Members("LBFGS", groups.parameters)
         prepare_sums()
         self.learning_rate = float64_parameter(groups[0]["lr"], "learning_rate")
         dtype = ms.float64 if any(param.dtype == ms.float64 for param in groups.parameters) else ms.float32

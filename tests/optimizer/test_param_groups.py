@@ -226,6 +226,35 @@ def test_what_cannot_be_set_raises():
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.25]
 
 
+@pytest.mark.parametrize("cls", [AdamW, LBFGS])
+def test_the_members_of_a_group_stay_as_they_are(cls):
+    """In torch a parameter that is put into the list is trained; here no step would see it."""
+    first, other = params(2)
+    optimizer = cls([{"params": [first], "lr": 0.5}])
+    members = optimizer.param_groups[0]["params"]
+
+    def add(values):
+        values += [other]
+
+    changes = (
+        lambda values: values.append(other),
+        lambda values: values.extend([other]),
+        lambda values: values.insert(0, other),
+        lambda values: values.remove(first),
+        lambda values: values.pop(),
+        lambda values: values.clear(),
+        lambda values: values.__setitem__(0, other),
+        lambda values: values.__delitem__(0),
+        add,
+    )
+    for change in changes:
+        with pytest.raises(TypeError, match=f"For '{cls.__name__}', 'params' of a group must stay as they are"):
+            change(members)
+    assert members + [other] == [first, other]  # noqa: RUF005  # as users write it
+    made = copy.deepcopy(optimizer).param_groups[0]["params"]
+    assert type(made) is type(members) and made[0] is not first
+
+
 def test_the_learning_rate_is_written_as_mindspore_writes_it():
     """A Tensor is, into the Parameter; what would take its place, and be read by no step, is refused."""
     optimizer = SGD(params(), lr=0.5)
