@@ -38,12 +38,19 @@ def check_gradients(
             f"For '{owner}', 'gradients' must be a tuple of {kinds} or None, but got {type(gradients).__name__}."
         )
     if len(gradients) != len(parameters):
-        raise ValueError(
-            f"For '{owner}', 'gradients' must hold {len(parameters)} entries, one for each parameter, but "
-            f"got {len(gradients)}."
-        )
+        raise _miscounted(owner, len(parameters), len(gradients))
     fit = fit or _fit_dense
     return tuple(None if grad is None else fit(owner, grad, param) for grad, param in zip(gradients, parameters))
+
+
+def _miscounted(owner, count, got):
+    return ValueError(f"For '{owner}', 'gradients' must hold {count} entries, one for each parameter, but got {got}.")
+
+
+@constexpr
+def refuse_count(owner, count, got):
+    """Raise, when a step is compiled, of gradients that are more or fewer than the parameters."""
+    raise _miscounted(owner, count, got)
 
 
 def _fit_dense(owner, grad, param):

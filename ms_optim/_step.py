@@ -5,7 +5,7 @@ from typing import Any
 from mindspore import Tensor, ops
 
 from ms_optim import _compiled, _composed, _pieces, _shards
-from ms_optim._gradients import fits
+from ms_optim._gradients import fits, refuse_count
 from ms_optim._learning_rate import look_up
 
 
@@ -27,7 +27,7 @@ class Step:
     def construct(self, gradients, present=None):
         """One step: the numbers of all parameters first, then the rule on each."""
         if len(gradients) != len(self.parameters):
-            raise ValueError("For 'Optimizer', 'gradients' must hold one entry for each parameter.")
+            refuse_count(self.cls_name, len(self.parameters), len(gradients))
         if present is None:
             present = self.present
         rows, moves = self.numbers_of_step(present)

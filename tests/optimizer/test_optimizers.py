@@ -359,6 +359,16 @@ class Step(nn.Cell):
 
 @pytest.mark.generic(compiles=True)
 @span
+def test_too_few_gradients_are_counted_when_a_graph_is_compiled(name, either):
+    """As in a direct call, by the name of the class."""
+    gradients, count = make_grads(name)[0], len(shapes_of(name))
+    cell = Step(DENSE[name](make_params(name), **loud(DENSE[name])))
+    with pytest.raises(ValueError, match=f"For '{name}', 'gradients' must hold {count} entries.*, but got {count - 1}"):
+        ms.jit(cell)(*gradients[1:])
+
+
+@pytest.mark.generic(compiles=True)
+@span
 def test_a_cell_may_hold_the_optimizer(name, either):
     """It renames the Parameters, and the groups, the state and the table are still theirs; gradients may be a list."""
     cls = DENSE[name]
