@@ -17,7 +17,7 @@ from mindspore import Parameter, Tensor
 import ms_optim
 from ms_optim import LBFGS, SGD, Optimizer, Slot, SparseAdam, _compiled, _composed, _native
 from ms_optim._host import SWITCH
-from ms_optim._math import PART
+from ms_optim._math import AT_ONCE, PART, length_of_parts, product
 from ms_optim.sgd import sgd_scalars
 from parity.cases import ENTRIES
 
@@ -88,6 +88,8 @@ KNOWN = {
 }
 # A parameter's shape, one of which units and whole are summed in parts, and one of which all is, with a rest of each.
 SHAPES = {"small": (9, 13), "in parts": (3, PART + 8), "columns in parts": (257, 65)}
+# How many rows are added up at once there.
+ROWS = length_of_parts(257)
 # Each way that an optimizer is counted in, how many operators it may have then, and whether it is the first.
 COUNTED = [
     pytest.param(name, arguments, ceilings, i == 0, id=f"{name}{arguments or ''}")
@@ -130,13 +132,25 @@ def unknown(operators):
     ]
 
 
+def summed_at_once(operators):
+    """What sums so many elements at once that float32 loses digits, in sentences; of rows fewer are too many."""
+    sums = [node for node in operators if node.primitive == "SumExt"]
+    shapes = [(node.takes[0][1], node.gives[0][1]) for node in sums]
+    told = []
+    for taken, given in shapes:
+        count, by_rows = product(taken) // product(given), given and taken[-1] == given[-1] > 1
+        if count > (ROWS if by_rows else AT_ONCE):
+            told.append(f"SumExt of {count} elements at once and not in parts")
+    return told
+
+
 def what_is_wrong(make, shape, ceilings, apart=True):
     """What keeps a step from running as it is claimed to, in sentences.
 
     What there is for each parameter is told apart from what there is for a step by a second compilation, or not.
     """
     many = compiled(make, 2, shape)
-    found = unknown(many)
+    found = unknown(many) + summed_at_once(many)
     wide = [node for node in many if "float64" in node.dtypes]
     found += [f"{node.primitive} in float64 of a parameter's size" for node in wide if shape in node.shapes]
     if not apart:
@@ -216,7 +230,7 @@ def test_iterations_of_lbfgs_run_on_the_device(shape, monkeypatch):
     few, many = (graphs_of_lbfgs(count, shape, monkeypatch) for count in (1, 2))
     assert len(few) == len(many) > 8
     everything = [node for graph in (*few, *many) for node in graph]
-    assert unknown(everything) == []
+    assert unknown(everything) + summed_at_once(everything) == []
     assert not any("float64" in node.dtypes for node in everything)
     assert sum(map(len, many)) - sum(map(len, few)) <= 6
 
@@ -294,6 +308,34 @@ def of_another_operator(param, grad, slots, lr, momentum, take, weight_decay, ma
     (velocity,) = slots
     velocity = momentum * velocity + take * grad
     return param - lr * velocity.atan(), (velocity,)
+
+
+def summed(param, grad, slots, lr, momentum, take, weight_decay, maximize):
+    """A sum of all elements, which is not in parts."""
+    (velocity,) = slots
+    velocity = momentum * velocity + take * grad
+    return param - lr * velocity / velocity.sum(), (velocity,)
+
+
+def summed_by_rows(param, grad, slots, lr, momentum, take, weight_decay, maximize):
+    """One row is added to another, each time with a rounding."""
+    (velocity,) = slots
+    velocity = momentum * velocity + take * grad
+    return param - lr * velocity / velocity.sum(0), (velocity,)
+
+
+@pytest.mark.parametrize(
+    ("rule", "shape", "expected"),
+    [
+        (summed, "in parts", f"SumExt of {3 * (PART + 8)} elements at once"),
+        (summed_by_rows, "columns in parts", "SumExt of 257 elements at once"),
+    ],
+)
+def test_a_sum_that_is_not_in_parts_is_named(rule, shape, expected):
+    """It takes fewer operators than one that is, so that no ceiling does it."""
+    assert what_is_wrong(of_rule(rule), SHAPES["small"], (12, 40, 30)) == []
+    (found,) = what_is_wrong(of_rule(rule), SHAPES[shape], (12, 40, 30))
+    assert expected in found
 
 
 @pytest.mark.parametrize(
