@@ -77,6 +77,10 @@ ASKED = """\
                             '(default=[])')
 """
 GIVEN = "        agc_clipping=args.agc_clipping,\n        agc_exempt=args.agc_exempt,\n"
+LISTED = {
+    r"\n- NASNet - .*\n": "- NFNet - https://arxiv.org/abs/2102.06171\n",
+    r"\n  - Momentum\n": "  - [Momentum with AGC](https://arxiv.org/abs/2102.06171), of ms_optim\n",
+}
 # For each file of mindcv, lines that it has once, and what follows each.
 ADDITIONS = {
     "mindcv/models/__init__.py": {
@@ -95,6 +99,8 @@ ADDITIONS = {
     },
     "train.py": {r"        eps=args\.eps,\n": GIVEN},
     "train_with_func.py": {r"        eps=args\.eps,\n": GIVEN},
+    "README.md": LISTED,
+    "README_CN.md": LISTED,
 }
 
 

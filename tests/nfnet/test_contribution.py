@@ -40,6 +40,9 @@ def create_parser(group):
         ("train.py", "train_with_func.py"),
         "def train(args, create_optimizer):\n    create_optimizer(\n        eps=args.eps,\n    )\n",
     ),
+    **dict.fromkeys(
+        ("README.md", "README_CN.md"), "- MNASNet - x\n- NASNet - y\n- PNasNet - z\n\n  - Momentum\n  - SGD\n"
+    ),
 }
 TYPES = ("Parameter", "Tensor", "bool", "dict", "float", "int", "list", "set", "str", "tuple")
 # As the project's template has them.
@@ -201,7 +204,7 @@ def test_every_argument_has_a_row(written):
 
 def test_mindcv_has_each_addition(written, checkout):
     """In its place, and all else as it was."""
-    for name in ("config.py", "train.py", "mindcv/models/__init__.py", "mindcv/optim/optim_factory.py"):
+    for name in ("README.md", "config.py", "train.py", "mindcv/models/__init__.py", "mindcv/optim/optim_factory.py"):
         old, new = ((folder / name).read_text().splitlines() for folder in (checkout, written / "mindcv"))
         changes = [line[0] for line in difflib.ndiff(old, new)]
         # a list of choices is longer
@@ -210,6 +213,9 @@ def test_mindcv_has_each_addition(written, checkout):
         r"^\| (nfnet_f\d) \| ([\d.]+) \|", (written / "mindcv/configs/nfnet/README.md").read_text(), re.MULTILINE
     )
     assert {name: round(float(count), 1) for name, count in rows} == PUBLISHED and rows[0][1] == "71.49"
+    for name in ("README.md", "README_CN.md"):
+        listed = (written / "mindcv" / name).read_text()
+        assert "- NASNet - y\n- NFNet - https" in listed and "  - Momentum\n  - [Momentum with AGC]" in listed
 
 
 FUTURE = "from __future__ import annotations\n"
