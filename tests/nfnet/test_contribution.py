@@ -18,6 +18,7 @@ from pathlib import Path
 import mindcv
 import numpy as np
 import pytest
+import yaml
 from _zoo import ISORT
 from helpers.processes import ENVIRONMENT, ROOT, free_port
 from helpers.published import NFNETS as PUBLISHED
@@ -216,6 +217,12 @@ def test_mindcv_has_each_addition(written, checkout):
     for name in ("README.md", "README_CN.md"):
         listed = (written / "mindcv" / name).read_text()
         assert "- NASNet - y\n- NFNet - https" in listed and "  - Momentum\n  - [Momentum with AGC]" in listed
+
+
+def test_the_recipe_evaluates_no_averages_while_it_trains(written):
+    """After the first epoch mindcv loads Tensors into the network for it, which MindSpore 2.10 refuses."""
+    recipe = yaml.safe_load((written / "mindcv/configs/nfnet/nfnet_f0_ascend.yaml").read_text())
+    assert recipe["ema"] is True and recipe["val_while_train"] is False
 
 
 FUTURE = "from __future__ import annotations\n"
