@@ -118,14 +118,23 @@ def sources(folder):
             yield name, path.read_text(encoding="utf-8")
 
 
-def recipe():
-    """The table of all that a recipe may name."""
+def recipe(meanings=""):
+    """The table of all that a recipe may name; `meanings` is one of names and of what they mean in another language."""
     from src.config import Recipe
 
     told = re.findall(r"^ {8}(\w+) \((.+)\): ((?:.|\n {12})+)$", Recipe.__doc__, re.MULTILINE)
-    rows = ["| name | type | default | meaning |", "| --- | --- | --- | --- |"]
+    rows, others = ["| name | type | default | meaning |"], {}
+    if meanings:
+        (name, meaning), _, *lines = re.findall(r"^\| (.+?) \| (.+) \|$", meanings, re.MULTILINE)
+        rows, others = [f"| {name} | 类型 | 默认值 | {meaning} |"], dict(lines)
+        if others.keys() != {name for name, *_ in told}:
+            odd = sorted(others.keys() ^ {name for name, *_ in told})
+            raise ValueError(f"For 'zoo', the table of a recipe must have a row for each field, but has not: {odd}.")
+    rows.append("| --- | --- | --- | --- |")
     defaults = {said.name: said.default for said in fields(Recipe)}
-    rows += [f"| {name} | {kind} | `{defaults.pop(name)}` | {' '.join(text.split())} |" for name, kind, text in told]
+    for name, kind, text in told:
+        default = defaults.pop(name)
+        rows.append(f"| {name} | {kind} | `{default or repr(default)}` | {others.get(name, ' '.join(text.split()))} |")
     if defaults:
         raise ValueError(f"For 'zoo', the docstring of Recipe must tell each field, but it lacks {sorted(defaults)}.")
     return "\n".join(rows)
@@ -217,7 +226,7 @@ def write(out, checkout=None):
             if name.suffix == ".py":
                 sorted_again["models"].append(model / name)
         elif name.suffix == ".md":
-            text = text.replace("<!-- recipe -->", recipe())
+            text = re.sub(r"<!-- recipe -->\n((\n(\|.*\n)+)?)", lambda found: recipe(found[1]) + "\n", text)
         files[model / name] = text
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import sys
 import tokenize
 import venv
 from collections import Counter
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from _zoo import ISORT
 from helpers.processes import ENVIRONMENT, ROOT, free_port
 from helpers.published import NFNETS as PUBLISHED
 from safetensors.numpy import load_file
+from src.config import Recipe
 
 # One process writes the folders, and builds the wheel.
 pytestmark = pytest.mark.xdist_group("zoo")
@@ -201,6 +203,10 @@ def test_every_argument_has_a_row(written):
         text = (written / MODELS / name).read_text()
         assert "| clipping | float | `0.01` |" in text and "| log_steps | int | `10` |" in text
         assert "<!--" not in text
+        rows = re.findall(r"^\| (\w+) \| [a-z\[\]]+ \| `.+?` \| (.+) \|$", text, re.MULTILINE)
+        assert len(rows) == len(fields(Recipe))
+        spoken = {field: bool(re.search("[\u4e00-\u9fff]", meaning)) for field, meaning in rows}
+        assert {*spoken.values()} == {name == "README_CN.md"}, name
 
 
 def test_mindcv_has_each_addition(written, checkout):
