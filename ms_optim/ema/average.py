@@ -78,6 +78,9 @@ class EMA(Averaged, Stateful):
         ValueError: If an argument is out of range, or a name occurs twice.
         RuntimeError: If a step runs inside `average_parameters`, or after a group was added to `optimizer`.
 
+    Supported Platforms:
+        ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
+
     Examples:
         >>> from mindspore import nn
         >>> from ms_optim import EMA, AdamW

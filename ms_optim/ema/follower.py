@@ -41,6 +41,9 @@ class ParameterEMA(Averaged, nn.Cell):
         TypeError: If an argument is of the wrong kind.
         ValueError: If `decay` is out of range, or a parameter of the source and one of the target do not fit.
 
+    Supported Platforms:
+        ``CPU``. For ``Ascend`` and ``GPU`` a call is compiled and was not run; README says what is known.
+
     Examples:
         >>> from mindspore import nn
         >>> from ms_optim import ParameterEMA

@@ -133,6 +133,15 @@ def test_ranges_are_those_that_are_declared(name):
     assert not wrong
 
 
+def test_averages_say_what_they_run_on():
+    """As optimizers do."""
+    for name in ("EMA", "ParameterEMA"):
+        said = " ".join(sections(getattr(ms_optim, name))["Supported Platforms"].split())
+        assert said.startswith("``CPU``. For ``Ascend`` and ``GPU`` a ") and said.endswith(
+            "was not run; README says what is known."
+        )
+
+
 @pytest.mark.parametrize("part", SHARED)
 def test_what_is_the_same_is_said_in_the_same_words(part):
     """And what is not the same is listed, with why."""

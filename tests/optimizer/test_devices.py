@@ -198,6 +198,26 @@ def test_sums_in_parts_run_on_the_device(name, shape, more):
     assert not wrong, "\n".join(wrong)
 
 
+def test_a_follower_runs_on_the_device():
+    """What it takes of each pair of Parameters, of which none is float64."""
+
+    def followed(count):
+        source, target = (
+            [Parameter(Tensor(np.ones(SHAPES["small"]), ms.float32), name=f"{kind}{i}") for i in range(count)]
+            for kind in ("source", "target")
+        )
+        follow = ms_optim.ParameterEMA(source, target, decay=0.99)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("MS_DEV_PRECOMPILE_ONLY", "1")
+            follow()
+        return nodes(follow)
+
+    few, many = followed(1), followed(2)
+    assert unknown(many) == []
+    assert not any("float64" in node.dtypes and SHAPES["small"] in node.shapes for node in many)
+    assert len(many) - len(few) <= 6 and len(few) <= 12
+
+
 def graphs_of_lbfgs(count, shape, monkeypatch):
     """The operators of each graph that some iterations over so many parameters compile."""
     found, call = [], _compiled.call
