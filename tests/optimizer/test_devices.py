@@ -86,8 +86,15 @@ KNOWN = {
     }
     for device, table in (("Ascend", ASCEND), ("GPU", GPU))
 }
-# A parameter's shape, one of which units and whole are summed in parts, and one of which all is, with a rest of each.
-SHAPES = {"small": (9, 13), "in parts": (3, PART + 8), "columns in parts": (257, 65)}
+# A parameter's shape, one of which units and whole are summed in parts, and one of which all is, with a rest of each;
+# and two that networks have.
+SHAPES = {
+    "small": (9, 13),
+    "in parts": (3, PART + 8),
+    "columns in parts": (257, 65),
+    "matrix": (768, 768),
+    "convolution": (512, 512, 3, 3),
+}
 # How many rows are added up at once there.
 ROWS = length_of_parts(257)
 # Each way that an optimizer is counted in, how many operators it may have then, and whether it is the first.
@@ -189,10 +196,17 @@ def test_a_step_runs_on_the_device(name, arguments, ceilings, is_first):
 
 @pytest.mark.parametrize(
     ("name", "shape", "more"),
-    [("MomentumAGC", "in parts", 14), ("Adafactor", "in parts", 23), ("Adafactor", "columns in parts", 37)],
+    [
+        ("MomentumAGC", "in parts", 14),
+        ("Adafactor", "in parts", 23),
+        ("Adafactor", "columns in parts", 37),
+        ("MomentumAGC", "convolution", 6),
+        ("Adafactor", "matrix", 10),
+        ("Muon", "matrix", 3),
+    ],
 )
 def test_sums_in_parts_run_on_the_device(name, shape, more):
-    """Which need some more operators."""
+    """Which need some more operators, as the README has it."""
     arguments, each, *step = ENTRIES[name].kernels[0]
     wrong = what_is_wrong(composed(name, arguments), SHAPES[shape], (each + more, *step))
     assert not wrong, "\n".join(wrong)
