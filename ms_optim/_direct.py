@@ -82,6 +82,15 @@ class Launch:
         self._sources: list[int] = []
         self._known: list = []
 
+    def begin(self) -> None:
+        """Have no call that has run."""
+        self._output[0] = 0
+
+    @property
+    def has_run(self) -> bool:
+        """Whether the call has run since `begin`; if it was interrupted, too, which Python notices when it is over."""
+        return bool(self._output[0])
+
     def find(self) -> bool:
         """Find where the written tensors lie; whether all of them have memory that is no other's.
 
@@ -177,6 +186,7 @@ class Launch:
         Raises:
             RuntimeError: If the kernel refuses them.
         """
+        self.begin()
         _host.wait()
         self._run(self._inputs)
 
@@ -254,6 +264,7 @@ class Stepper:
             check()
         absent = [i for i, grad in enumerate(gradients) if grad is None]
         with self.launch.lock:
+            self.launch.begin()
             read = self.launch.read(gradients, check, absent) if self.launch.find() else None
             if read is None:
                 return False
@@ -274,8 +285,11 @@ class Stepper:
             numbers = type(optimizer).scalars(*(array.view(Vector) for array in (steps, *given)))
         for column, values in enumerate(numbers[len(kept) :]):
             self._rows[:, column] = values
-        self.launch()
-        for old, new in zip(kept, numbers):
-            np.copyto(old, new, where=self._moves)
-        counts[:] = steps
-        place += 1
+        try:
+            self.launch()
+        finally:
+            if self.launch.has_run:
+                for old, new in zip(kept, numbers):
+                    np.copyto(old, new, where=self._moves)
+                counts[:] = steps
+                place += 1

@@ -21,7 +21,7 @@ from mindspore import Parameter, Tensor, log, ops
 from ms_optim.arguments import FLOATS
 
 # Of the table and of the inputs of its functions, as in kernels/kernels.cpp.
-VERSION = 5
+VERSION = 6
 _ANEW = "install ms_optim anew"
 # What says how many threads a process may take.
 THREADS = "OMP_NUM_THREADS"

@@ -387,16 +387,28 @@ class EMA(Averaged, Stateful):
         return _direct.changed(type(self), EMA, "construct", "weight_of_step", "average_part", "ema_weight")
 
     def _step_at_once(self, gradients):
-        """Take a step without a graph, and say whether it was taken: all of it or nothing."""
+        """Take a step without a graph, and say whether it was taken: all of it or nothing.
+
+        Ctrl-C is raised where a kernel returns: what belongs to it follows all the same.
+        """
         with self.launch.lock:
             read = self.launch.read(self.tracked) if self.launch.find() else None
             step, decay = self.on_memory.arrays()
             weight = self._weight(step, decay)
-            if read is None or not self.optimizer.stepper(self.optimizer, "EMA", gradients):
-                return False
-            _direct.average(self.launch, self.tracked, weight, read)
-            step += 1
-        return True
+            stepper = self.optimizer.stepper
+            stepper.launch.begin()
+            self.launch.begin()
+            try:
+                if read is not None:
+                    stepper(self.optimizer, "EMA", gradients)
+            finally:
+                if stepper.launch.has_run:
+                    try:
+                        _direct.average(self.launch, self.tracked, weight, read)
+                    finally:
+                        if self.launch.has_run:
+                            step += 1
+        return stepper.launch.has_run
 
     @np.errstate(all="ignore")
     def _weight(self, step, decay):

@@ -3,7 +3,7 @@
 // The inputs of each: numbers (float64, one row for each parameter: what `scalars` returns, and what the gradient is
 // multiplied by), present (bool, for each parameter), layout (int32, for each parameter: which slots it has, then its
 // flags), the parameters, the gradients, the slots (parameter by parameter, those that there are). Parameters and slots
-// are written in place. The output is of no use but for the order of execution.
+// are written in place. The output says that it is done, and is of use for the order of execution.
 //
 // They return 0, or REFUSED if the inputs are not those; nothing is written then. ../_native.py checks all of it before
 // it comes to that, by the table of rules at the end of this file.
@@ -101,6 +101,12 @@ struct Inputs {
     bool is_vector(int64_t i, std::string_view dtype) const { return dtypes[i] == dtype && dimensions[i] == 1; }
     bool is_one(int64_t i, std::string_view dtype) const { return dtypes[i] == dtype && size(i) == 1; }
 };
+
+// What a function leaves in its output once it has run, and returns: an interrupt may take the place of what it returns.
+int done(const Inputs &inputs) {
+    *static_cast<float *>(inputs.data[inputs.count()]) = 1;
+    return DONE;
+}
 
 // The tensors that a step is taken on, or false if the inputs are not as the rule declares them.
 template <class Rule>
@@ -259,11 +265,11 @@ int step_average(const Inputs &inputs, Apply apply) {
             averaged.push_back(t);
         }
     }
-    if (!*inputs.values<bool>(1)) return DONE;
+    if (!*inputs.values<bool>(1)) return done(inputs);
     const auto copies = set_apart(averaged);
     for (const Tensor &t : copied) std::memcpy(t.param, t.grad, t.size);
     run(averaged, apply);
-    return DONE;
+    return done(inputs);
 }
 
 // The sum of products of two vectors; the sums of chunks are added up in their order.
@@ -301,7 +307,7 @@ void add_scaled(T *x, double factor, const T *y, int64_t count) {
         if (!read<plain::rule<float>>(INPUTS, tensors)) return REFUSED; \
         const auto copies = set_apart(tensors);                         \
         run(tensors, BEST(Apply, apply, rule));                         \
-        return DONE;                                                    \
+        return done(INPUTS);                                            \
     }
 #define RULE_WITH_UNITS(rule)                                                                            \
     FUNCTION(rule) {                                                                                     \
@@ -310,7 +316,7 @@ void add_scaled(T *x, double factor, const T *y, int64_t count) {
         const auto copies = set_apart(tensors);                                                          \
         run_long_units(tensors, BEST(Measure, measure, rule), BEST(ApplyToPiece, apply_to_piece, rule)); \
         run(tensors, BEST(Apply, apply_to_units, rule));                                                 \
-        return DONE;                                                                                     \
+        return done(INPUTS);                                                                             \
     }
 
 RULE(adadelta)
@@ -373,4 +379,4 @@ EXPORTED const Entry ms_optim_rules[] = {
     ENTRY(momentum_agc), ENTRY(nadam),   ENTRY(radam), ENTRY(rmsprop), ENTRY(rprop), ENTRY(sgd)};
 
 // The version of the table and of what the functions do with their inputs, and how many entries there are.
-EXPORTED const int ms_optim_table[] = {5, sizeof ms_optim_rules / sizeof *ms_optim_rules};
+EXPORTED const int ms_optim_table[] = {6, sizeof ms_optim_rules / sizeof *ms_optim_rules};

@@ -450,6 +450,37 @@ def test_parameters_without_memory(either):
     assert (net.weight.asnumpy() == 0).all() and (net.bias.asnumpy() == -1).all()
 
 
+@pytest.mark.parametrize("at_fault", ["step", "average"])
+@pytest.mark.parametrize("averaged", [False, True])
+def test_an_interrupt_leaves_a_whole_step(averaged, at_fault, graph, monkeypatch):
+    """Python raises what Ctrl-C asks for where a kernel returns: what belongs to its step is written all the same."""
+
+    def make():
+        optimizer = ms_optim.NAdam(vectors(3), lr=0.1)
+        return EMA(optimizer, 0.5) if averaged else optimizer
+
+    def step(optimizer):
+        optimizer((Tensor([1.0, -2.0, 0.5], ms.float32),))
+
+    interrupted, whole = make(), make()
+    for optimizer in (interrupted, whole):
+        step(optimizer)
+    launch = interrupted.launch if averaged and at_fault == "average" else interrupted.stepper.launch
+
+    def run(inputs, kernel=launch._run):
+        kernel(inputs)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(launch, "_run", run)
+        step(interrupted)
+    step(whole)
+    assert_same(everything(interrupted), everything(whole))
+    for optimizer in (interrupted, whole):
+        step(optimizer)
+    assert_same(everything(interrupted), everything(whole))
+
+
 def test_a_large_tensor(graph):
     """Of 40 million elements: the ends are those that they should be."""
     (param,) = vectors(40_000_000)
