@@ -1,6 +1,7 @@
 """The optimizers of torch.optim, and those of NFNet, for MindSpore."""
 
 from ms_optim import _versions  # noqa: F401  # first: it refuses versions that are known to fail
+from ms_optim import lr_scheduler as lr_scheduler
 from ms_optim.adadelta import Adadelta
 from ms_optim.adafactor import Adafactor
 from ms_optim.adagrad import Adagrad

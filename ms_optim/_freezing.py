@@ -25,7 +25,8 @@ class Freezing:
         """Let parameters stand still from the next step on, with their state and step counts.
 
         Nothing compiles again: a step that has compiled, of a training cell too, reads which parameters move. Their
-        `requires_grad` becomes False. In GRAPH_MODE their gradients are computed all the same.
+        `requires_grad` becomes False. In GRAPH_MODE their gradients are computed all the same. (In an `EMA` a float64
+        parameter is rounded where MindSpore's operators compute, as its Note has it.)
 
         Args:
             which (Union[str, list[str], Callable]): fnmatch patterns on the names of the parameters, or a function

@@ -250,6 +250,14 @@ class Group(MutableMapping):
             )
         del self._options[name]
 
+    def clear(self) -> None:
+        """Raise, because a group keeps its arguments.
+
+        Raises:
+            KeyError: Naming what can be deleted.
+        """
+        del self["params"]
+
     def __repr__(self) -> str:
         return repr(dict(self))
 

@@ -71,7 +71,7 @@ class EMA(Averaged, Stateful):
     Note:
         Averages are float32, those of float64 parameters float64. Where MindSpore's operators compute, as with
         `fused=False`, its CPU backend passes a float64 Parameter through float32 if one graph both assigns and reads
-        it: averaged float64 parameters, and their averages, are no more exact than float32 then.
+        it: averaged float64 parameters, frozen ones too, and their averages, are no more exact than float32 then.
 
     Raises:
         TypeError: If an argument is of the wrong kind, or `optimizer` is itself an EMA, or LBFGS.
@@ -463,8 +463,10 @@ class EMA(Averaged, Stateful):
         exception, the parameters are what they were before; this takes one copy of them.
 
         Raises:
-            RuntimeError: If a block is inside another, or, at its end, if a compiled training step ran inside.
+            RuntimeError: If a block is inside another, if a group was added to `optimizer`, or, at its end, if a
+                compiled training step ran inside.
         """
+        self._refuse_grown()
         counts = self._step, self.global_step
         before = [int(count.asnumpy().item()) for count in counts]
         with super().average_parameters():

@@ -201,7 +201,8 @@ def test_a_group_that_is_added_to_the_optimizer_ends_its_average(either, tmp_pat
             RuntimeError, match="For 'EMA', the optimizer must have the parameters that it had, but a gr"
         ):
             step((ONES,))
-    for what in (ema.state_dict, lambda: ema.load_state_dict({}), lambda: save(ema, tmp_path / "ema.ckpt")):
+    saving, loading = lambda: save(ema, tmp_path / "ema.ckpt"), lambda: ema.load_state_dict({})
+    for what in (ema.state_dict, loading, saving, lambda: ema.average_parameters().__enter__()):
         with pytest.raises(RuntimeError, match="but a group was added to it: make a new EMA around it"):
             what()
     EMA(optimizer, 0.5)((ONES, ONES))

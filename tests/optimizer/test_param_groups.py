@@ -129,6 +129,8 @@ def test_keys_of_the_user_are_kept(cls):
     assert (group["more"], group["lr"]) == (3, 0.25)
     del group["name"]
     assert "name" not in group and group.pop("fix_lr") is True
+    with pytest.raises(KeyError, match="what can be deleted from a group must be in"):
+        group.clear()
     state = optimizer.state_dict()
     group["tags"].append("b")
     assert state["param_groups"][0]["tags"] == ["a"]
