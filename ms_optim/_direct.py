@@ -92,11 +92,12 @@ class Launch:
         return bool(self._output[0])
 
     def find(self) -> bool:
-        """Find where the written tensors lie; whether all of them have memory that is no other's.
+        """Begin, and find where the written tensors lie; whether all of them have memory that is no other's.
 
         Raises:
             TypeError, ValueError: If they are such as the kernel does not take.
         """
+        self.begin()
         inquired = _host.address, _host.is_contiguous, *self._watch
         places, contiguous, *self.watched = _host.look(self._chunks[0], *inquired)
         rest = _host.look(self._chunks[1], _host.address, _host.is_contiguous)
@@ -186,7 +187,6 @@ class Launch:
         Raises:
             RuntimeError: If the kernel refuses them.
         """
-        self.begin()
         _host.wait()
         self._run(self._inputs)
 
@@ -264,7 +264,6 @@ class Stepper:
             check()
         absent = [i for i, grad in enumerate(gradients) if grad is None]
         with self.launch.lock:
-            self.launch.begin()
             read = self.launch.read(gradients, check, absent) if self.launch.find() else None
             if read is None:
                 return False

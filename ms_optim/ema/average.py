@@ -391,13 +391,12 @@ class EMA(Averaged, Stateful):
 
         Ctrl-C is raised where a kernel returns: what belongs to it follows all the same.
         """
-        with self.launch.lock:
+        stepper = self.optimizer.stepper
+        with self.launch.lock, stepper.launch.lock:
             read = self.launch.read(self.tracked) if self.launch.find() else None
             step, decay = self.on_memory.arrays()
             weight = self._weight(step, decay)
-            stepper = self.optimizer.stepper
             stepper.launch.begin()
-            self.launch.begin()
             try:
                 if read is not None:
                     stepper(self.optimizer, "EMA", gradients)
@@ -408,16 +407,16 @@ class EMA(Averaged, Stateful):
                     finally:
                         if self.launch.has_run:
                             step += 1
-        return stepper.launch.has_run
+            return stepper.launch.has_run
 
     @np.errstate(all="ignore")
     def _weight(self, step, decay):
         """What `ema_weight` gives for the step that is taken, after this one, on the host."""
         given = (step + 1, decay, *self.on_host)
         step, decay, *warmup = (vector(number).reshape(1) for number in given)
-        return self._given_weight(step, decay, warmup)
+        return self.weight_at(step, decay, warmup)
 
-    def _given_weight(self, step, decay, warmup):
+    def weight_at(self, step, decay, warmup):
         """What `ema_weight` gives for the schedule that it was made with."""
         given = self.schedule, self.update_after_step, self.update_every, self.copying
         return self.ema_weight(step, decay, warmup, *given)
@@ -432,7 +431,7 @@ class EMA(Averaged, Stateful):
     def weight_of_step(self):
         """What the averages take of the values at the step that comes, which is counted, and whether they do."""
         step = self._step + 1
-        weight, due = self._given_weight(step, self._decay, self.warmup)
+        weight, due = self.weight_at(step, self._decay, self.warmup)
         ops.assign(self._step, step)
         return weight, due
 

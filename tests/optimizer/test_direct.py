@@ -1,5 +1,7 @@
 """Direct calls run the kernel on the tensors' own memory: they have the bits of compiled steps, whatever is queued."""
 
+import threading
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -479,6 +481,32 @@ def test_an_interrupt_leaves_a_whole_step(averaged, at_fault, graph, monkeypatch
     for optimizer in (interrupted, whole):
         step(optimizer)
     assert_same(everything(interrupted), everything(whole))
+
+
+def test_another_thread_waits_for_the_average(graph, monkeypatch):
+    """A call of the optimizer inside, which begins and does not come to its kernel, leaves one step and its average."""
+    optimizer = SGD(vectors(3), lr=1.0)
+    ema, gradient = EMA(optimizer, 0.5), (Tensor(np.ones(3), ms.float32),)
+    refused = []
+
+    def call_inside():
+        with pytest.raises(ValueError, match="For 'SGD', 'gradients'"):
+            optimizer((Tensor(np.ones(4), ms.float32),))
+        refused.append(True)
+
+    other = threading.Thread(target=call_inside)
+
+    def run(inputs, kernel=ema.launch._run):
+        kernel(inputs)
+        other.start()
+        other.join(0.2)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ema.launch, "_run", run)
+        ema(gradient)
+    other.join()
+    assert refused and optimizer.step_counts.asnumpy().tolist() == [1]
+    assert (optimizer.parameters[0].asnumpy()[0], ema.averages[0].asnumpy()[0]) == (0.0, 0.5)
 
 
 def test_a_large_tensor(graph):
