@@ -177,10 +177,10 @@ class Stateful(Swappable, nn.Optimizer):
         if name in self.settled and not self._is_written(name, value):
             way = self._way_to_set(name, value)
             raise AttributeError(f"For '{type(self).__name__}', {name!r} must be {way}, but was set as an attribute.")
-        if not self.settled and name in self.__dict__.get("_params", ()) and not isinstance(value, Primitive):
-            # a Cell refuses most values in its own words, and writes a Tensor into the parameter that has this name
-            own = self._params[name]
-            self._refuse_parameters([own], lambda own: any(own is param for param in self.parameters))
+        named = self.__dict__.get("_params", {}).get(name)
+        if not self.settled and named is not None and not isinstance(value, Primitive):
+            # A Cell keeps a primitive beside a parameter of its name, writes a Tensor into it, and refuses all else.
+            self._refuse_parameters([named], lambda named: any(named is param for param in self.parameters))
         super().__setattr__(name, value)
 
     def _is_written(self, name, value):

@@ -123,9 +123,8 @@ def gradients_apart(one, other, pairs, i, drift, seen):
         return Finding(i, "gradient", text, apart)
     names = {tensor.name for tensor in apart}
     own, its = _sides({name: pair for name, pair in both.items() if name in names})
-    factor = (
-        _factor(own, its, allowed) if sum(map(np.size, own.values())) >= ELEMENTS else None
-    )  # of few it says nothing
+    tells = sum(map(np.size, own.values())) >= ELEMENTS
+    factor = _factor(own, its, allowed) if tells else None
     scaled = "" if factor is None else f"; in the second {_those(len(apart))} of the first times {factor:.7g}"
     return Finding(i, "gradient", in_words(apart, pairs) + scaled, apart)
 

@@ -196,11 +196,9 @@ class _Average:
 
     def step(self, gradients):
         self._inner.step(gradients)
-        self._steps, ema = self._steps + 1, self._ema
+        self._steps = self._steps + 1
         with np.errstate(all="ignore"):
-            weight, due = ema.ema_weight(
-                self._steps, self._decay, self._warmup, ema.schedule, ema.update_after_step, ema.update_every
-            )
+            weight, due = self._ema.weight_at(self._steps, self._decay, self._warmup)
             weight = weight.to(self._inner.dtype)
             self._averages = {
                 name: lerp(average, self.params[name], way_of(weight), is_near(weight)).where(due, average)

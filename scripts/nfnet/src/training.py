@@ -90,16 +90,16 @@ class Loss(nn.Cell):
         return ops.cross_entropy(logits.astype(ms.float32), targets, label_smoothing=self.label_smoothing)
 
 
-class Sum(nn.Cell):
-    """The sum of a Tensor over all workers."""
+class Among(nn.Cell):
+    """An operator on a Tensor of each worker, such as `AllReduce`, in a graph of its own."""
 
-    def __init__(self):
+    def __init__(self, operator):
         super().__init__()
-        self.reduce = ops.AllReduce()
+        self.operator = operator
 
     def construct(self, x):
-        """Add up a Tensor of any shape."""
-        return self.reduce(x)
+        """Give each worker what it makes of theirs."""
+        return self.operator(x)
 
 
 def accuracy(network, data, total=None):
@@ -108,7 +108,7 @@ def accuracy(network, data, total=None):
     Args:
         network (Cell): Gives logits.
         data (Dataset): The images and labels of this worker.
-        total (Union[None, Sum]): Of the workers, if there are several. Default: ``None`` .
+        total (Union[None, Among]): The sum of the workers, if there are several. Default: ``None`` .
     """
     was_training = network.training
     network.set_train(False)
@@ -125,24 +125,12 @@ def accuracy(network, data, total=None):
     return float(right / count)
 
 
-class Gather(nn.Cell):
-    """The rows of a Tensor of all workers, in the order of their ranks."""
-
-    def __init__(self):
-        super().__init__()
-        self.gather = ops.AllGather()
-
-    def construct(self, x):
-        """Collect a Tensor of at least one axis."""
-        return self.gather(x)
-
-
 def _refuse_others(recipe):
     """Refuse a recipe that is not that of all workers; each of them does, and none waits for another."""
     names = [name for name in asdict(recipe) if name not in MAY_DIFFER]
     # float32 has each integer of 24 bits
     own = [zlib.crc32(repr(getattr(recipe, name)).encode()) % 2**24 for name in names]
-    all_of_them = Gather()(Tensor([own], ms.float32)).asnumpy()
+    all_of_them = Among(ops.AllGather())(Tensor([own], ms.float32)).asnumpy()
     odd = [name for name, values in zip(names, all_of_them.T) if (values != values[0]).any()]
     if odd:
         raise ValueError(
@@ -211,7 +199,7 @@ def train(recipe, folder, again=False):
         ema,
         loss_scale_manager=FixedLossScaleManager(recipe.loss_scale, drop_overflow_update=False),
     )
-    held, total = dataset.held(recipe, *evaluated, rank, workers), Sum() if workers > 1 else None
+    held, total = dataset.held(recipe, *evaluated, rank, workers), Among(ops.AllReduce()) if workers > 1 else None
     log = Log(folder, recipe, ema, lambda: accuracy(network, held, total), batches.per_epoch, rank)
     log.go_on()
     # No weights that a loss has spoiled are to take the place of good ones.
@@ -261,7 +249,10 @@ def evaluate(recipe, checkpoint):
         checkpoint (Union[str, Path]): The file.
     """
     rank, workers = prepare(recipe)
-    data, total = dataset.held(recipe, *dataset.read(recipe)[1], rank, workers), Sum() if workers > 1 else None
+    data, total = (
+        dataset.held(recipe, *dataset.read(recipe)[1], rank, workers),
+        Among(ops.AllReduce()) if workers > 1 else None,
+    )
     network = build(recipe, 1)[0]
     return tuple(accuracy(load(network, checkpoint, average), data, total) for average in (False, True))
 
