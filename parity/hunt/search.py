@@ -6,7 +6,7 @@ by torch: what it fits is named, if the rule of torch does not fit.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial, reduce
+from functools import cache, cached_property, partial, reduce
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from parity.cases import ENTRIES, Mutant
 from parity.hunt.mistakes import Alter, Mistake, breaks, is_whole, mistakes, norm_of, scaled_gradients, scaled_rates
 from parity.hunt.mutants import breed, differs_in_rule_alone
 from parity.hunt.unknowns import solved, unknowns
-from parity.hunt.whole import Followed, as_precise
+from parity.hunt.whole import NEAR, Followed, as_precise
 from parity.judge.compare import RATIO, Divergence, Standard, errors
 from parity.runs.files import Run
 from parity.runs.follow import begun, by_the_rule, counterpart, rewind
@@ -123,8 +123,18 @@ class Search:
     ) -> Diagnosis:
         """What a trajectory follows, of so many mistakes together at most: TOGETHER, if not fewer.
 
-        `confirmed` judges by a mistake that fits once more, as by more than this part of a run.
+        `confirmed` judges once more by a mistake that fits, or nearly so: by more than this part of a run, and by what
+        rounding may do otherwise.
         """
+        again = cache(confirmed) if confirmed else None
+
+        def judged(led):
+            for mistake, standard in led:
+                ratio = self._ratio(ours, standard)
+                if again and RATIO < ratio <= NEAR and again(mistake).ratio <= RATIO:  # its float32 may have been lucky
+                    ratio = RATIO
+                yield mistake, ratio
+
         ours = {
             key: [as_precise(step, self._dtypes.get(key, step.dtype)) for step in steps] for key, steps in ours.items()
         }
@@ -133,11 +143,11 @@ class Search:
         if of_right <= RATIO:
             return Diagnosis(self.name, of_right)
         led = [*self.shown, *self._lead(self._of_constants(ours)), *self._lead(self._of_breaks(divergence))]
-        fits = [(mistake, self._ratio(ours, standard)) for mistake, standard in led]
+        fits = [*judged(led)]
         if not any(ratio <= RATIO for _, ratio in fits):
             numbers = [*self._lead(self._of_numbers(ours, verdict))]
             led += numbers
-            fits += [(mistake, self._ratio(ours, standard)) for mistake, standard in numbers]
+            fits += judged(numbers)
         # A constant that is not whole is a guess, which misleads beside others.
         shown = best = [mistake for mistake, _ in led if not mistake.guessed]
         tried, everything, now = len(led), [*fits], np.inf
@@ -152,13 +162,13 @@ class Search:
             before, now = now, min(far.values(), default=np.inf)
             if not now < before:  # what is no nearer than before leads nowhere
                 break
-            fits = [(mistake, self._ratio(ours, standard)) for mistake, standard in self._lead(best)]
+            fits = [*judged(self._lead(best))]
             everything += fits
         refuted: Iterable[Divergence] = ()
-        if confirmed:
-            again = [(mistake, confirmed(mistake)) for mistake, ratio in everything if ratio <= RATIO]
-            everything = [fit for fit in everything if fit[1] > RATIO] + [(one, found.ratio) for one, found in again]
-            refuted = [found.divergence for _, found in again if found.ratio > RATIO and found.divergence]
+        if again:
+            followed = [(mistake, again(mistake)) for mistake, ratio in everything if ratio <= RATIO]
+            everything = [fit for fit in everything if fit[1] > RATIO] + [(one, found.ratio) for one, found in followed]
+            refuted = [found.divergence for _, found in followed if found.ratio > RATIO and found.divergence]
         everything.sort(key=lambda fit: fit[1])
         fits = tuple((str(mistake), ratio) for mistake, ratio in everything if ratio <= RATIO)
         far = of_right if np.isfinite(of_right) else self._ratio(self._parameters(ours), self._right)

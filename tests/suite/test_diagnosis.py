@@ -544,19 +544,38 @@ def test_numbers_that_are_not_told_are_said(recorded):
         diagnose(type(run)(header, run.initial, run.initial_state, run.steps))
 
 
+def shaken(run, build, seed):
+    """Where a rule leads that rounds otherwise."""
+    optimizer, recorder = begun(run, build), Recorder()
+    rule = Shaken(optimizer, seed)
+    for _ in stepped(run, optimizer, [rule]):
+        recorder.add(rule.params, rule.state)
+    return recorder.trace()
+
+
 def test_a_rule_that_rounds_well_by_chance_is_no_measure(tmp_path, monkeypatch):
     """Of Adadelta, whose roundings add up: what others may be is tried before a run is called wrong."""
     net = network()
     trained(torch.optim.Adadelta(net.parameters(), lr=1.0), net, tmp_path / "run", 60)
     run = read(tmp_path / "run")
-    optimizer, recorder = begun(run, counterpart(run, ms_optim.Adadelta)), Recorder()
-    rule = Shaken(optimizer, 104)
-    for _ in stepped(run, optimizer, [rule]):
-        recorder.add(rule.params, rule.state)
+    ours = shaken(run, counterpart(run, ms_optim.Adadelta), 104)
     monkeypatch.setattr(search, "TOGETHER", 1)
-    assert diagnose(run, recorder.trace()).is_right
+    assert diagnose(run, ours).is_right
     monkeypatch.setattr(whole, "NEAR", 0.0)
-    assert diagnose(run, recorder.trace()).right > 3
+    assert diagnose(run, ours).right > 3
+
+
+def test_nor_is_a_mistake_that_does(recorded, suspects, monkeypatch):
+    """A part of the run by which it does not fit is not the last word."""
+    _, build, words = WRONG["momentum"]
+    run, found = recorded("SGD"), suspects("SGD")
+    monkeypatch.setattr(search, "TOGETHER", 1)
+    monkeypatch.setattr(search, "unknowns", lambda *args: ())
+    trajectories = [shaken(run, build, seed) for seed in range(6)]
+    for ours in trajectories:
+        assert [fit for fit, _ in found.diagnosis(ours).fits] == [words]
+    monkeypatch.setattr(search, "NEAR", 0.0)
+    assert any(not found.diagnosis(ours).fits for ours in trajectories)
 
 
 def test_mutants_are_told_apart():
