@@ -1,5 +1,6 @@
 """What a class of optimizers declares: the kinds of its arguments and the names of its state, held to its functions."""
 
+import functools
 import inspect
 import weakref
 from collections.abc import Callable, Mapping
@@ -16,7 +17,18 @@ def arguments_of(cls: Any) -> Mapping[str, inspect.Parameter]:
 
     Before Python 3.11.4 the signature of one that inherits it is that of the `__new__` of a Cell, which takes anything.
     """
-    return dict([*inspect.signature(cls.__init__).parameters.items()][1:])
+    return dict(_parameters_of(cls.__init__)[1:])
+
+
+@functools.lru_cache(256)
+def _parameters_of(function):
+    """What a function takes, by name: an optimizer asks a dozen times, which takes longer than all else it declares."""
+    return tuple(inspect.signature(function).parameters.items())
+
+
+def _names_of(function):
+    """The names of what a function takes."""
+    return tuple(name for name, _ in _parameters_of(function))
 
 
 class Declared:
@@ -73,12 +85,12 @@ class Declared:
     @classmethod
     def _numbers_read(cls):
         """What `scalars` takes after the step, the scalar slots and the learning rate."""
-        return tuple(inspect.signature(cls.scalars).parameters)[2 + len(cls._scalar_slots()) :]
+        return _names_of(cls.scalars)[2 + len(cls._scalar_slots()) :]
 
     @classmethod
     def _taken_by_update(cls):
         """What `update` takes after parameter, gradient and slots."""
-        return tuple(inspect.signature(cls.update).parameters)[3:]
+        return _names_of(cls.update)[3:]
 
     @classmethod
     def _conditions_taken(cls):
@@ -137,7 +149,7 @@ class Declared:
     def _check_order(cls, kinds):
         """Raise if the functions take what they are given by its place in another order."""
         first = ["step", *cls._scalar_slots(), "lr"]
-        taken = list(inspect.signature(cls.scalars).parameters)
+        taken = [*_names_of(cls.scalars)]
         if taken[1 : len(first)] != first[1:]:
             raise TypeError(f"For '{cls.__name__}', 'scalars' must take {first} first, but takes {taken}.")
         numbers, conditions, flags = cls._numbers_taken(kinds), (*cls._conditions_taken(),), cls._flags_taken(kinds)

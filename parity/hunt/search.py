@@ -20,7 +20,7 @@ from parity.hunt.unknowns import solved, unknowns
 from parity.hunt.whole import NEAR, Followed, as_precise
 from parity.judge.compare import RATIO, Divergence, Standard, errors
 from parity.runs.files import Run
-from parity.runs.follow import begun, by_the_rule, counterpart, rewind
+from parity.runs.follow import begun, by_the_rule, counterpart, retold, rewind
 from parity.sides.trace import PARAMETER, Trace
 
 # How many mistakes may have been made together; after how many steps the nearest of them are chosen, and how many of
@@ -226,6 +226,8 @@ class Search:
         run = replace(run, steps=run.steps[:steps])
         taken = by_the_rule(run, optimizer, dtypes, mistake.prepare, cls)
         rewind(run, optimizer)
+        if optimizer is self._optimizers.get(None):
+            retold(run, self.run, optimizer)
         return taken
 
     def class_of(self, mistake: Mistake) -> type[nn.Optimizer]:
@@ -237,13 +239,12 @@ class Search:
         return mistake.change(made) if mistake.change else made
 
     def _begun(self, alter, cls):
-        """The run with other numbers, and an optimizer of a class, or of one that differs in its functions alone.
-
-        Making an optimizer takes longer than its first steps.
-        """
+        """The run with other numbers, and an optimizer of a class, or of one that differs in its functions alone."""
         run, right = alter(self.run) if alter else self.run, OPTIMIZERS[self.name]
         if not differs_in_rule_alone(cls, right):
             return run, begun(run, counterpart(run, cls))
+        if None in self._optimizers and retold(self.run, run, self._optimizers[None]):
+            return run, self._optimizers[None]
         if alter not in self._optimizers:
             self._optimizers[alter] = begun(run, counterpart(run, right))
         return run, self._optimizers[alter]

@@ -97,12 +97,24 @@ def errors(run: Steps, truth: Steps, dtype: str, first: float = 0.0) -> np.ndarr
 
     `first` is the largest that it had before the steps.
     """
-    run, truth = stacked(run), stacked(truth)
+    truth = stacked(truth)
+    return _distances(stacked(run), truth, _units(truth, dtype, first))
+
+
+def _units(truth, dtype, first):
+    """One ulp of the largest magnitude that a tensor has had, for each step."""
     sizes = np.abs(truth, where=np.isfinite(truth), out=np.zeros(truth.shape)).reshape(len(truth), -1)
-    largest = np.maximum.accumulate(sizes.max(1, initial=first)).reshape(-1, *[1] * (truth.ndim - 1))
+    largest = np.maximum.accumulate(sizes.max(1, initial=first))
+    return ulp(largest, dtype).reshape(-1, *[1] * (truth.ndim - 1))
+
+
+def _distances(run, truth, units):
+    """How far each element is from the truth, in units."""
     with np.errstate(all="ignore"):
-        distance = np.abs(run.astype(np.float64) - truth.astype(np.float64)) / ulp(largest, dtype)
-        return np.where(_same(run, truth), 0.0, np.where(np.isnan(distance), np.inf, distance))
+        distance = np.abs(np.subtract(run, truth, dtype=np.float64)) / units
+    distance[np.isnan(distance)] = np.inf
+    distance[_same(run, truth)] = 0.0
+    return distance
 
 
 def stacked(steps: Steps) -> np.ndarray:
@@ -182,7 +194,7 @@ class Standard:
     ):
         self._single, self._double, self._dtype, self._start = single, double, dtype, _sizes(initial)
         self._least = {PARAMETER: max(1.0, noise / FORMATS[dtype].eps)}
-        self._known: dict[tuple[str, str], tuple[np.ndarray, np.ndarray, float]] = {}
+        self._known: dict[tuple[str, str], tuple[np.ndarray, np.ndarray, float, np.ndarray]] = {}
 
     def judge(self, ours: Trace, ratio: float = RATIO, told: bool = False) -> Verdict:
         """The verdict on a run; if `told`, on what it tells of its state, which may be some of it or none."""
@@ -198,19 +210,17 @@ class Standard:
         ]
         if problems:
             return Verdict(problems=tuple(problems))
-        off = {key: self._errors(ours[key], key, truth[key]) for key in single}
+        off = {key: _distances(stacked(ours[key]), truth[key], self._measured(key)[3]) for key in single}
         return _judge(ours, single, off, reference, budget, ratio)
 
     def _measured(self, key):
-        """The truth of a tensor, how far the reference is from it, and what a run may be off for each of `ratio`."""
+        """Of a tensor the truth, how far the reference is from it, what a run may be off for each of `ratio`, its ulps."""
         if key not in self._known:
             truth = truth_of({key: self._single[key]}, self._double)[key]
-            off = self._errors(self._single[key], key, truth)
-            self._known[key] = truth, off, max(self._least.get(key[0], 1.0), _worst(off))
+            units = _units(truth, self._dtype, self._start.get(key, 0.0))
+            off = _distances(stacked(self._single[key]), truth, units)
+            self._known[key] = truth, off, max(self._least.get(key[0], 1.0), _worst(off)), units
         return self._known[key]
-
-    def _errors(self, steps, key, truth):
-        return errors(steps, truth, self._dtype, self._start.get(key, 0.0))
 
 
 def compare_exactly(

@@ -111,6 +111,33 @@ def rewind(run: Run, optimizer: nn.Optimizer) -> None:
         _change_numbers(optimizer, [dict(group) for group in step.groups], run.header["groups"], 0)
 
 
+def retold(run: Run, other: Run, optimizer: nn.Optimizer) -> bool:
+    """Give an optimizer, as it is before the first step of a run, the numbers that another run begins with.
+
+    Returns:
+        Whether it then is as one that is made for that run, which takes longer than its first steps; if not, it is left
+        as it was.
+    """
+    given, wanted = run.header["groups"], other.header["groups"]
+    if len(given) != len(wanted) or any(
+        one.keys() != two.keys() or one["params"] != two["params"] for one, two in zip(given, wanted)
+    ):
+        return False
+    changed = []
+    for group, one, two in zip(optimizer.param_groups, given, wanted):
+        changed += [(group, key, one[key], two[key]) for key in one if one[key] != two[key]]
+    if not all(key in group.settable and not group.follows(key) for group, key, *_ in changed):
+        return False
+    for i, (group, key, _, value) in enumerate(changed):
+        try:
+            group[key] = _argument(value)
+        except (TypeError, ValueError):
+            for group, key, value, _ in changed[:i]:
+                group[key] = _argument(value)
+            return False
+    return True
+
+
 def gradients_of(step: Step, names: list[str]) -> dict[str, Gradient]:
     """Those of a step by name, None where there is none."""
     drawn = {name: step.gradients.get(name) for name in names}

@@ -14,6 +14,10 @@ from parity.sides.mindspore import parameters
 from parity.sides.trace import Recorder, Trace
 
 
+# How many elements the parameters that are taken as one have at most, each, on average.
+SMALL = 4096
+
+
 def run(build: Callable[[list[Parameter]], nn.Optimizer], problem: Problem, dtype: str = "float64") -> Trace:
     """The trace of the functions of the optimizer that `build` makes, applied to arrays.
 
@@ -104,10 +108,68 @@ class Rule:
         self._numbers = {name: new.where(present, old) for (name, old), new in zip(self._numbers.items(), numbers)}
         rows = array(np.stack(numbers[len(self._numbers) :], 1), self.dtype)
         rows, conditions = decide(rows, self.optimizer.conditions_read, self._weights)
-        for i, (name, row, flags) in enumerate(zip(self.names, rows, self.optimizer.flags)):
-            if present[i]:
+        for places in self._at_once(gradients, np.flatnonzero(present).tolist()):
+            if len(places) > 1:
+                self._update_joined(places, gradients, rows, conditions)
+            else:
+                (i,) = places
                 chosen = [condition[i] for condition in conditions]
-                self._update(name, gradients[name], row, chosen, flags)
+                self._update(self.names[i], gradients[self.names[i]], rows[i], chosen, self.optimizer.flags[i])
+
+    def _at_once(self, gradients, places):
+        """Which parameters are taken as one: small ones that differ in numbers alone, if the rule goes by elements.
+
+        Of those the calls of NumPy take longer than the arithmetic.
+        """
+        names = [self.names[i] for i in places]
+        small = sum(self.params[name].size for name in names) <= SMALL * len(names)
+        if not (self._functions.elementwise and small) or any(isinstance(gradients[name], Rows) for name in names):
+            return [[i] for i in places]
+        alike = {}
+        for i, name in zip(places, names):
+            has = tuple(kept is not None for kept in self._slots[name])
+            alike.setdefault((self.optimizer.flags[i], has), []).append(i)
+        return alike.values()
+
+    def _update_joined(self, places, gradients, rows, conditions):
+        """Update the parameters of some places, one behind the other."""
+        names = [self.names[i] for i in places]
+        shapes = [self.params[name].shape for name in names]
+        sizes = [self.params[name].size for name in names]
+        ends = np.cumsum(sizes).tolist()
+
+        def joined(values):
+            if values[0] is None:
+                return None
+            return array(np.concatenate([np.asarray(value, self.dtype).reshape(-1) for value in values]))
+
+        def spread(columns):
+            """Each number of a parameter for each of its elements, unless it is that of all."""
+            same = (columns == columns[:, :1]).all(1)
+            return [array(column[0] if one else column.repeat(sizes)) for column, one in zip(columns, same)]
+
+        def parted(whole):
+            if whole is None:
+                return [None] * len(names)
+            plain = np.asarray(whole)
+            return [
+                plain[end - size : end].reshape(shape).view(Array) for shape, size, end in zip(shapes, sizes, ends)
+            ]
+
+        kept = tuple(map(joined, zip(*(self._slots[name] for name in names))))
+        numbers = spread(np.asarray(rows)[places].T)
+        chosen = spread(np.stack([np.asarray(condition)[places] for condition in conditions])) if conditions else ()
+        flags = self.optimizer.flags[places[0]]
+        param, kept = self._functions.update(
+            joined([self.params[name] for name in names]),
+            joined([gradients[name] for name in names]),
+            kept,
+            *numbers,
+            *chosen,
+            *flags,
+        )
+        self.params |= zip(names, parted(param))
+        self._slots |= zip(names, zip(*map(parted, kept)) if kept else [()] * len(names))
 
     def _update(self, name, drawn, row, chosen, flags):
         touched, grad = _summed(drawn, self.dtype)
