@@ -2,7 +2,7 @@
 
 import mindspore as ms
 
-from ms_optim._at_once import at_once, complements
+from ms_optim._at_once import complements, now_and_next
 from ms_optim._exact import exact
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, is_applied, is_near, lerp
@@ -18,7 +18,7 @@ def nadam_scalars(step, mu_product, lr, beta1, beta2, eps, weight_decay, momentu
     def momentum(step):
         return beta1 * (1 - power(exact(24, 25, step), step * momentum_decay) / 2)
 
-    mu, mu_next = at_once(momentum, step, step + 1)
+    mu, mu_next = now_and_next(momentum, step)
     mu_product = mu_product.where(step > 1, 1) * mu
     keep, take1, take2, correction2, gradient, correction, next_correction = complements(
         lr * weight_decay, beta1, beta2, power(beta2, step), mu, mu_product, mu_product * mu_next

@@ -2,7 +2,7 @@
 
 import mindspore as ms
 
-from ms_optim._at_once import at_once, complements
+from ms_optim._at_once import complements, less
 from ms_optim._learning_rate import LearningRate
 from ms_optim._math import decay_gradient, is_applied, is_near, is_positive, lerp
 from ms_optim._native import power
@@ -12,19 +12,15 @@ from ms_optim.slot import Slot
 
 def radam_scalars(step, lr, beta1, beta2, eps, weight_decay):
     """The step's numbers, by half of rho. Until that is more than 2.5, the adaptive learning rate is left out."""
-
-    def surplus(half):
-        return (half - 2) * (half - 1)
-
     decay2 = power(beta2, step)
     keep, take1, take2, correction1, correction2 = complements(
         lr * weight_decay, beta1, beta2, power(beta1, step), decay2
     )
     half_inf = 1 / take2 - 0.5
     half = half_inf - step * decay2 / correction2
-    surplus_now, surplus_inf = at_once(surplus, half, half_inf)
-    rect = surplus_now * half_inf / (surplus_inf * half)
-    return keep, weight_decay, take1, beta2, take2, correction1, lr, correction2.sqrt(), eps, rect.sqrt(), half - 2.5
+    less2, less1, excess, inf_less2, inf_less1 = less((half, 2), (half, 1), (half, 2.5), (half_inf, 2), (half_inf, 1))
+    rect = less2 * less1 * half_inf / (inf_less2 * inf_less1 * half)
+    return keep, weight_decay, take1, beta2, take2, correction1, lr, correction2.sqrt(), eps, rect.sqrt(), excess
 
 
 def radam(

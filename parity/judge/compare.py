@@ -214,7 +214,7 @@ class Standard:
         return _judge(ours, single, off, reference, budget, ratio)
 
     def _measured(self, key):
-        """Of a tensor the truth, how far the reference is from it, what a run may be off for each of `ratio`, its ulps."""
+        """The truth of a tensor, how far the reference is from it, what a run may be off, and what an ulp is."""
         if key not in self._known:
             truth = truth_of({key: self._single[key]}, self._double)[key]
             units = _units(truth, self._dtype, self._start.get(key, 0.0))

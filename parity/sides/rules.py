@@ -13,7 +13,6 @@ from parity.sides.arrays import Array, array, summed_in_order
 from parity.sides.mindspore import parameters
 from parity.sides.trace import Recorder, Trace
 
-
 # How many elements the parameters that are taken as one have at most, each, on average.
 SMALL = 4096
 
@@ -152,9 +151,7 @@ class Rule:
             if whole is None:
                 return [None] * len(names)
             plain = np.asarray(whole)
-            return [
-                plain[end - size : end].reshape(shape).view(Array) for shape, size, end in zip(shapes, sizes, ends)
-            ]
+            return [plain[end - size : end].reshape(shape).view(Array) for shape, size, end in zip(shapes, sizes, ends)]
 
         kept = tuple(map(joined, zip(*(self._slots[name] for name in names))))
         numbers = spread(np.asarray(rows)[places].T)

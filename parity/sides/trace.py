@@ -24,6 +24,4 @@ class Recorder:
         """The trace; state that an optimizer had not made yet at some step was zero then."""
         keys = dict.fromkeys(key for step in self._steps for key in step)
         last = {key: value for step in self._steps for key, value in step.items()}
-        return {
-            key: [step[key] if key in step else np.zeros_like(last[key]) for step in self._steps] for key in keys
-        }
+        return {key: [step[key] if key in step else np.zeros_like(last[key]) for step in self._steps] for key in keys}

@@ -4,7 +4,7 @@ from parity.cases.case import Entry, grid, kernel_mutants, mutants
 from parity.cases.shared import ADAM_GRID, FLAGGED_MISTAKES
 
 _DENOMINATOR = "(exp_avg_sq / correction2).sqrt() + eps"
-_PRODUCT = "mu_product.where(step > 1, 1) * mu"
+_MOMENTA, _PRODUCT = "now_and_next(momentum, step)", "mu_product.where(step > 1, 1) * mu"
 
 ENTRY = Entry(
     "NAdam",
@@ -18,14 +18,14 @@ ENTRY = Entry(
     # That 0.96 is rounded to float32 moves nothing by more than an ulp: it is no mutant.
     mutants=mutants(
         "NAdam",
-        ("mu_next is this step's", "at_once(momentum, step, step + 1)", "at_once(momentum, step, step + 0)"),
+        ("mu_next is this step's", _MOMENTA, "(momentum(step), momentum(step))"),
         ("mu_product one step ahead", _PRODUCT, f"{_PRODUCT}_next"),
         ("mu_product not multiplied", _PRODUCT, "mu_product * 0 + mu"),
         ("momentum_decay ignored", "step * momentum_decay)", "step * 0.004)"),
         (
             "momentum_decay one step behind",
-            "at_once(momentum, step, step + 1)",
-            "at_once(momentum, step - 1, step + 1)",
+            _MOMENTA,
+            "(momentum(step - 1), momentum(step + 1))",
         ),
         ("the gradient is corrected as Adam's", "gradient / correction,", "gradient / (1 - power(beta1, step)),"),
         ("no Nesterov", "lr * mu_next / next_correction", "lr * mu / correction"),
@@ -45,8 +45,8 @@ ENTRY = Entry(
     ),
     memory=(({}, 2),),
     kernels=(
-        ({}, 27, 54, 32),
-        ({"decoupled_weight_decay": True, "maximize": True}, 26, 52, 32),
+        ({}, 27, 53, 31),
+        ({"decoupled_weight_decay": True, "maximize": True}, 26, 51, 31),
     ),
     network="transformer",
     training=grid("NAdam", {"lr": 2e-3})[0],

@@ -15,7 +15,7 @@ ENTRY = Entry(
     ),
     mutants=mutants(
         "RAdam",
-        ("rectified from rho 4", "half - 2.5", "half - 2"),
+        ("rectified from rho 4", "(half, 2.5)", "(half, 2)"),
         ("rho of the next step", _HALF, "(step + 1) * power(beta2, step + 1) / (1 - power(beta2, step + 1))"),
         ("rho_inf without its 1", "1 / take2 - 0.5", "1 / take2"),
         ("rectified without the root", "rect.sqrt()", "rect"),
@@ -37,8 +37,8 @@ ENTRY = Entry(
     ),
     memory=(({}, 2),),
     kernels=(
-        ({}, 27, 55, 31),
-        ({"decoupled_weight_decay": True, "maximize": True}, 26, 53, 31),
+        ({}, 27, 54, 30),
+        ({"decoupled_weight_decay": True, "maximize": True}, 26, 52, 30),
     ),
     network="transformer",
     training=grid("RAdam", {"lr": 2e-3})[0],
