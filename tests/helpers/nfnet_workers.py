@@ -14,18 +14,27 @@ from pathlib import Path
 
 NFNET = Path(__file__).parents[2] / "scripts" / "nfnet"
 # Of each training the folder, whether it goes on, and the worker and the step that are waited at.
+STOPPED = (5, 30)
 PARTS = {
-    "first": [("whole", False, None), ("parts", False, (1, 5))],
-    "second": [("parts", True, (0, 30)), ("parts", True, None)],
+    "first": [("whole", False, None), ("parts", False, (1, STOPPED[0]))],
+    "second": [("parts", True, (0, STOPPED[1]))],
 }
 ASKED = "asked"
 
 
-def waiting(folder, asked, told):
-    """What is called after a step, and waits after one of them."""
+def tell(folder, log):
+    """Print the bits that there are after a step."""
+    bits = hashlib.sha256(b"".join(param.asnumpy().tobytes() for param in log.ema.get_parameters())).hexdigest()
+    print("IS " + json.dumps({"name": folder, "rank": log.rank, "step": log.step, "bits": bits}), flush=True)
+
+
+def waiting(folder, name, asked, told):
+    """What is called after a step, tells what there is after some of them, and waits after one."""
 
     def on_train_step_end(self, run_context):
         told(self, run_context)
+        if self.step in STOPPED:
+            tell(name, self)
         if (self.rank, self.step) == asked:
             written = folder / f".{ASKED}"
             written.write_text(str(os.getpid()))
@@ -54,11 +63,9 @@ def main(folder, part):
             print("REFUSED " + str(error), flush=True)
     told = Log.on_train_step_end
     for name, again, asked in PARTS[part]:
-        Log.on_train_step_end = waiting(folder, asked, told)
+        Log.on_train_step_end = waiting(folder, name, asked, told)
         _, ema = training.train(recipe, folder / name, again)
-        bits = hashlib.sha256(b"".join(param.asnumpy().tobytes() for param in ema.get_parameters())).hexdigest()
-        ended = {"name": name, "rank": rank, "step": ema.global_step.asnumpy().item(), "bits": bits}
-        print("ENDED " + json.dumps(ended), flush=True)
+        print("ENDED " + json.dumps([name, rank, int(ema.global_step.asnumpy().item())]), flush=True)
 
 
 if __name__ == "__main__":
