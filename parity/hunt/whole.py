@@ -14,7 +14,7 @@ from parity.hunt.mistakes import norm_of
 from parity.judge.compare import RATIO, Divergence, errors
 from parity.runs.files import Mapped, Run, Sample, Step
 from parity.runs.follow import Unjudged, begun, counterpart, stepped
-from parity.sides.rules import Shaken, rule_of
+from parity.sides.rules import rule_of, shaken_of
 from parity.sides.trace import PARAMETER, Trace
 
 # Of a larger tensor so many elements are looked at, where a rule goes by elements.
@@ -101,7 +101,7 @@ class Whole:
         run = alter(self.run) if alter else self.run
         optimizer = begun(run, counterpart(run, cls))
         single, double = (rule_of(optimizer, dtype, cls) for dtype in ("float32", "float64"))
-        others = [Shaken(optimizer, seed, cls) for seed in range(trials)]
+        others = [shaken_of(optimizer, seed, cls) for seed in range(trials)]
         gauges = {
             (PARAMETER, name): _Gauge(float(np.abs(value).max(initial=0.0))) for name, value in run.initial.items()
         }

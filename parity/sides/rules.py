@@ -35,7 +35,16 @@ def rule_of(optimizer: nn.Optimizer, dtype: str, cls: type[nn.Optimizer] | None 
 
     `cls` is a class whose functions it has, or the one inside of an average, instead of its own.
     """
-    return _Average(optimizer, dtype, cls) if hasattr(optimizer, "averages") else Rule(optimizer, dtype, cls)
+    if hasattr(optimizer, "averages"):
+        return _Average(optimizer, Rule(optimizer.optimizer, dtype, cls))
+    return Rule(optimizer, dtype, cls)
+
+
+def shaken_of(optimizer: nn.Optimizer, seed: int, cls: type[nn.Optimizer] | None = None) -> "Rule":
+    """The same in float32, and its roundings are others: those of a seed."""
+    if hasattr(optimizer, "averages"):
+        return _Average(optimizer, Shaken(optimizer.optimizer, seed, cls))
+    return Shaken(optimizer, seed, cls)
 
 
 class Rule:
@@ -219,20 +228,20 @@ class Shaken(Rule):
     def _step(self, gradients):
         with patch.object(_math, "sums_in_float64", False), summed_in_order():
             super()._step(gradients)
-
-        def moved(kept):
-            units = self._rng.integers(-1, 2, kept.shape) * np.finfo(self.dtype).eps
-            return array(kept * (1 + units), self.dtype)
-
         for name, slots in self._slots.items():
-            self._slots[name] = tuple(kept if kept is None else moved(kept) for kept in slots)
+            self._slots[name] = tuple(kept if kept is None else self.moved(kept) for kept in slots)
+
+    def moved(self, kept: Array) -> Array:
+        """A tensor whose elements are rounded otherwise."""
+        units = self._rng.integers(-1, 2, kept.shape) * np.finfo(self.dtype).eps
+        return array(kept * (1 + units), self.dtype)
 
 
 class _Average:
     """The weight of an average and its interpolation, after the rule of the optimizer inside."""
 
-    def __init__(self, ema, dtype, cls):
-        self._ema, self._inner = ema, Rule(ema.optimizer, dtype, cls)
+    def __init__(self, ema, inner):
+        self._ema, self._inner = ema, inner
         self._averages, self._steps = dict(self.params), array(0.0)
         self.read_numbers()
 
@@ -263,6 +272,8 @@ class _Average:
                 name: lerp(average, self.params[name], way_of(weight), is_near(weight)).where(due, average)
                 for name, average in self._averages.items()
             }
+            if isinstance(self._inner, Shaken):
+                self._averages = {name: self._inner.moved(average) for name, average in self._averages.items()}
 
     @property
     def state(self):

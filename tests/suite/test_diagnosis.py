@@ -28,7 +28,7 @@ from parity.runs import read
 from parity.runs.follow import Unjudged, begun, by_the_rule, counterpart, stepped, trace_of
 from parity.runs.problems import run_of_case
 from parity.runs.replay import replay
-from parity.sides.rules import Shaken
+from parity.sides.rules import shaken_of
 from parity.sides.trace import Recorder
 
 STEPS = 12
@@ -547,7 +547,7 @@ def test_numbers_that_are_not_told_are_said(recorded):
 def shaken(run, build, seed):
     """Where a rule leads that rounds otherwise."""
     optimizer, recorder = begun(run, build), Recorder()
-    rule = Shaken(optimizer, seed)
+    rule = shaken_of(optimizer, seed)
     for _ in stepped(run, optimizer, [rule]):
         recorder.add(rule.params, rule.state)
     return recorder.trace()
