@@ -98,6 +98,15 @@ def copy_of(tensor: Tensor) -> Tensor:
     return tensor.copy()
 
 
+def as_it_is(value: Tensor) -> Tensor:
+    """A Tensor that has values: of an average that has not begun yet, what it would begin with, so that it still may.
+
+    Its parameter may be given other values before the first step.
+    """
+    begins = getattr(getattr(getattr(value, "init_mode", None), "init", None), "as_it_is", None)
+    return begins(value.dtype) if begins and value.has_init else value
+
+
 def keep_values(param: Parameter) -> None:
     """Let copies of a Parameter have its values.
 

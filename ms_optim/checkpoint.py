@@ -21,7 +21,7 @@ from ms_optim._files import kind_of, path_of, replacing
 from ms_optim._plain_data import as_json, encoded, from_json, is_plain_data
 from ms_optim._slices import SLICES, about, files_beside, fitting, merged, own_file, taken_early, why_unfit
 from ms_optim._state import Swappable
-from ms_optim._values import repeated, write
+from ms_optim._values import as_it_is, repeated, write
 from ms_optim.optimizer import Optimizer
 
 FORMATS = (".ckpt", ".safetensors")
@@ -85,6 +85,7 @@ def save(cell: nn.Cell, file: str | os.PathLike, also: Mapping[str, Any] | None 
         part.follow_requires_grad()
     path, entries = own_file(path, cell), dict(params)
     entries |= about(cell, entries)
+    entries = {name: as_it_is(value) for name, value in entries.items()}
     if also is not None:
         entries |= encoded("save", also)
         _refuse_swapped("save", "also", also.values())

@@ -15,7 +15,7 @@ from ms_optim._describing import table_of
 from ms_optim._gradients import check_gradients
 from ms_optim._host import Memory, vector
 from ms_optim._state import Change, State, Stateful
-from ms_optim._values import as_number, float64_parameter, plain, repeated, write
+from ms_optim._values import as_it_is, as_number, float64_parameter, plain, repeated, write
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
 from ms_optim.ema.evaluation import Averaged
 from ms_optim.ema.schedules import COPYING, SCHEDULES, ema_weight
@@ -255,7 +255,7 @@ class EMA(Averaged, Stateful):
     def _told(self):
         self._refuse_foreign("state_dict")
         self._refuse_grown()
-        averages = {name: Tensor(slots["ema"].asnumpy().copy()) for name, slots in self._averages.items()}
+        averages = {name: Tensor(as_it_is(slots["ema"]).asnumpy().copy()) for name, slots in self._averages.items()}
         numbers = {"decay": self._decay.asnumpy().item(), "step": int(self._step.asnumpy().item())}
         return {**self.optimizer.state_dict(), "ema": {**numbers, "averages": averages}}
 

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, log, nn, ops
 
 from ms_optim._state import Swappable
-from ms_optim._values import copy_of, settle, write
+from ms_optim._values import as_it_is, copy_of, settle, write
 from ms_optim.arguments import COMMON, FLOATS
 
 # Of so many weights it is looked whether a step has changed them.
@@ -18,9 +18,9 @@ LOOKED_AT = 8
 
 def put(params: Sequence[Parameter], values: Sequence[Tensor]) -> None:
     """Write values, in the dtypes of the Parameters."""
-    for param, value in zip(params, values):
-        if value.has_init:  # as of an average before the first step
-            value = value.init_data()
+    for param, value in zip(params, map(as_it_is, values)):
+        if value.has_init:
+            settle([value])
         write(param, value if value.dtype == param.dtype else value.astype(param.dtype))
 
 
@@ -105,7 +105,7 @@ class Averaged(Swappable):
         return [
             param.name
             for param, average in few
-            if not np.array_equal(param.asnumpy(), average.astype(param.dtype).asnumpy(), equal_nan=True)
+            if not np.array_equal(param.asnumpy(), as_it_is(average).astype(param.dtype).asnumpy(), equal_nan=True)
         ]
 
     def swap_before_eval(self) -> None:

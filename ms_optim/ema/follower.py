@@ -8,7 +8,7 @@ from mindspore import Parameter, Tensor, log, nn, ops
 from ms_optim import _compiled, _direct, _host, _native
 from ms_optim._clones import release_with
 from ms_optim._state import are_replaced
-from ms_optim._values import float64_parameter, settle
+from ms_optim._values import as_it_is, float64_parameter, settle
 from ms_optim.arguments import COMMON, FLOATS
 from ms_optim.ema.evaluation import Averaged, put
 from ms_optim.ema.tensors import (
@@ -194,9 +194,12 @@ class ParameterEMA(Averaged, nn.Cell):
 
     def __reduce_ex__(self, protocol):
         self.refuse_inside("no copy can be made")
-        settle((*self.source, *self.target))
+        settle(self.source)
+        target = [(param, as_it_is(param)) for param in self.target]
+        settle(param for param, now in target if now is param)
+        target = [param if now is param else Parameter(now, param.name, param.requires_grad) for param, now in target]
         decay = self._decay.asnumpy().item()
-        return _remade, (type(self), self.source, self.target, decay, self._decay.name, self.owns, self.copied)
+        return _remade, (type(self), self.source, tuple(target), decay, self._decay.name, self.owns, self.copied)
 
     def ema_update(self) -> bool:
         """Take one update, as a call does; also inside a graph."""

@@ -6,6 +6,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, ops
+from mindspore.common.dtype import dtype_to_nptype
 from mindspore.common.initializer import Initializer
 from mindspore.ops import MultitypeFuncGraph
 
@@ -50,11 +51,17 @@ def use_kernel(cell: Any, owner: str, averages: Sequence[Parameter], values: Seq
 
 
 class AsParameter(Initializer):
-    """What a Parameter holds when the values are asked for."""
+    """What a Parameter holds when the values are asked for: `as_it_is` tells these, and nothing begins by that."""
 
     def __init__(self, param: Parameter):
         super().__init__()
         self._param = param
+
+    def as_it_is(self, dtype: ms.Type) -> Tensor:
+        """What the Parameter holds now, as a Tensor of a dtype."""
+        array = np.empty(self._param.shape, dtype_to_nptype(dtype))
+        self._initialize(array)
+        return Tensor(array, dtype)
 
     def _initialize(self, arr):
         values = self._param.init_data().asnumpy()

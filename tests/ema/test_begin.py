@@ -111,6 +111,35 @@ def test_an_evaluation_before_the_first_step(use, loaded, make, either):
     assert (ema.averages[0].asnumpy() == 2).all()
 
 
+LOOKS = {
+    "a state dict": lambda ema, net, folder: ema.state_dict(),
+    "a block": lambda ema, net, folder: (ema.swap_before_eval(), ema.swap_after_eval()),
+    "a copy": lambda ema, net, folder: copy.deepcopy(ema),
+    "a pickle": lambda ema, net, folder: pickle.dumps(ema),
+    "a copy of the network": lambda ema, net, folder: ema.averaged_copy(net),
+    "the network": lambda ema, net, folder: ema.copy_to(),
+    "a file": lambda ema, net, folder: save(ema, folder / "ema.safetensors"),
+}
+
+
+@pytest.mark.parametrize("make", [averaging, ParameterEMA.of])
+@pytest.mark.parametrize("look", LOOKS)
+def test_an_average_does_not_begin_by_being_looked_at(look, make, tmp_path, either):
+    """The network has other values after that; what was seen is what it had then."""
+    net = lazy(False)
+    ema = make(net)
+    LOOKS[look](ema, net, tmp_path)
+    drawn = net.weight.asnumpy().copy()
+    if look == "a file":
+        saved = ms.load_checkpoint(str(tmp_path / "ema.safetensors"), format="safetensors")
+        (average,) = (value for name, value in saved.items() if name.startswith("ema.weight"))
+        np.testing.assert_array_equal(average.asnumpy(), drawn)
+    load(net)
+    ema((ONES,)) if make is averaging else ema()
+    np.testing.assert_allclose(ema.averages[0].asnumpy(), 1.75 if make is averaging else 2.0)
+    assert drawn.any() and not (drawn == 2).any()
+
+
 @pytest.mark.parametrize("make", [averaging, ParameterEMA.of])
 def test_an_evaluation_of_what_has_no_values_yet(make, either):
     """The network draws them, and keeps them."""
