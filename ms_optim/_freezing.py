@@ -54,7 +54,7 @@ class Freezing:
         if isinstance(chosen, NamePatterns):
             refuse_idle_patterns(method, "which", chosen, self.parameters)
         self.follow_requires_grad()
-        picked = [Predicate().decided("which", chosen, param) for param in self.parameters]
+        picked = [Predicate().decided(method, "which", chosen, param) for param in self.parameters]
         now = self.trainable.asnumpy().tolist()
         self.set_trainable([moves if here else old for here, old in zip(picked, now)])
 

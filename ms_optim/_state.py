@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from types import MappingProxyType
@@ -183,6 +184,16 @@ class Stateful(Swappable, nn.Optimizer):
             self._refuse_parameters([named], lambda named: any(named is param for param in self.parameters))
         super().__setattr__(name, value)
 
+    def _refuse_column(self, name, value):
+        """Raise unless it may take the place of a tuple of state, as that of a trainer which shards state by hand."""
+        fits = isinstance(value, (tuple, list)) and len(value) == len(self.parameters)
+        if not (fits and all(kept is None or isinstance(kept, Parameter) for kept in value)):
+            raise AttributeError(
+                f"For '{type(self).__name__}', {name!r} must be a tuple of a Parameter or None for each of its "
+                f"{len(self.parameters)} parameters, but was set to {reprlib.repr(value)}: 'load_state_dict' writes "
+                "state."
+            )
+
     def _is_written(self, name, value):
         """Whether it is the learning rate and a Tensor, which MindSpore writes into the Parameter."""
         one = name == "learning_rate" and isinstance(self.learning_rate, Parameter)
@@ -190,8 +201,10 @@ class Stateful(Swappable, nn.Optimizer):
 
     def _way_to_set(self, name, value):
         """How what is settled can be set."""
-        if name == "state":
+        if name in ("state", "step_counts", "averages"):
             return "loaded with 'load_state_dict'"
+        if name == "trainable":
+            return "said with 'freeze' and 'unfreeze'"
         group, key = self.param_groups[0], "lr" if name == "learning_rate" else name
         return f"set in a group, as param_groups[0][{key!r}] = {value!r}" if key in group.settable else "given to it"
 

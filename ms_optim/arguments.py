@@ -50,7 +50,7 @@ class Kind:
         """The number of a checked value that `scalars` calls `member`, for a group of parameters."""
         return value
 
-    def decided(self, name: str, value: Any, param: Parameter) -> Any:
+    def decided(self, owner: str, name: str, value: Any, param: Parameter) -> Any:
         """What a parameter gets for a value that is decided at construction."""
         return value
 
@@ -261,11 +261,13 @@ class Predicate(Kind):
             raise TypeError(f"For '{owner}', '{name}' must be {self}, but got {value!r}.")
         return NamePatterns(patterns)
 
-    def decided(self, name: str, value: Callable[[Parameter], bool], param: Parameter) -> bool:
+    def decided(self, owner: str, name: str, value: Callable[[Parameter], bool], param: Parameter) -> bool:
         """What the function says of a parameter."""
         answer = value(param)
         if not isinstance(answer, (bool, np.bool_)):
-            raise TypeError(f"For '{name}', the function must return a bool, but got {answer!r} for '{param.name}'.")
+            raise TypeError(
+                f"For '{owner}', '{name}' must return a bool, but got {answer!r} for '{param.name}'."
+            )
         return bool(answer)
 
 

@@ -159,7 +159,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self._name_slots()
         kept = {id(param) for param in self.get_parameters()}
         self._refuse_parameters(self.parameters, lambda param: id(param) not in kept or param is self.global_step)
-        self.settled = {*whole, *defaults, "weight_decay", "learning_rate", "state"}
+        self.settled = {*whole, *defaults, "weight_decay", "learning_rate", "state", "step_counts", "trainable"}
 
     def _keep(self, key, param):
         """Have a Parameter of this Cell that is no attribute: it is in `get_parameters()`, and so in checkpoints."""
@@ -205,7 +205,10 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         scale = [False] if self.need_scale else []  # which follows the numbers
         self.lerp_weights = Tensor([name in weights for name in numbers] + scale) if weights else None
         self.flags = tuple(
-            tuple(self.kinds[name].decided(name, self.groups[i][name], param) for name in self.flag_names)
+            tuple(
+                self.kinds[name].decided(type(self).__name__, name, self.groups[i][name], param)
+                for name in self.flag_names
+            )
             for param, i in zip(self.parameters, self.group_of)
         )
         moves = np.array([param.requires_grad for param in self.parameters])
@@ -468,6 +471,8 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         )
 
     def __setattr__(self, name, value):
+        if self.settled and name in self.state.slots:
+            self._refuse_column(name, value)
         super().__setattr__(name, value)
         if name == "parameters" and self.settled:
             self._follow_parameters()

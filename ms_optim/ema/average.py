@@ -175,7 +175,7 @@ class EMA(Averaged, Stateful):
             if isinstance(column, ParameterTuple) and name not in vars(self):
                 self._hold(name, column)
         self._set_path()
-        self.settled = {*self.arguments, "fused", "loss_scale", "weight_decay"} - {"decay"}
+        self.settled = {*self.arguments, "averages", "fused", "loss_scale", "weight_decay"} - {"decay"}
 
     def _set_path(self):
         """Choose the native kernel or MindSpore's operators."""
@@ -211,6 +211,11 @@ class EMA(Averaged, Stateful):
         if self.settled and name not in self.arguments and name in self._inner_settled:
             setattr(self.optimizer, name, value)  # which says how, or writes it
             return
+        if self.settled and name in {
+            "parameter_averages",
+            *getattr(getattr(self.optimizer, "state", None), "slots", ()),
+        }:
+            self._refuse_column(name, value)
         super().__setattr__(name, value)
         if name == "parameters" and "tracked" in vars(self):  # as of the optimizer
             self.optimizer.parameters = value
@@ -218,6 +223,8 @@ class EMA(Averaged, Stateful):
             self._set_path()
 
     def _way_to_set(self, name, value):
+        if name == "averages":
+            return super()._way_to_set(name, value)
         return f"given to {'it' if name in self.arguments else 'its optimizer'}"
 
     @property

@@ -135,7 +135,7 @@ REFUSED = {
         MomentumAGC,
         {},
         lambda: {"params": weights("b"), "exempt": lambda param: 3},
-        "the function must return a bool, but got 3",
+        "'exempt' must return a bool, but got 3 for 'b'",
     ),
     "name of state": (
         AdamW,

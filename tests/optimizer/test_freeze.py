@@ -253,7 +253,7 @@ def test_frozen_from_the_start_and_given_all_the_same(mode):
         ("backbone.*", ValueError, r"each pattern of 'which' must match one of \['0.weight'.*, but got 'backbone"),
         (("0.*", "x"), ValueError, "each pattern of 'which' must match one of .* but got 'x'"),
         (1, TypeError, "'which' must be name patterns or a function of a Parameter, but got 1"),
-        (lambda param: 1, TypeError, "the function must return a bool, but got 1 for '0.weight'"),
+        (lambda param: 1, TypeError, "'which' must return a bool, but got 1 for '0.weight'"),
     ],
 )
 def test_what_makes_no_choice_raises(which, kind, message):

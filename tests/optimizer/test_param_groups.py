@@ -271,6 +271,33 @@ def test_the_learning_rate_is_written_as_mindspore_writes_it():
         SGD(groups(None, None), lr=[0.5, 0.25]).learning_rate = Tensor(0.1)
 
 
+def test_state_that_is_set_as_an_attribute_raises(either):
+    """It would be in no step; a tuple of Parameters may take the place of one: trainers shard state by hand so."""
+    optimizer = AdamW([Parameter(np.ones(2, np.float32), name=name) for name in "ab"])
+    ema = EMA(optimizer, 0.9)
+    for name, value, message in (
+        (
+            "exp_avg",
+            1,
+            "'exp_avg' must be a tuple of a Parameter or None for each of its 2 parameters, but was set to 1",
+        ),
+        ("exp_avg_sq", (), r"'exp_avg_sq' must be a tuple .* but was set to \(\)"),
+        ("step_counts", 1, "'step_counts' must be loaded with 'load_state_dict'"),
+        ("trainable", [False], "'trainable' must be said with 'freeze' and 'unfreeze'"),
+    ):
+        for one in (optimizer, ema):
+            with pytest.raises(AttributeError, match=message):
+                setattr(one, name, value)
+    for name, message in (
+        ("averages", "must be loaded with"),
+        ("parameter_averages", "must be a tuple of a Parameter"),
+    ):
+        with pytest.raises(AttributeError, match=f"^For 'EMA', '{name}' {message}"):
+            setattr(ema, name, ())
+    optimizer.exp_avg, ema.parameter_averages = optimizer.exp_avg.clone("other"), ema.parameter_averages.clone("other")
+    assert [param.name for param in optimizer.exp_avg] == ["other.exp_avg.a", "other.exp_avg.b"]
+
+
 @pytest.mark.parametrize(
     "make",
     [
