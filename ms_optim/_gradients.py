@@ -67,7 +67,7 @@ def _fit_dense(owner, grad, param):
             f"For '{owner}', 'gradients' must have the shapes of the parameters, but got {grad.shape} "
             f"for '{param.name}' of shape {param.shape}."
         )
-    return grad
+    return grad.init_data() if grad.has_init else grad
 
 
 @constexpr

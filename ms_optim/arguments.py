@@ -265,9 +265,7 @@ class Predicate(Kind):
         """What the function says of a parameter."""
         answer = value(param)
         if not isinstance(answer, (bool, np.bool_)):
-            raise TypeError(
-                f"For '{owner}', '{name}' must return a bool, but got {answer!r} for '{param.name}'."
-            )
+            raise TypeError(f"For '{owner}', '{name}' must return a bool, but got {answer!r} for '{param.name}'.")
         return bool(answer)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from mindspore import COOTensor, Parameter, Tensor, ops
 from mindspore.common.sparse_tensor import RowTensorInner
 from mindspore.ops import MultitypeFuncGraph
+from mindspore.ops.primitive import constexpr
 
 from ms_optim._composed import latest
 from ms_optim._gradients import check_gradients
@@ -65,6 +66,21 @@ def sum_duplicates(indices, values, shape):
     return ops.tensor_scatter_add(ops.zeros_like(values), group.reshape(-1, 1), values).gather(group, 0)
 
 
+@constexpr
+def _misfit(said, *got):
+    """Raise when a step is compiled, with what only the compiler knows."""
+    kind, shape, other, others = got
+    raise ValueError(
+        f"{said}, and have int32 or int64 indices, but got indices of {kind} and shape {shape}, and values of {other} "
+        f"and shape {others}."
+    )
+
+
+@constexpr
+def _dense(said):
+    raise TypeError(f"{said}, and sparse, but got a dense Tensor. Adam takes those.")
+
+
 @functools.cache
 def lift_rows(update: Callable, scaled: bool, masters: bool = False) -> MultitypeFuncGraph:
     """The rule as a graph that reads and writes what a sparse gradient has, with the numbers and dtypes of `lift`.
@@ -74,10 +90,12 @@ def lift_rows(update: Callable, scaled: bool, masters: bool = False) -> Multityp
     """
     lifted = MultitypeFuncGraph(update.__name__)
 
-    def apply(param, indices, values, numbers, moves, exp_avg, exp_avg_sq, master, flags, present):
+    def apply(param, indices, values, numbers, moves, exp_avg, exp_avg_sq, master, flags, present, said):
+        if indices.dtype not in (ms.int32, ms.int64) or values.dtype not in FLOATS or indices.ndim not in (1, 2):
+            _misfit(said, indices.dtype, indices.shape, values.dtype, values.shape)
         axes = 1 if indices.ndim == 1 else indices.shape[1]
-        if values.shape != (indices.shape[0], *param.shape[axes:]) or values.dtype not in FLOATS:
-            raise ValueError("For 'SparseAdam', 'gradients' must have the shapes of the parameters and be floats.")
+        if not 1 <= axes <= param.ndim or values.shape != (indices.shape[0], *param.shape[axes:]):
+            _misfit(said, indices.dtype, indices.shape, values.dtype, values.shape)
         if indices.shape[0] == 0 or not present:
             return True
         if axes == 1:
@@ -104,20 +122,24 @@ def lift_rows(update: Callable, scaled: bool, masters: bool = False) -> Multityp
             written = (*written, write(master, indices, new_param))
         return ops.depend(True, written)
 
-    @lifted.register("Tensor", "Tuple", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
-    def apply_pair(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, present):
-        return apply(param, grad[0], grad[1], numbers, moves, exp_avg, exp_avg_sq, master, flags, present)
+    @lifted.register("Tensor", "Tuple", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool", "String")
+    def apply_pair(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, present, said):
+        return apply(param, grad[0], grad[1], numbers, moves, exp_avg, exp_avg_sq, master, flags, present, said)
 
-    def apply_sparse(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, present):
-        return apply(param, grad.indices, grad.values, numbers, moves, exp_avg, exp_avg_sq, master, flags, present)
+    def apply_sparse(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, present, said):
+        return apply(
+            param, grad.indices, grad.values, numbers, moves, exp_avg, exp_avg_sq, master, flags, present, said
+        )
 
     for kind in ("RowTensor", "COOTensor"):
-        lifted.register("Tensor", kind, "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")(apply_sparse)
+        lifted.register("Tensor", kind, "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool", "String")(
+            apply_sparse
+        )
 
-    @lifted.register("Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool")
-    def refuse(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, present):
+    @lifted.register("Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool", "String")
+    def refuse(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, present, said):
         if present:
-            raise TypeError("For 'SparseAdam', 'gradients' must be sparse, but got a dense Tensor. Adam takes those.")
+            _dense(said)
         return True
 
     return lifted
@@ -271,9 +293,11 @@ class SparseAdam(Optimizer):
         """Map the rule without tuples of slots, whose elements the compiler replaces by 0 beside a RowTensor."""
         rows, _, moves = given
         exact = self.parameters if self.exact is None else self.exact
-        columns = (self.parameters, self.exp_avg, self.exp_avg_sq, exact, self.flags)
-        parameters, exp_avg, exp_avg_sq, exact, flags = some(columns, part)
-        return self.hyper_map(self.rule, parameters, gradients, rows, moves, exp_avg, exp_avg_sq, exact, flags, present)
+        columns = (self.parameters, self.exp_avg, self.exp_avg_sq, exact, self.flags, self.wanted)
+        parameters, exp_avg, exp_avg_sq, exact, flags, wanted = some(columns, part)
+        return self.hyper_map(
+            self.rule, parameters, gradients, rows, moves, exp_avg, exp_avg_sq, exact, flags, present, wanted
+        )
 
     def checked(self, owner, gradients):
         """Pairs of indices and values. A step compiles for the numbers of indices.

@@ -8,6 +8,7 @@ import pytest
 from helpers import DENSE, UNGROUPED, assert_same, everything, loud, make_grads, make_params
 from helpers.processes import resident
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import initializer
 from mindspore.nn.utils import no_init_parameters
 
 import ms_optim
@@ -515,6 +516,14 @@ def test_a_large_tensor(graph):
     grad = np.tile(np.arange(5, dtype=np.float32), 8_000_000)
     SGD([param], lr=0.5)((Tensor(grad),))
     assert np.array_equal(param.asnumpy(), 1 - np.float32(0.5) * grad)
+
+
+@pytest.mark.parametrize("fused", [None, False])
+def test_a_gradient_that_has_no_memory_yet(fused, either):
+    """As MindSpore's initializers make it: its values are drawn."""
+    param = Parameter(np.ones((2, 3), np.float32), name="weight")
+    SGD([param], lr=0.5, fused=fused)((initializer("ones", (2, 3), ms.float32),))
+    assert (param.asnumpy() == 0.5).all()
 
 
 def test_memory_is_flat(graph):

@@ -687,7 +687,7 @@ def test_a_dense_gradient_raises_and_names_adam(mode):
     def step(grad):
         return optimizer((grad,))
 
-    with pytest.raises(TypeError, match=r"must be sparse, but got a dense Tensor\. Adam takes"):
+    with pytest.raises(TypeError, match=r"for 'table' .*, and sparse, but got a dense Tensor\. Adam takes"):
         step(DENSE)
     assert_same(everything(optimizer), before)
 
@@ -735,7 +735,7 @@ def test_gradients_must_fit(gradients, kind, message):
 
 @both
 def test_gradients_must_fit_in_a_graph(mode):
-    """By their shapes."""
+    """By their shapes and dtypes; the parameter is named."""
     set_mode(mode)
     optimizer = make(ONE)
 
@@ -743,8 +743,16 @@ def test_gradients_must_fit_in_a_graph(mode):
     def step(rows, values):
         return optimizer(((rows, values),))
 
-    with pytest.raises(ValueError, match="'gradients' must have the shapes of the parameters and be floats"):
-        step(ROWS, VALUES[:, :5])
+    for rows, values, got in (
+        (ROWS, VALUES[:, :5], "Int32 and shape .*, and values of Float32"),
+        (ROWS.float(), VALUES, "Float32 and shape"),
+        (ROWS.reshape(-1, 1, 1), VALUES, "Int32 and shape .*1, 1"),
+        (ROWS, VALUES.int(), "Int32 and shape .*, and values of Int32"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"'gradients' must be .* for 'table' .*, and have .* indices, but got indices of {got}"
+        ):
+            step(rows, values)
 
 
 PRECISION = "state_dtype", "master_weights"
