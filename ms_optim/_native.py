@@ -369,17 +369,28 @@ def kernel_of(
     return kernel
 
 
-def check_state(owner: str, parameters: Sequence[Parameter], slots: Sequence, slot_table: Sequence[tuple]) -> None:
-    """Check what a kernel writes into: parameters of floats, and state of their dtypes and shapes.
+def check_state(
+    owner: str,
+    parameters: Sequence[Parameter],
+    dtypes: Sequence[ms.dtype.Type],
+    slots: Sequence,
+    slot_table: Sequence[tuple],
+) -> None:
+    """Check what a kernel writes into: parameters of floats, which have the dtypes that they had, and state of these.
 
     Raises:
         TypeError, ValueError: If one is not that; the parameter is named.
     """
-    for param, states in zip(parameters, slot_table, strict=True):
+    for param, dtype, states in zip(parameters, dtypes, slot_table, strict=True):
         if param.dtype not in FLOATS:
             raise TypeError(
                 f"For '{owner}', the dtype of '{param.name}' must be one of {_listed(map(str, FLOATS))}, but got "
                 f"{param.dtype}."
+            )
+        if param.dtype != dtype:
+            raise TypeError(
+                f"For '{owner}', the dtype of '{param.name}' must be {dtype}, which it was when it was made, but got "
+                f"{param.dtype}; after a cast of the network an optimizer must be made anew."
             )
         for slot, state in zip(slots, states, strict=True):
             if state is not None and (state.dtype, state.shape) != (param.dtype, param.shape):

@@ -312,7 +312,8 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             slots = [slot for slot in self.slots if not slot.scalar]
             flags = [name for name in self.flag_names if name not in devices]
             kernel = _native.kernel_of(owner, update, slots, flags, {*self.conditions, *devices})
-            self.check_state = _compiled.checked(_native.check_state, owner, self.parameters, slots, self.slot_table)
+            of_state = owner, self.parameters, self.dtypes, slots, self.slot_table
+            self.check_state = _compiled.checked(_native.check_state, *of_state)
             self.kernel = kernel.primitive()
             self.layout = kernel.layout(owner, self.slot_table, self.flags)
             self.kernel_slots = tuple(state for states in self.slot_table for state in states if state is not None)

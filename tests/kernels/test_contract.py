@@ -277,8 +277,7 @@ CHANGES = {
         "Adam",
         lambda optimizer: optimizer.parameters[0].set_dtype(ms.float64),
         TypeError,
-        "the state 'exp_avg' of 'p0' must be of Float64 and shape (2, 3) as the parameter, "
-        "but got Float32 and (2, 3); after a cast",
+        "the dtype of 'p0' must be Float32, which it was when it was made, but got Float64; after a cast",
     ),
     "a parameter to integers": (
         "Adam",

@@ -10,7 +10,7 @@ from helpers import DENSE, SPAN, assert_same, everything, loud, numbers_of, outc
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.train import FixedLossScaleManager, LearningRateScheduler, Model
 
-from ms_optim import EMA, AdamW, restore
+from ms_optim import EMA, SGD, AdamW, restore
 from ms_optim.groups import param_groups_norm_bias
 
 span = pytest.mark.parametrize("name", SPAN)
@@ -259,10 +259,11 @@ def test_restore_refuses_what_is_no_tensor(name, value):
 
 @pytest.mark.usefixtures("own_graph")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_network_cast_after_its_optimizer_was_made(compiled, mode):
+@pytest.mark.parametrize("cls", [AdamW, SGD])
+def test_a_network_cast_after_its_optimizer_was_made(cls, compiled, mode):
     """Is refused by name, and what to do is said: a step that has compiled would write what was there before."""
     net = nn.Dense(2, 3)
-    optimizer = AdamW(net.trainable_params(), lr=0.1)
+    optimizer = cls(net.trainable_params(), lr=0.1)
     gradients = tuple(ops.ones_like(param) for param in optimizer.parameters)
     if compiled:
         optimizer(gradients)

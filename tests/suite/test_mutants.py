@@ -12,7 +12,7 @@ from parity.cases.problems import PART, synthetic
 from parity.hunt import kernels
 from parity.hunt.mutants import breed
 from parity.hunt.rules import hunt
-from parity.judge.compare import compare
+from parity.judge.compare import compare, compare_bits
 from parity.sides import mindspore as mindspore_side
 from parity.sides import rules
 from parity.sides import torch as torch_side
@@ -48,14 +48,16 @@ def test_a_mutant_is_caught_in_a_compiled_step(optimizer):
 
 
 @pytest.mark.parametrize("optimizer", CASES)
-def test_the_right_rules_pass_where_mutants_are_caught(optimizer):
-    """On float32 arrays of NumPy; compiled, they pass in the test of parity."""
+def test_the_right_rules_pass_where_mutants_are_caught(optimizer, monkeypatch):
+    """On float32 arrays of NumPy; compiled, they pass in the test of parity. Each parameter alone has the same bits."""
     for case in CASES[optimizer]:
         problem, build = FEW.fitting(case), torch_side.factory(case)
         single, double = (torch_side.run(build, problem, dtype) for dtype in ("float32", "float64"))
         ours = rules.run(mindspore_side.factory(case), problem, "float32")
         verdict = compare(ours, single, double, noise=case.noise, initial=problem.initial)
         assert verdict.passed, f"{case}: {verdict}"
+    monkeypatch.setattr(rules, "SMALL", -1)
+    assert compare_bits(rules.run(mindspore_side.factory(case), problem, "float32"), ours).passed
 
 
 @needs_compiler
