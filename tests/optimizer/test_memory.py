@@ -98,6 +98,15 @@ def test_state_has_the_dtype_of_its_parameter(name, dtype):
     assert multiple(built(name, kwargs, [parameter(dtype=dtype)])) == expected
 
 
+@pytest.mark.parametrize("name", DECLARED)
+def test_state_of_halves_in_float32(name):
+    """Twice as much, and a copy of the parameters beside it, as README has it."""
+    kwargs, expected = ENTRIES[name].memory[-1]
+    for more, times in (({}, 2 * expected), ({"master_weights": True}, 2 * expected + 2)):
+        options = kwargs | {"state_dtype": ms.float32} | more
+        assert multiple(built(name, options, [parameter(dtype=ms.float16)])) == times
+
+
 @pytest.mark.parametrize(("shape", "expected"), ADAFACTOR.items(), ids=str)
 def test_adafactor_keeps_rows_and_columns(shape, expected):
     """Far less than a matrix has elements; small last axes have nothing to factor."""
