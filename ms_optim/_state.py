@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -178,11 +178,18 @@ class Stateful(Swappable, nn.Optimizer):
         if name in self.settled and not self._is_written(name, value):
             way = self._way_to_set(name, value)
             raise AttributeError(f"For '{type(self).__name__}', {name!r} must be {way}, but was set as an attribute.")
+        if self.settled and name in self._columns:
+            self._refuse_column(name, value)
         named = self.__dict__.get("_params", {}).get(name)
         if not self.settled and named is not None and not isinstance(value, Primitive):
             # A Cell keeps a primitive beside a parameter of its name, writes a Tensor into it, and refuses all else.
             self._refuse_parameters([named], lambda named: any(named is param for param in self.parameters))
         super().__setattr__(name, value)
+
+    @property
+    def _columns(self) -> Collection[str]:
+        """The attributes that are tuples of state, with one entry for each parameter."""
+        return ()
 
     def _refuse_column(self, name, value):
         """Raise unless it may take the place of a tuple of state, as that of a trainer which shards state by hand."""

@@ -471,9 +471,11 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             tuple(tuple(kept is not None for kept in row) for row in self.slot_table),
         )
 
+    @property
+    def _columns(self):
+        return self.state.slots
+
     def __setattr__(self, name, value):
-        if self.settled and name in self.state.slots:
-            self._refuse_column(name, value)
         super().__setattr__(name, value)
         if name == "parameters" and self.settled:
             self._follow_parameters()

@@ -211,16 +211,15 @@ class EMA(Averaged, Stateful):
         if self.settled and name not in self.arguments and name in self._inner_settled:
             setattr(self.optimizer, name, value)  # which says how, or writes it
             return
-        if self.settled and name in {
-            "parameter_averages",
-            *getattr(getattr(self.optimizer, "state", None), "slots", ()),
-        }:
-            self._refuse_column(name, value)
         super().__setattr__(name, value)
         if name == "parameters" and "tracked" in vars(self):  # as of the optimizer
             self.optimizer.parameters = value
             self._hold("tracked", (*value, *self.tracked[len(value) :]))
             self._set_path()
+
+    @property
+    def _columns(self):
+        return ("parameter_averages", *getattr(self.optimizer, "_columns", ()))
 
     def _way_to_set(self, name, value):
         if name == "averages":

@@ -202,7 +202,7 @@ class Standard:
         problems = [*structure(ours, single), *structure(double, single, dtypes=False)]
         if problems:
             return Verdict(problems=tuple(problems))
-        truth, reference, budget = ({key: self._measured(key)[i] for key in single} for i in range(3))
+        truth, reference, budget, units = ({key: self._measured(key)[i] for key in single} for i in range(4))
         problems = [
             f"{kind} of {name!r}: the reference is finite in {self._dtype} and not in float64"
             for (kind, name), allowed in budget.items()
@@ -210,7 +210,7 @@ class Standard:
         ]
         if problems:
             return Verdict(problems=tuple(problems))
-        off = {key: _distances(stacked(ours[key]), truth[key], self._measured(key)[3]) for key in single}
+        off = {key: _distances(stacked(ours[key]), truth[key], units[key]) for key in single}
         return _judge(ours, single, off, reference, budget, ratio)
 
     def _measured(self, key):
