@@ -53,14 +53,30 @@ def cut(rows, moves, dtype, conditions, weights):
     return ops.unbind(numbers), chosen, ops.Split(0, rows.shape[0])(moves)
 
 
-def without_axis(conditions):
-    """A condition that has one axis, or a tuple of them, as what has none needs it."""
-    if isinstance(conditions, tuple):
-        made = ()
-        for condition in conditions:
-            made = (*made, condition.reshape(()))
-        return made
-    return conditions.reshape(())
+without_axis = MultitypeFuncGraph("without_axis")
+
+
+def _as_it_is(has_axis, condition):
+    """What is decided of a parameter that has an axis."""
+    return condition
+
+
+for _kind in ("Tensor", "Tuple"):
+    without_axis.register("Bool", _kind)(_as_it_is)
+
+
+@without_axis.register("None", "Tensor")
+def _without_axis(has_axis, condition):
+    """And of one that has none: a condition of one element has an axis."""
+    return condition.reshape(())
+
+
+@without_axis.register("None", "Tuple")
+def _without_axes(has_axis, conditions):
+    made = ()
+    for condition in conditions:
+        made = (*made, condition.reshape(()))
+    return made
 
 
 load, store = MultitypeFuncGraph("load"), MultitypeFuncGraph("store")
@@ -69,7 +85,7 @@ load, store = MultitypeFuncGraph("load"), MultitypeFuncGraph("store")
 @load.register("TypeType", "Tensor")
 def _load(dtype, slot):
     """A slot as a rule takes it."""
-    return slot.to(dtype)
+    return ops.cast(slot, dtype)
 
 
 @load.register("TypeType", "None")
@@ -80,7 +96,7 @@ def _load_nothing(dtype, slot):
 @store.register("Tensor", "Tensor", "Tensor", "Tensor")
 def _store(moves, slot, new, old):
     """Write a slot where its parameter moves."""
-    return ops.assign(slot, new.where(moves, old).to(slot.dtype))
+    return ops.assign(slot, ops.cast(ops.where(moves, new, old), slot.dtype))
 
 
 @store.register("Tensor", "None", "None", "None")
@@ -100,9 +116,63 @@ def slots_made(made):
     return -1
 
 
-def latest(copy, param, widened):
+latest, keep = MultitypeFuncGraph("latest"), MultitypeFuncGraph("keep")
+
+
+@latest.register("Tensor", "Tensor", "Tensor")
+def _latest(copy, param, widened):
     """What a step starts from: the copy, or, where it does not round to it, the parameter, which was written since."""
     return copy.where(copy.to(param.dtype) == param, widened)
+
+
+@latest.register("None", "Tensor", "Tensor")
+def _itself(copy, param, widened):
+    return widened
+
+
+@keep.register("Tensor", "Tensor")
+def _keep(copy, new_param):
+    """Write the copy."""
+    return ops.assign(copy, new_param)
+
+
+@keep.register("None", "Tensor")
+def _keep_nothing(copy, new_param):
+    return True
+
+
+def _scaled(grad, numbers):
+    """The gradient times the last of the numbers, and the others."""
+    return grad * numbers[-1], numbers[:-1]
+
+
+def _as_given(grad, numbers):
+    return grad, numbers
+
+
+def scaling(scaled):
+    """What takes the factor of the gradients out of the numbers, if there is one."""
+    return _scaled if scaled else _as_given
+
+
+def _begun(param, slots, dtype):
+    """What a step starts from, and the slots of the rule."""
+    return ops.cast(param, dtype), slots
+
+
+def _begun_at_copy(param, slots, dtype):
+    """The same, where the last slot is what is rounded to the parameter."""
+    return latest(slots[-1], param, ops.cast(param, dtype)), slots[:-1]
+
+
+def _ended(param, new_param, slots):
+    """Write a parameter."""
+    return ops.assign(param, ops.cast(new_param, param.dtype))
+
+
+def _ended_at_copy(param, new_param, slots):
+    """The same, and what is rounded to it."""
+    return ops.assign(param, ops.cast(new_param, param.dtype)), keep(slots[-1], new_param)
 
 
 @functools.cache
@@ -114,6 +184,8 @@ def lift(update: Callable, scaled: bool, masters: bool = False) -> MultitypeFunc
     last number multiplies the gradient first. With `masters` the last slot is what is rounded to the parameter.
     """
     lifted, name = MultitypeFuncGraph(update.__name__), update.__name__
+    scale = scaling(scaled)
+    begin, end = (_begun_at_copy, _ended_at_copy) if masters else (_begun, _ended)
 
     def check(made, slots):
         """Raise unless the rule gives what it has to: what is missing would be kept as it was, and nothing said."""
@@ -125,38 +197,26 @@ def lift(update: Callable, scaled: bool, masters: bool = False) -> MultitypeFunc
 
     returned = _compiled.Check(check)
 
-    @lifted.register("Tensor", "Tensor", "Tensor", "Tuple", "Tensor", "Tuple", "Tuple", "Bool", "String")
-    def apply(param, grad, numbers, conditions, moves, slots, flags, present, said):
-        if not present:
-            return True
-        fits(param, grad, present, said)
-        dtype = ms.float64 if param.dtype == ms.float64 else ms.float32
-        numbers = numbers.unbind()
-        grad = grad.to(dtype)
-        if scaled:
-            grad = grad * numbers[-1]
-            numbers = numbers[:-1]
-        state = hyper_map(ops.partial(load, dtype), slots)
-        old_param, master = param.to(dtype), None
-        if masters:
-            master, slots, state = slots[-1], slots[:-1], state[:-1]
-        if master is not None:
-            old_param = latest(master, param, old_param)
-        if param.ndim == 0:
-            moves, conditions = without_axis(moves), without_axis(conditions)
+    @lifted.register("Tensor", "Tensor", "Tensor", "Tuple", "Tensor", "Tuple", "Tuple", "TypeType", "String")
+    def apply(param, grad, numbers, conditions, moves, slots, flags, dtype, said):
+        fits(param, grad, said)
+        grad, numbers = scale(ops.cast(grad, dtype), ops.unbind(numbers))
+        old_param, kept = begin(param, slots, dtype)
+        state = hyper_map(ops.partial(load, dtype), kept)
         made = update(old_param, grad, state, *numbers, *conditions, *flags)
         _compiled.check_again(returned, slots_made(made), len(state))
-        new_param, new_state = made
-        new_param = new_param.where(moves, old_param)
-        ops.assign(param, new_param.to(param.dtype))
-        if master is not None:
-            ops.assign(master, new_param)
-        hyper_map(ops.partial(store, moves), slots, new_state, state)
+        new_param = ops.where(moves, made[0], old_param)
+        end(param, new_param, slots)
+        hyper_map(ops.partial(store, moves), kept, made[1], state)
         return True
 
-    def refuse(param, grad, numbers, conditions, moves, slots, flags, present, said):
-        return fits(param, grad, present, said)
+    @lifted.register("Tensor", "Tensor", "Tensor", "Tuple", "Tensor", "Tuple", "Tuple", "TypeType", "None")
+    def skip(param, grad, numbers, conditions, moves, slots, flags, dtype, said):
+        return True
+
+    def refuse(param, grad, numbers, conditions, moves, slots, flags, dtype, said):
+        return fits(param, grad, said)
 
     for kind in SPARSE_KINDS:
-        lifted.register("Tensor", kind, "Tensor", "Tuple", "Tensor", "Tuple", "Tuple", "Bool", "String")(refuse)
+        lifted.register("Tensor", kind, "Tensor", "Tuple", "Tensor", "Tuple", "Tuple", "TypeType", "String")(refuse)
     return lifted

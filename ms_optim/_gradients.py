@@ -47,10 +47,10 @@ def _miscounted(owner, count, got):
     return ValueError(f"For '{owner}', 'gradients' must hold {count} entries, one for each parameter, but got {got}.")
 
 
-@constexpr
-def refuse_count(owner, count, got):
+def refuse_count(optimizer: Any, got: int) -> None:
     """Raise, when a step is compiled, of gradients that are more or fewer than the parameters."""
-    raise _miscounted(owner, count, got)
+    if got != len(optimizer.parameters):
+        raise _miscounted(type(optimizer).__name__, len(optimizer.parameters), got)
 
 
 def _fit_dense(owner, grad, param):
@@ -71,9 +71,14 @@ def _fit_dense(owner, grad, param):
 
 
 @constexpr
-def _misfit(said, got):
-    """Raise when a step is compiled, with what only the compiler knows."""
-    raise ValueError(f"{said}, but got {got[0]} of shape {got[1]}.")
+def _refuse_misfit(said, whole, dtype, shape):
+    """Refuse a gradient of another shape, or of integers, by what the compiler knows.
+
+    One call for each parameter, because MindSpore takes as long for a condition as for several operators.
+    """
+    if shape != whole or dtype not in FLOATS:
+        raise ValueError(f"{said}, but got {dtype} of shape {shape}.")
+    return True
 
 
 @constexpr
@@ -89,22 +94,31 @@ def wanted(owner: str, parameters: Sequence[Parameter]) -> tuple[str, ...]:
     )
 
 
+@constexpr
+def wanted_of(wanted, present):
+    """The same of those whose gradients are there, and None of the others: the rest goes by the types of these."""
+    return tuple(said if here else None for said, here in zip(wanted, present))
+
+
 fits = MultitypeFuncGraph("fits")
 
 
-@fits.register("Tensor", "Tensor", "Bool", "String")
-def _fits(param, grad, present, said):
-    """Refuse a gradient of another shape, or of integers, when a step is compiled."""
-    if present and (grad.shape != param.shape or grad.dtype not in FLOATS):
-        _misfit(said, (grad.dtype, grad.shape))
+@fits.register("Tensor", "Tensor", "String")
+def _fits(param, grad, said):
+    """Refuse what does not fit, when a step is compiled."""
+    return _refuse_misfit(said, param.shape, grad.dtype, grad.shape)
+
+
+@fits.register("Tensor", "Tensor", "None")
+def _is_absent(param, grad, said):
     return True
 
 
-def _refuse_sparse(param, grad, present, said):
+def _refuse_sparse(param, grad, said):
     """Refuse it by name, when a step is compiled."""
     _no_tensor(said)
     return True
 
 
 for _kind in SPARSE_KINDS:
-    fits.register("Tensor", _kind, "Bool", "String")(_refuse_sparse)
+    fits.register("Tensor", _kind, "String")(_refuse_sparse)

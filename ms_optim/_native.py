@@ -417,17 +417,15 @@ def check_averages(owner: str, averages: Sequence[Tensor], values: Sequence[Tens
             raise TypeError(f"{said} of its dtype, or both of floats, but '{average.name}' is of {average.dtype}.")
 
 
-def average_kernel(owner: str, rule: Callable) -> Kernel:
-    """The kernel of an average, known to take what the rule in Python takes.
+def average_kernel(owner: str) -> Kernel:
+    """The kernel of an average, known to take the weight, and of each tensor whether it is copied.
 
     Args:
         owner: The name of whose average it is.
-        rule: A function of the numbers, `due`, `average`, `value` and the flags.
 
     Raises:
         RuntimeError: If the library was built from other sources.
     """
     kernel = kernels_for(owner)["average"]
-    names = tuple(inspect.signature(rule).parameters)
-    kernel.check(owner, names[: names.index("due")], names[names.index("value") + 1 :], {})
+    kernel.check(owner, ("weight",), ("copied",), {})
     return kernel

@@ -9,17 +9,6 @@ from mindspore import nn
 PIECE = 256
 
 
-def some(columns, part):
-    """What several columns hold for the parameters from one place to another, or, without a part, for all."""
-    if part is None:
-        return columns
-    begin, end = part
-    held = ()
-    for column in columns:
-        held = (*held, column[begin:end])
-    return held
-
-
 class _Numbers(nn.Cell):
     """What a step has of numbers, and which parameters move."""
 
@@ -38,11 +27,12 @@ class _Rule(nn.Cell):
     def __init__(self, optimizer, begin, end):
         super().__init__(auto_prefix=False)
         self.optimizer, self.begin, self.end = optimizer, begin, end
+        self.laid_out = optimizer.lay_out(begin, end)
 
     def construct(self, gradients, rows, moves, present):
         """Apply it."""
         rows, moves = rows[self.begin : self.end], moves[self.begin : self.end]
-        return self.optimizer.apply_rule(gradients, rows, moves, present, (self.begin, self.end))
+        return self.optimizer.apply_rule(gradients, rows, moves, present, self.laid_out)
 
 
 class _Weight(nn.Cell):
@@ -62,11 +52,11 @@ class _Average(nn.Cell):
 
     def __init__(self, ema, begin, end):
         super().__init__(auto_prefix=False)
-        self.ema, self.begin, self.end = ema, begin, end
+        self.ema, self.laid_out = ema, ema.lay_out(begin, end)
 
     def construct(self, weight, due):
         """Take them."""
-        return self.ema.average_part(weight, due, (self.begin, self.end))
+        return self.ema.average_part(weight, due, self.laid_out)
 
 
 def parts(count: int) -> list[tuple[int, int]]:

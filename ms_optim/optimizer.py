@@ -1,6 +1,5 @@
 """What every optimizer is built on: the declaration of its state and its arguments, from which it is made."""
 
-import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -12,7 +11,7 @@ from ms_optim import _compiled, _composed, _direct, _host, _math, _native, _piec
 from ms_optim._declaration import Declared, arguments_of
 from ms_optim._describing import table_of
 from ms_optim._freezing import Freezing, warn_unseen
-from ms_optim._gradients import check_gradients, wanted
+from ms_optim._gradients import check_gradients, refuse_count, wanted
 from ms_optim._groups import MEMBERS, Groups, ParamGroup, by_step
 from ms_optim._learning_rate import Rates
 from ms_optim._step import Step, note_graph
@@ -152,6 +151,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         self.rule = _composed.lift(type(self).update, self.need_scale, "master_weights" in self.widened)
         self.computed_in = tuple(ms.float64 if dtype == ms.float64 else ms.float32 for dtype in self.dtypes)
         self.precisions = tuple({*self.computed_in})
+        self.is_mixed = len(self.precisions) > 1
         self._set_slots()
         self.places = tuple(range(len(self.parameters)))
         self.refuse_parts, self.refuse_slice = _shards.parts_refused(self), _shards.slice_refused(self)
@@ -215,8 +215,11 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
         trainable = Parameter(Tensor(moves), name="optimizer.trainable", requires_grad=False)
         self._hold("trainable", self._keep("optimizer.trainable", trainable))
         self.requires_grad_seen = moves.tolist()
-        checks = note_graph, warn_unseen, type(self)._check_numbers
-        self.note_graph, self.warn_unseen, self.check_numbers = (_compiled.check_of(self, check) for check in checks)
+        self.has_single = not all(param.ndim for param in self.parameters)
+        checks = refuse_count, note_graph, warn_unseen, type(self)._check_numbers
+        self.refuse_count, self.note_graph, self.warn_unseen, self.check_numbers = (
+            _compiled.check_of(self, check) for check in checks
+        )
 
     def _set_slots(self):
         """Allocate the state: Parameters of this Cell, else it would train and never reach a checkpoint."""
@@ -317,12 +320,22 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             self.kernel = kernel.primitive()
             self.layout = kernel.layout(owner, self.slot_table, self.flags)
             self.kernel_slots = tuple(state for states in self.slot_table for state in states if state is not None)
-            counts = [sum(state is not None for state in states) for states in self.slot_table]
-            self.slots_before = (0, *itertools.accumulate(counts))
             self.stepper = _direct.Stepper(self, kernel)
-
+        self.has_reciprocal = self.fused or self.need_scale
+        self.laid_out = self.lay_out(0, len(self.parameters))
         self.parted = [] if changed else _pieces.parts(len(self.parameters))
         self._hold("pieces", None)
+
+    def lay_out(self, begin: int, end: int) -> tuple:
+        """What a graph reads of the parameters from one place to another, and of their state."""
+        some = slice(begin, end)
+        parameters, states = tuple(self.parameters[some]), self.slot_table[some]
+        of_all = parameters, self.wanted[some], self.places[some]
+        if self.fused:
+            slots = tuple(state for slots in states for state in slots if state is not None)
+            return of_all, Tensor(self.layout.asnumpy()[some]), slots
+        axes = tuple(True if param.ndim else None for param in parameters)
+        return of_all, states, self.flags[some], axes, self.computed_in[some]
 
     def in_pieces(self) -> _pieces.Steps | None:
         """What takes a compiled step in several graphs, if it is; not made before, because it holds the optimizer."""

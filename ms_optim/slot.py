@@ -20,7 +20,6 @@ TAKEN = (
     "kernel_slots",
     "layout",
     "master_param",
-    "slots_before",
     "stepper",
 )
 

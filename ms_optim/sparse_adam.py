@@ -14,11 +14,10 @@ from mindspore.common.sparse_tensor import RowTensorInner
 from mindspore.ops import MultitypeFuncGraph
 from mindspore.ops.primitive import constexpr
 
-from ms_optim._composed import latest
+from ms_optim._composed import latest, scaling
 from ms_optim._gradients import check_gradients
 from ms_optim._learning_rate import LearningRate
 from ms_optim._native import power
-from ms_optim._pieces import some
 from ms_optim.arguments import FLOATS, Number
 from ms_optim.optimizer import Optimizer, Params
 from ms_optim.slot import MASTER, Slot
@@ -67,13 +66,17 @@ def sum_duplicates(indices, values, shape):
 
 
 @constexpr
-def _misfit(said, *got):
-    """Raise when a step is compiled, with what only the compiler knows."""
+def _refuse_misfit(said, whole, *got):
+    """Refuse a gradient of other kinds or shapes, by what the compiler knows."""
     kind, shape, other, others = got
-    raise ValueError(
-        f"{said}, and have int32 or int64 indices, but got indices of {kind} and shape {shape}, and values of {other} "
-        f"and shape {others}."
-    )
+    axes = shape[-1] if len(shape) == 2 else 1
+    fits = kind in (ms.int32, ms.int64) and other in FLOATS and len(shape) in (1, 2) and 1 <= axes <= len(whole)
+    if not fits or others != (shape[0], *whole[axes:]):
+        raise ValueError(
+            f"{said}, and have int32 or int64 indices, but got indices of {kind} and shape {shape}, and values of "
+            f"{other} and shape {others}."
+        )
+    return True
 
 
 @constexpr
@@ -88,60 +91,49 @@ def lift_rows(update: Callable, scaled: bool, masters: bool = False) -> Multityp
     What occurs more than once is written as often, with the same values. With `masters` the slot after the moments is
     what is rounded to the parameter, or the parameter itself where it needs none.
     """
-    lifted = MultitypeFuncGraph(update.__name__)
+    lifted, scale = MultitypeFuncGraph(update.__name__), scaling(scaled)
 
-    def apply(param, indices, values, numbers, moves, exp_avg, exp_avg_sq, master, flags, present, said):
-        if indices.dtype not in (ms.int32, ms.int64) or values.dtype not in FLOATS or indices.ndim not in (1, 2):
-            _misfit(said, indices.dtype, indices.shape, values.dtype, values.shape)
-        axes = 1 if indices.ndim == 1 else indices.shape[1]
-        if not 1 <= axes <= param.ndim or values.shape != (indices.shape[0], *param.shape[axes:]):
-            _misfit(said, indices.dtype, indices.shape, values.dtype, values.shape)
-        if indices.shape[0] == 0 or not present:
+    def apply(param, indices, values, numbers, moves, exp_avg, exp_avg_sq, master, flags, dtype, said):
+        _refuse_misfit(said, param.shape, indices.dtype, indices.shape, values.dtype, values.shape)
+        if indices.shape[0] == 0:
             return True
-        if axes == 1:
+        if indices.ndim == 2 and indices.shape[1] == 1:
             indices = indices.reshape(-1)
-        dtype = ms.float64 if param.dtype == ms.float64 else ms.float32
-        numbers = numbers.unbind()
-        grad = sum_duplicates(indices, values.to(dtype), param.shape)
-        if scaled:
-            grad = grad * numbers[-1]
-            numbers = numbers[:-1]
+        grad, numbers = scale(sum_duplicates(indices, ops.cast(values, dtype), param.shape), ops.unbind(numbers))
         rounded = read(param, indices)
-        old_param = rounded.to(dtype)
+        old_param = ops.cast(rounded, dtype)
         if masters:
             old_param = latest(read(master, indices), rounded, old_param)
-        old1, old2 = read(exp_avg, indices).to(dtype), read(exp_avg_sq, indices).to(dtype)
+        old1, old2 = ops.cast(read(exp_avg, indices), dtype), ops.cast(read(exp_avg_sq, indices), dtype)
         new_param, (new1, new2) = update(old_param, grad, (old1, old2), *numbers, *flags)
-        new_param = new_param.where(moves, old_param)
+        new_param = ops.where(moves, new_param, old_param)
         written = (
             write(param, indices, new_param),
-            write(exp_avg, indices, new1.where(moves, old1)),
-            write(exp_avg_sq, indices, new2.where(moves, old2)),
+            write(exp_avg, indices, ops.where(moves, new1, old1)),
+            write(exp_avg_sq, indices, ops.where(moves, new2, old2)),
         )
         if masters:
             written = (*written, write(master, indices, new_param))
         return ops.depend(True, written)
 
-    @lifted.register("Tensor", "Tuple", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool", "String")
-    def apply_pair(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, present, said):
-        return apply(param, grad[0], grad[1], numbers, moves, exp_avg, exp_avg_sq, master, flags, present, said)
+    def apply_pair(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, dtype, said):
+        return apply(param, grad[0], grad[1], numbers, moves, exp_avg, exp_avg_sq, master, flags, dtype, said)
 
-    def apply_sparse(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, present, said):
-        return apply(
-            param, grad.indices, grad.values, numbers, moves, exp_avg, exp_avg_sq, master, flags, present, said
-        )
+    def apply_sparse(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, dtype, said):
+        return apply(param, grad.indices, grad.values, numbers, moves, exp_avg, exp_avg_sq, master, flags, dtype, said)
 
-    for kind in ("RowTensor", "COOTensor"):
-        lifted.register("Tensor", kind, "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool", "String")(
-            apply_sparse
-        )
-
-    @lifted.register("Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "Bool", "String")
-    def refuse(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, present, said):
-        if present:
-            _dense(said)
+    def refuse(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, dtype, said):
+        _dense(said)
         return True
 
+    def skip(param, grad, numbers, moves, exp_avg, exp_avg_sq, master, flags, dtype, said):
+        return True
+
+    rest = "Tensor", "Tensor", "Tensor", "Tensor", "Tensor", "Tuple", "TypeType"
+    kinds = {"Tuple": apply_pair, "RowTensor": apply_sparse, "COOTensor": apply_sparse, "Tensor": refuse}
+    for kind, function in kinds.items():
+        lifted.register("Tensor", kind, *rest, "String")(function)
+    lifted.register("Tensor", "Tensor", *rest, "None")(skip)
     return lifted
 
 
@@ -284,20 +276,25 @@ class SparseAdam(Optimizer):
         for param in self.parameters:
             if not param.ndim:
                 raise ValueError(f"For 'SparseAdam', 'params' must have an axis, but got '{param.name}' of shape ().")
-        copies = self.state.slots.get(MASTER.name)
-        self.exact = copies and tuple(param if kept is None else kept for param, kept in zip(self.parameters, copies))
-        self.rule = lift_rows(type(self).update, self.need_scale, copies is not None)
+        self.rule = lift_rows(type(self).update, self.need_scale, self.exact is not None)
         self.widest = [0] * len(self.parameters)
 
-    def _apply(self, gradients, given, present, part):
-        """Map the rule without tuples of slots, whose elements the compiler replaces by 0 beside a RowTensor."""
+    def _set_slots(self):
+        super()._set_slots()
+        copies = self.state.slots.get(MASTER.name)
+        self.exact = copies and tuple(param if kept is None else kept for param, kept in zip(self.parameters, copies))
+
+    def lay_out(self, begin: int, end: int) -> tuple:
+        """The same, without tuples of slots, whose elements the compiler replaces by 0 beside a RowTensor."""
+        of_all, states, *columns = super().lay_out(begin, end)
+        exact = (self.exact or tuple(self.parameters))[begin:end]
+        return of_all, (*tuple(zip(*states))[:2], exact), *columns
+
+    def _apply(self, gradients, given, parameters, wanted, columns):
+        """Map the rule."""
         rows, _, moves = given
-        exact = self.parameters if self.exact is None else self.exact
-        columns = (self.parameters, self.exp_avg, self.exp_avg_sq, exact, self.flags, self.wanted)
-        parameters, exp_avg, exp_avg_sq, exact, flags, wanted = some(columns, part)
-        return self.hyper_map(
-            self.rule, parameters, gradients, rows, moves, exp_avg, exp_avg_sq, exact, flags, present, wanted
-        )
+        slots, flags, _, dtypes = columns
+        return self.hyper_map(self.rule, parameters, gradients, rows, moves, *slots, flags, dtypes, wanted)
 
     def checked(self, owner, gradients):
         """Pairs of indices and values. A step compiles for the numbers of indices.

@@ -19,7 +19,7 @@ from ms_optim._values import as_it_is, as_number, float64_parameter, plain, repe
 from ms_optim.arguments import COMMON, FLOATS, Choice, Number, Whole
 from ms_optim.ema.evaluation import Averaged
 from ms_optim.ema.schedules import COPYING, SCHEDULES, ema_weight
-from ms_optim.ema.tensors import average, check_parameters, shadow, sides, use_kernel
+from ms_optim.ema.tensors import average, check_parameters, shadow, sides, use_kernel, ways
 
 
 class EMA(Averaged, Stateful):
@@ -188,6 +188,7 @@ class EMA(Averaged, Stateful):
         self._hold("fused", fused)  # which is settled, as an attribute
         if self.fused:
             use_kernel(self, "EMA", self.averages, self.tracked)
+        self._hold("laid_out", self.lay_out(0, len(self.averages)))
 
     def _set_averages(self, optimizer, buffers):
         """Keep an average for each parameter, in a tuple of Parameters, and for each buffer beside it."""
@@ -431,7 +432,7 @@ class EMA(Averaged, Stateful):
         """One step of the optimizer, then one of the average."""
         done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
         weight, due = self.weight_of_step()
-        self.average_part(weight, due)
+        self.average_part(weight, due, self.laid_out)
         return done
 
     def weight_of_step(self):
@@ -441,16 +442,22 @@ class EMA(Averaged, Stateful):
         ops.assign(self._step, step)
         return weight, due
 
-    def average_part(self, weight, due, part=None):
-        """One step of the averages from one place to another, or of all."""
+    def average_part(self, weight, due, laid_out):
+        """One step of the averages that are laid out."""
+        averages, tracked, ways = laid_out
         if self.fused:
             _compiled.check_again(self.check_averages)
-            averages, tracked, layout = _pieces.some((self.averages, self.tracked, self.layout), part)
-            self.kernel(weight, due, layout, *averages, *tracked)
+            self.kernel(weight, due, ways, *averages, *tracked)
         else:
-            averages, tracked, copied = _pieces.some((self.averages, self.tracked, self.copied), part)
-            self.hyper_map(ops.partial(average, sides(weight), due), averages, tracked, copied)
+            self.hyper_map(ops.partial(average, sides(weight), due), averages, tracked, ways)
         return True
+
+    def lay_out(self, begin: int, end: int) -> tuple:
+        """What a graph reads of the averages from one place to another: them, their values, and how each is taken."""
+        averages, tracked, copied = (column[begin:end] for column in (self.averages, self.tracked, self.copied))
+        if self.fused:
+            return averages, tracked, Tensor(np.array(copied, np.int32))
+        return averages, tracked, ways(averages, copied)
 
     def _step_in_pieces(self, gradients, present):
         """The same as `construct`, in several graphs."""

@@ -15,6 +15,9 @@ from ms_optim._clones import beside
 from ms_optim._math import is_near, lerp, way_of
 from ms_optim.arguments import FLOATS
 
+# The dtypes that averages are computed in.
+COMPUTED = ms.float32, ms.float64
+
 average = MultitypeFuncGraph("average")
 
 
@@ -24,27 +27,37 @@ def sides(weight):
     return (way_of(single), is_near(single)), (way_of(weight), is_near(weight))
 
 
-@average.register("Tuple", "Tensor", "Tensor", "Tensor", "Bool")
-def average_or_copy(weight, due, average, value, copied):
-    """Compute average <- average + weight*(value - average), in float32 unless it is float64; or average <- value.
+def ways(averages: Iterable[Parameter], copied: Iterable[bool]) -> tuple[int | None, ...]:
+    """How each is averaged: in float32, 0, or in float64, 1; None is copied."""
+    return tuple(None if own else int(param.dtype == ms.float64) for param, own in zip(averages, copied))
+
+
+@average.register("Tuple", "Tensor", "Tensor", "Tensor", "Number")
+def _averaged(weight, due, average, value, way):
+    """Compute average <- average + weight*(value - average), in float32 unless it is float64.
 
     The weight is given as its `sides`, which are decided once for all tensors. Where it is not due, the average is not
     what weight 0 gives: that would be NaN for an infinite value.
     """
-    if copied:
-        new = value.to(average.dtype)
-    else:
-        dtype = ms.float64 if average.dtype == ms.float64 else ms.float32
-        way, near = weight[1] if average.dtype == ms.float64 else weight[0]
-        new = lerp(average.to(dtype), value.to(dtype), way, near).to(average.dtype)
-    ops.assign(average, new.where(due, average))
-    return True
+    dtype, (far, near) = COMPUTED[way], weight[way]
+    new = lerp(ops.cast(average, dtype), ops.cast(value, dtype), far, near)
+    return _written(average, ops.cast(new, average.dtype), due)
+
+
+@average.register("Tuple", "Tensor", "Tensor", "Tensor", "None")
+def _copied(weight, due, average, value, way):
+    """Take the value."""
+    return _written(average, ops.cast(value, average.dtype), due)
+
+
+def _written(average, new, due):
+    return ops.assign(average, ops.where(due, new, average))
 
 
 def use_kernel(cell: Any, owner: str, averages: Sequence[Parameter], values: Sequence[Parameter]) -> None:
     """Let a Cell average by the native kernel: give it that, and what checks its tensors and launches it directly."""
     cell.check_averages = _compiled.checked(_native.check_averages, owner, averages, values, cell.copied)
-    kernel = _native.average_kernel(owner, average_or_copy)
+    kernel = _native.average_kernel(owner)
     cell.kernel = kernel.primitive()
     cell.layout = Tensor(np.array(cell.copied, np.int32))
     cell.launch = _direct.average_launch(kernel, cell.check_averages.function, averages, cell.copied)

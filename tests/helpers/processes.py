@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+MSRUN = Path(__file__).with_name("forked_msrun.py")
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -33,7 +34,7 @@ def launched(folder, program, *arguments, count=2):
     """What several workers of msrun have printed, each a text."""
     options = [f"--worker_num={count}", f"--local_worker_num={count}", "--join=True", f"--master_port={free_port()}"]
     done = subprocess.run(
-        [sys.executable, "-m", "mindspore.parallel.cluster.run", *options, f"--log_dir={folder}", program, *arguments],
+        [sys.executable, MSRUN, *options, f"--log_dir={folder}", program, *arguments],
         capture_output=True,
         text=True,
         cwd=folder,

@@ -340,7 +340,7 @@ def test_models_runs_alone(written, alone, tmp_path):
     assert text.count(blocks) == 1
     network.write_text(text.replace(blocks, "Architecture((0,), (32,), 16, 16)"))
     digits = "configs/digits.yaml"
-    said = ["epochs=1", "warmup_epochs=0", "mixup=0.2", "loss_scale=1024"]
+    said = ["epochs=1", "warmup_epochs=0", "image_size=8", "eval_image_size=8", "mixup=0.2", "loss_scale=1024"]
     alone(folder, "bash", "scripts/run_standalone_train.sh", digits, "runs/one", *said)
     alone(folder, "bash", "scripts/run_distribute_train.sh", "2", digits, "runs/two", *said, MASTER_PORT=free_port())
     one, two = (load_file(folder / "runs" / name / "last.safetensors") for name in ("one", "two"))

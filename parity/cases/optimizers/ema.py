@@ -8,7 +8,7 @@ _REFERENCE = "parity.references.EMA"
 _STEP = """        done = self.optimizer(gradients) if present is None else self.optimizer(gradients, present)
 """
 _AVERAGE = """        weight, due = self.weight_of_step()
-        self.average_part(weight, due)
+        self.average_part(weight, due, self.laid_out)
 """
 
 ENTRY = Entry(
