@@ -99,7 +99,8 @@ def lift_rows(update: Callable, scaled: bool, masters: bool = False) -> Multityp
             return True
         if indices.ndim == 2 and indices.shape[1] == 1:
             indices = indices.reshape(-1)
-        grad, numbers = scale(sum_duplicates(indices, ops.cast(values, dtype), param.shape), ops.unbind(numbers))
+        grad = sum_duplicates(indices, ops.cast(values, dtype), param.shape)
+        grad, numbers = scale(grad, ops.unbind(numbers))
         rounded = read(param, indices)
         old_param = ops.cast(rounded, dtype)
         if masters:

@@ -37,8 +37,8 @@ ENTRY = Entry(
         ("maximize ignored", "-grad if maximize", "grad if maximize"),
         (
             "duplicates are not summed",
-            "grad = sum_duplicates(indices, values.to(dtype), param.shape)",
-            "grad = values.to(dtype)",
+            "grad = sum_duplicates(indices, ops.cast(values, dtype), param.shape)",
+            "grad = ops.cast(values, dtype)",
             "graph",
         ),
         (
@@ -47,7 +47,7 @@ ENTRY = Entry(
             "        ops.assign(exp_avg, exp_avg * (1 - numbers[0]))\n        rounded = read(",
             "graph",
         ),
-        ("the second moment is not kept", "write(exp_avg_sq, indices, new2.where(moves, old2))", "old2", "graph"),
+        ("the second moment is not kept", "write(exp_avg_sq, indices, ops.where(moves, new2, old2))", "old2", "graph"),
     ),
     kernels=(
         ({}, 26, 22, 18),
