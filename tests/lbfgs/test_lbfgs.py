@@ -11,10 +11,10 @@ import mindspore.dataset as ds
 import numpy as np
 import pytest
 import torch
+from helpers.published import PUBLISHED
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.train import Model
-from torch.testing._internal.common_optimizers import optim_db
 
 from ms_optim import LBFGS, _host, _math
 from ms_optim.lbfgs.vectors import dot, largest, sum_of_magnitudes
@@ -178,10 +178,9 @@ def test_it_stops_where_torch_does(limits, search, graph):
     assert counts(got) != counts(reference("rosenbrock", torch.float32, 3, **SEARCHES[search]))
 
 
-PUBLISHED = next(info for info in optim_db if info.optim_cls is torch.optim.LBFGS)
-
-
-@pytest.mark.parametrize("published", PUBLISHED.optim_inputs_func("cpu", torch.float32), ids=lambda given: given.desc)
+@pytest.mark.parametrize(
+    "published", PUBLISHED["LBFGS"].optim_inputs_func("cpu", torch.float32), ids=lambda given: given.desc
+)
 def test_published_configurations(published, graph):
     """Those of torch's own tests, where it is itself when it rounds."""
     kwargs = {
