@@ -135,7 +135,8 @@ class LBFGS(Stateful):
         A checkpoint of `mindspore.save_checkpoint` or `ms_optim.save(optimizer, ...)` holds the learning rate and not
         this state, which grows. `state_dict()` holds both, and so does `ms_optim.save(net, file, also={"lbfgs":
         optimizer})`, from which `ms_optim.resume` goes on. All of the arguments may be set in `param_groups[0]` between
-        steps.
+        steps. There is no `freeze`: the history moves a parameter whose gradient is zero, as in torch; what is to stand
+        still must not be given.
 
     Supported Platforms:
         ``CPU``. For ``Ascend`` and ``GPU`` a step is compiled and was not run; README says what is known.
@@ -315,8 +316,9 @@ class LBFGS(Stateful):
 
         Args:
             closure (Callable): Called without arguments, it returns the loss, a scalar, and its gradients, a tuple in
-                the order of `optimizer.parameters`; None stands for zeros. What `mindspore.value_and_grad(forward,
-                None, optimizer.parameters)` returns is such a function, if `forward` has no arguments.
+                the order of `optimizer.parameters`; None stands for zeros, and so does the gradient of a parameter
+                whose `requires_grad` is False. What `mindspore.value_and_grad(forward, None, optimizer.parameters)`
+                returns is such a function, if `forward` has no arguments.
 
         Returns:
             Tensor, the loss before the first iteration.
@@ -394,7 +396,8 @@ class LBFGS(Stateful):
         if not isinstance(loss, (Tensor, Real)) or np.size(loss) != 1:
             got = f"shape {loss.shape}" if isinstance(loss, Tensor) else type(loss).__name__
             raise TypeError(f"For 'LBFGS', 'closure' must return a loss that is one number, but got {got}.")
-        return loss, check_gradients("LBFGS", gradients, self.parameters)
+        gradients = check_gradients("LBFGS", gradients, self.parameters)
+        return loss, tuple(grad if param.requires_grad else None for grad, param in zip(gradients, self.parameters))
 
     def _begin(self, closure):
         """What the closure finds first, after which the parameters have their memory; and where vectors are then."""

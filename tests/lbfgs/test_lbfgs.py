@@ -178,6 +178,27 @@ def test_it_stops_where_torch_does(limits, search, graph):
     assert counts(got) != counts(reference("rosenbrock", torch.float32, 3, **SEARCHES[search]))
 
 
+@each_search
+def test_what_requires_no_gradient_has_none(search, mode, monkeypatch):
+    """As in torch, where a closure that clears the gradients leaves it without: the history moves it all the same."""
+    kwargs = {**SEARCHES[search], "max_iter": 4}
+    (optimizer, closure), (expected, clearing) = (
+        ours("logistic", mode, ms.float64, **kwargs),
+        torchs("logistic", torch.float64, **kwargs),
+    )
+    found = []
+    for requires in (True, False, True):
+        last = optimizer.parameters[-1]
+        monkeypatch.setattr(last, "requires_grad", requires)
+        expected.param_groups[0]["params"][-1].requires_grad_(requires)
+        before = last.asnumpy().copy()
+        optimizer.step(closure)
+        expected.step(clearing)
+        np.testing.assert_allclose(parameters_of(optimizer), parameters_of(expected), rtol=1e-9, atol=1e-12)
+        found.append(np.abs(last.asnumpy() - before).max())
+    assert min(found) > 0
+
+
 @pytest.mark.parametrize(
     "published", PUBLISHED["LBFGS"].optim_inputs_func("cpu", torch.float32), ids=lambda given: given.desc
 )

@@ -97,6 +97,8 @@ SHAPES = {
 }
 # How many rows are added up at once there.
 ROWS = length_of_parts(257)
+# The version of MindSpore that operators are counted with.
+COUNTED_WITH = "2.10.0"
 # Each way that an optimizer is counted in, how many operators it may have then, and whether it is the first.
 COUNTED = [
     pytest.param(name, arguments, ceilings, i == 0, id=f"{name}{arguments or ''}")
@@ -151,6 +153,12 @@ def summed_at_once(operators):
     return told
 
 
+def counted(what, has, said):
+    """What is wrong with how many operators README says there are, in a sentence; other versions may need fewer."""
+    is_wrong = has != said if ms.__version__ == COUNTED_WITH else has > said
+    return [f"{has:g} operators {what}, where {said} are said"] if is_wrong else []
+
+
 def what_is_wrong(make, shape, ceilings, apart=True):
     """What keeps a step from running as it is claimed to, in sentences.
 
@@ -164,8 +172,7 @@ def what_is_wrong(make, shape, ceilings, apart=True):
         each, step, step_wide = ceilings
         said = "for two parameters", "in float64 for two parameters"
         for what, has, ceiling in zip(said, (len(many), len(wide)), (step + 2 * each, step_wide)):
-            if has > ceiling:
-                found.append(f"{has} operators {what}, where at most {ceiling} are allowed")
+            found += counted(what, has, ceiling)
         return sorted({*found})
     few = compiled(make, 1, shape)
     count = [Counter("float64" in node.dtypes for node in part) for part in (few, many)]
@@ -175,8 +182,7 @@ def what_is_wrong(make, shape, ceilings, apart=True):
         found.append(f"{each_wide:g} in float64 for each parameter")
     said = "for each parameter", "for each step", "in float64 for each step"
     for what, has, ceiling in zip(said, (each, step, step_wide), ceilings):
-        if has > ceiling:
-            found.append(f"{has:g} operators {what}, where at most {ceiling} are allowed")
+        found += counted(what, has, ceiling)
     return sorted({*found})
 
 
