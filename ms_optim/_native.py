@@ -325,9 +325,9 @@ def power(base, exponent):
 
     MindSpore's own has other bits at other places of a vector, and now and then from one run to the next.
     """
-    if _power is None or not isinstance(base, Tensor):
-        return base**exponent
-    return _power(base, exponent)
+    if _power is not None and isinstance(base, Tensor):
+        return _power(base, exponent)
+    return base**exponent
 
 
 def obstacle(owner: str, update: Callable) -> str | None:

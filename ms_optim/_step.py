@@ -62,11 +62,11 @@ class Step:
 
     def _numbers_now(self):
         """This step's hyperparameters, each a float64 vector over groups."""
-        if not self.has_tables:  # each turn of the loop below takes time to compile
-            return self.numbers
-        now = ()
-        for kept in self.numbers:
-            now = (*now, kept if kept.ndim == 1 else look_up(kept, self.global_step).reshape(kept.shape[1:]))
+        now = self.numbers
+        if self.has_tables:  # each turn of the loop takes time to compile
+            now = ()
+            for kept in self.numbers:
+                now = (*now, kept if kept.ndim == 1 else look_up(kept, self.global_step).reshape(kept.shape[1:]))
         return now
 
     def apply_rule(self, gradients, rows, moves, present, laid_out):
@@ -75,7 +75,7 @@ class Step:
         columns = laid_out[1:]
         parameters, wanted, places = laid_out[0]
         wanted = wanted_of(wanted, present)
-        if not self.elementwise and _shards.in_slices():
+        if self.takes_wholes and _shards.in_slices():
             gradients = self.hyper_map(ops.partial(_shards.seen, self.refuse_slice), gradients, places)
         if self.fused:
             _compiled.check_again(self.check_state)
@@ -88,14 +88,14 @@ class Step:
     def _cut(self, rows, moves, dtypes):
         """What the rule takes of the numbers, for each parameter of a part, in the dtype of its computation."""
         one = _composed.cut(rows, moves, self.precisions[0], self.conditions_read, self.lerp_weights)
-        if not self.is_mixed:
-            return one
-        other = _composed.cut(rows, moves, self.precisions[1], self.conditions_read, self.lerp_weights)
-        numbers, conditions = (), ()
-        for i in range(rows.shape[0]):
-            own = one if dtypes[i] == self.precisions[0] else other
-            numbers, conditions = (*numbers, own[0][i]), (*conditions, own[1][i])
-        return numbers, conditions, one[2]
+        if self.is_mixed:
+            other = _composed.cut(rows, moves, self.precisions[1], self.conditions_read, self.lerp_weights)
+            numbers, conditions = (), ()
+            for i in range(rows.shape[0]):
+                own = one if dtypes[i] == self.precisions[0] else other
+                numbers, conditions = (*numbers, own[0][i]), (*conditions, own[1][i])
+            one = numbers, conditions, one[2]
+        return one
 
     def _apply(self, gradients, given, parameters, wanted, columns):
         """The rule on each parameter, in MindSpore's operators."""

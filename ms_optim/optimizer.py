@@ -321,7 +321,7 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             self.layout = kernel.layout(owner, self.slot_table, self.flags)
             self.kernel_slots = tuple(state for states in self.slot_table for state in states if state is not None)
             self.stepper = _direct.Stepper(self, kernel)
-        self.has_reciprocal = self.fused or self.need_scale
+        self.has_reciprocal, self.takes_wholes = self.fused or self.need_scale, not self.elementwise
         self.laid_out = self.lay_out(0, len(self.parameters))
         self.parted = [] if changed else _pieces.parts(len(self.parameters))
         self._hold("pieces", None)

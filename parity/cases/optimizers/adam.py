@@ -50,8 +50,8 @@ ENTRY = Entry(
     ),
     memory=(({}, 2), ({"amsgrad": True}, 3)),
     kernels=(
-        ({}, 24, 34, 17),
-        ({"amsgrad": True, "decoupled_weight_decay": True, "maximize": True}, 26, 32, 17),
+        ({}, 24, 32, 17),
+        ({"amsgrad": True, "decoupled_weight_decay": True, "maximize": True}, 26, 30, 17),
     ),
     network="transformer",
     training=grid("Adam", {"lr": 2e-3})[0],

@@ -27,8 +27,8 @@ ENTRY = Entry(
     ),
     memory=(({}, 2), ({"amsgrad": True}, 3)),
     kernels=(
-        ({}, 22, 32, 17),
-        ({"amsgrad": True, "maximize": True}, 26, 32, 17),
+        ({}, 22, 30, 17),
+        ({"amsgrad": True, "maximize": True}, 26, 30, 17),
     ),
     network="transformer",
     training=grid(

@@ -45,8 +45,8 @@ ENTRY = Entry(
     ),
     memory=(({}, 2),),
     kernels=(
-        ({}, 27, 53, 31),
-        ({"decoupled_weight_decay": True, "maximize": True}, 26, 51, 31),
+        ({}, 27, 46, 31),
+        ({"decoupled_weight_decay": True, "maximize": True}, 26, 44, 31),
     ),
     network="transformer",
     training=grid("NAdam", {"lr": 2e-3})[0],

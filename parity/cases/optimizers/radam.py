@@ -37,8 +37,8 @@ ENTRY = Entry(
     ),
     memory=(({}, 2),),
     kernels=(
-        ({}, 27, 54, 30),
-        ({"decoupled_weight_decay": True, "maximize": True}, 26, 52, 30),
+        ({}, 27, 47, 30),
+        ({"decoupled_weight_decay": True, "maximize": True}, 26, 45, 30),
     ),
     network="transformer",
     training=grid("RAdam", {"lr": 2e-3})[0],
