@@ -179,7 +179,8 @@ def _ended_at_copy(param, new_param, slots):
 def lift(update: Callable, scaled: bool, masters: bool = False) -> MultitypeFuncGraph:
     """The rule of one tensor as a graph of fixed arity that `HyperMap` applies to every parameter.
 
-    It computes in float64 for float64 parameters and in float32 for all others, and rounds once, on store. Where the
+    It computes in the dtype that is given, float64 for float64 parameters and float32 for all others, and rounds once,
+    on store. Where what begins the message of a misfit is None, the gradient is absent and nothing is done. Where the
     parameter does not move all stays as it is, chosen and not multiplied, so that no NaN comes in. If `scaled`, the
     last number multiplies the gradient first. With `masters` the last slot is what is rounded to the parameter.
     """

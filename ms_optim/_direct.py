@@ -236,7 +236,8 @@ class Stepper:
         count = len(optimizer.parameters)
         self._rows, self._moves = np.zeros((count, len(kernel.numbers) + 1)), np.zeros(count, bool)
         self._rows[:, -1] = 1 / optimizer.loss_scale
-        arrays = self._rows, self._moves, optimizer.layout.asnumpy().copy()
+        _, layout, slots = optimizer.laid_out
+        arrays = self._rows, self._moves, layout.asnumpy().copy()
         checks = optimizer.check_state, optimizer.refuse_parts
 
         def check():
@@ -244,7 +245,7 @@ class Stepper:
             for one in checks:
                 one.function()
 
-        self.launch = Launch(kernel, check, arrays, optimizer.parameters, optimizer.kernel_slots, watch=[FLAG])
+        self.launch = Launch(kernel, check, arrays, optimizer.parameters, slots, watch=[FLAG])
         self._group_of = np.array(optimizer.group_of)
         own = optimizer.trainable, optimizer.step_counts, optimizer.global_step
         self._memory = _host.Memory((*own, *optimizer.scalar_state, *optimizer.numbers))

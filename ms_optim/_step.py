@@ -27,7 +27,7 @@ class Step:
     """The step of an optimizer: its numbers, and the native kernel or the rule in MindSpore's operators.
 
     What it reads is laid out when the optimizer is made. What is known then is not asked of the graph: MindSpore takes
-    as long to compile a condition as several operators.
+    as long to compile a condition, or a `not`, as several operators.
     """
 
     # Whether a graph other than its own has it, as of a training cell.

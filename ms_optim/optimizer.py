@@ -319,10 +319,10 @@ class Optimizer(Declared, Freezing, Step, _state.Stateful):
             self.check_state = _compiled.checked(_native.check_state, *of_state)
             self.kernel = kernel.primitive()
             self.layout = kernel.layout(owner, self.slot_table, self.flags)
-            self.kernel_slots = tuple(state for states in self.slot_table for state in states if state is not None)
-            self.stepper = _direct.Stepper(self, kernel)
         self.has_reciprocal, self.takes_wholes = self.fused or self.need_scale, not self.elementwise
         self.laid_out = self.lay_out(0, len(self.parameters))
+        if self.fused:
+            self.stepper = _direct.Stepper(self, kernel)
         self.parted = [] if changed else _pieces.parts(len(self.parameters))
         self._hold("pieces", None)
 

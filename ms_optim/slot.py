@@ -17,7 +17,6 @@ TAKEN = (
     "parameter",
     "check_state",
     "kernel",
-    "kernel_slots",
     "layout",
     "master_param",
     "stepper",

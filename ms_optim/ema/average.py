@@ -455,9 +455,7 @@ class EMA(Averaged, Stateful):
     def lay_out(self, begin: int, end: int) -> tuple:
         """What a graph reads of the averages from one place to another: them, their values, and how each is taken."""
         averages, tracked, copied = (column[begin:end] for column in (self.averages, self.tracked, self.copied))
-        if self.fused:
-            return averages, tracked, Tensor(np.array(copied, np.int32))
-        return averages, tracked, ways(averages, copied)
+        return averages, tracked, ways(self.fused, averages, copied)
 
     def _step_in_pieces(self, gradients, present):
         """The same as `construct`, in several graphs."""

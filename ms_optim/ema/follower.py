@@ -91,7 +91,7 @@ class ParameterEMA(Averaged, nn.Cell):
         self.fused = _native.absence("ParameterEMA", "average") is None
         if self.fused:
             use_kernel(self, "ParameterEMA", self.target, self.source)
-        self.ways = ways(self.target, self.copied)
+        self.ways = ways(self.fused, self.target, self.copied)
 
     def __call__(self):
         """Take one update: by the kernel on the tensors' own memory where that can be, or else compiled."""
@@ -116,7 +116,7 @@ class ParameterEMA(Averaged, nn.Cell):
         """One soft update."""
         if self.fused:
             _compiled.check_again(self.check_averages)
-            self.kernel(1 - self._decay, self.now, self.layout, *self.target, *self.source)
+            self.kernel(1 - self._decay, self.now, self.ways, *self.target, *self.source)
         else:
             self.hyper_map(ops.partial(average, sides(1 - self._decay), self.now), self.target, self.source, self.ways)
         return True

@@ -27,8 +27,13 @@ def sides(weight):
     return (way_of(single), is_near(single)), (way_of(weight), is_near(weight))
 
 
-def ways(averages: Iterable[Parameter], copied: Iterable[bool]) -> tuple[int | None, ...]:
-    """How each is averaged: in float32, 0, or in float64, 1; None is copied."""
+def ways(fused: bool, averages: Iterable[Parameter], copied: Sequence[bool]) -> Tensor | tuple[int | None, ...]:
+    """What a graph takes of how each is averaged: the kernel's layout, or by what `average` goes.
+
+    That is 0 in float32 and 1 in float64; None is copied.
+    """
+    if fused:
+        return Tensor(np.array(copied, np.int32))
     return tuple(None if own else int(param.dtype == ms.float64) for param, own in zip(averages, copied))
 
 
@@ -59,7 +64,6 @@ def use_kernel(cell: Any, owner: str, averages: Sequence[Parameter], values: Seq
     cell.check_averages = _compiled.checked(_native.check_averages, owner, averages, values, cell.copied)
     kernel = _native.average_kernel(owner)
     cell.kernel = kernel.primitive()
-    cell.layout = Tensor(np.array(cell.copied, np.int32))
     cell.launch = _direct.average_launch(kernel, cell.check_averages.function, averages, cell.copied)
 
 

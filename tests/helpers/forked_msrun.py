@@ -26,11 +26,16 @@ class Forked:
         sys.stdout.flush()
         self.pid = os.fork()
         if not self.pid:
-            if preexec_fn:
-                preexec_fn()
-            for stream in (1, 2):
-                os.dup2(stdout.fileno(), stream)
-            os._exit(ran(*[word for word in command[1:] if not word.startswith("-")]))
+            status = 1
+            try:
+                if preexec_fn:
+                    preexec_fn()
+                for stream in (1, 2):
+                    os.dup2(stdout.fileno(), stream)
+                program = next(i for i, word in enumerate(command[1:], 1) if not word.startswith("-"))
+                status = ran(*command[program:])
+            finally:  # else it would go on as msrun
+                os._exit(status)
 
     def poll(self):
         """How the process has ended; None if it has not."""
@@ -59,7 +64,7 @@ def ran(program, *arguments):
     try:
         runpy.run_path(program, run_name="__main__")
     except SystemExit as end:
-        status = end.code or 0
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
         status = 1

@@ -25,8 +25,8 @@ def _read(name, *left_out):
             del sys.modules[other]
 
 
-OPTIMIZERS = _read("common_optimizers", "common_device_type", "common_methods_invocations")
-PUBLISHED = {info.optim_cls.__name__: info for info in OPTIMIZERS.optim_db}
+_torchs = _read("common_optimizers", "common_device_type", "common_methods_invocations")
+PUBLISHED = {info.optim_cls.__name__: info for info in _torchs.optim_db}
 # Arguments that say how torch computes and have no meaning here, and what ours has beyond torch's.
 ABSENT = ("foreach", "capturable", "differentiable")
 OWN = UNGROUPED

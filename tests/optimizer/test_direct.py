@@ -351,11 +351,11 @@ def test_trains_an_attention_layer_as_a_compiled_step_does(name, either, compile
 
 
 def test_waits_for_what_is_queued(either):
-    """Gradients that are computed last, values read before, values read after: ten times, without a pause."""
+    """Gradients that are computed last, values read before, values read after: thirty times, without a pause."""
     (param,), (expected,) = vectors((300, 300)), vectors((300, 300))
     direct, other = SGD([param], lr=0.01), SGD([expected], lr=0.01)
     base = Tensor(np.random.default_rng(0).standard_normal((300, 300)), ms.float32)
-    for i in range(10):
+    for i in range(30):
         before = param
         for _ in range(20):
             before = before * 1.0
