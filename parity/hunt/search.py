@@ -299,11 +299,11 @@ class Search:
             return None
         off = []
         for key, told in ours.items():
-            own = np.stack(told[:steps]).astype(np.float64)
+            own = np.array(told[:steps], np.float64)
             finite = np.isfinite(own)
             size = np.abs(own, where=finite, out=np.zeros(own.shape)).max(initial=0.0)
             if size:
-                lead = np.stack(taken[0][key]) if key in taken[0] else np.zeros(own.shape)  # state comes as zeros
+                lead = np.array(taken[0][key]) if key in taken[0] else np.zeros(own.shape)  # state comes as zeros
                 off.append(((lead - own)[finite] / size).ravel())
         found = np.concatenate(off) if off else np.zeros(0)
         return found if np.isfinite(found).all() else None

@@ -119,7 +119,7 @@ def _distances(run, truth, units):
 
 def stacked(steps: Steps) -> np.ndarray:
     """What a tensor was at each step, in one array: what is done to it takes as long as for one step of a small one."""
-    return steps if isinstance(steps, np.ndarray) else np.stack(steps)
+    return steps if isinstance(steps, np.ndarray) else np.array(steps)
 
 
 def _same(one, other):
@@ -298,7 +298,7 @@ def truth_of(single: Trace, double: Trace) -> dict[tuple[str, str], np.ndarray]:
     """The float64 run, but the float32 one where that overflowed or is NaN: there a run must do the same."""
     found = {}
     for key, steps in single.items():
-        one, two = np.stack([stacked(steps), stacked(double[key])])  # which float64 holds, and which are as many
+        one, two = np.array([stacked(steps), stacked(double[key])])  # which float64 holds, and which are as many
         found[key] = np.where(np.isfinite(one), two, one)
     return found
 

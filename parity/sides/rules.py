@@ -114,7 +114,7 @@ class Rule:
         self._steps = self._steps + present
         numbers = self._functions.scalars(self._steps, *self._numbers.values(), self._rates, *self._hyper)
         self._numbers = {name: new.where(present, old) for (name, old), new in zip(self._numbers.items(), numbers)}
-        rows = array(np.stack(numbers[len(self._numbers) :], 1), self.dtype)
+        rows = array(np.array(numbers[len(self._numbers) :]).T, self.dtype)
         rows, conditions = decide(rows, self.optimizer.conditions_read, self._weights)
         for places in self._at_once(gradients, np.flatnonzero(present).tolist()):
             if len(places) > 1:
@@ -164,7 +164,7 @@ class Rule:
 
         kept = tuple(map(joined, zip(*(self._slots[name] for name in names))))
         numbers = spread(np.asarray(rows)[places].T)
-        chosen = spread(np.stack([np.asarray(condition)[places] for condition in conditions])) if conditions else ()
+        chosen = spread(np.array(conditions)[:, places]) if conditions else ()
         flags = self.optimizer.flags[places[0]]
         param, kept = self._functions.update(
             joined([self.params[name] for name in names]),

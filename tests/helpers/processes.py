@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MSRUN = Path(__file__).with_name("forked_msrun.py")
+SHORT_SLEEPS = Path(__file__).with_name("short_sleeps.c")
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -30,6 +31,13 @@ def free_port():
         return free.getsockname()[1]
 
 
+def short_sleeps(folder):
+    """A library to be loaded before those of processes that wait for each other, for which they need not long."""
+    library = folder / "short_sleeps.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, SHORT_SLEEPS], check=True)
+    return str(library)
+
+
 def launched(folder, program, *arguments, count=2):
     """What several workers of msrun have printed, each a text."""
     options = [f"--worker_num={count}", f"--local_worker_num={count}", "--join=True", f"--master_port={free_port()}"]
@@ -38,7 +46,7 @@ def launched(folder, program, *arguments, count=2):
         capture_output=True,
         text=True,
         cwd=folder,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, "LD_PRELOAD": short_sleeps(folder)},
     )
     said = [path.read_text() for path in sorted(folder.glob("worker_*.log"))]
     assert done.returncode == 0, "\n".join([done.stdout, *said])

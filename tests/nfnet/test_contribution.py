@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import yaml
 from _zoo import ISORT
-from helpers.processes import ENVIRONMENT, ROOT, free_port
+from helpers.processes import ENVIRONMENT, ROOT, free_port, short_sleeps
 from helpers.published import NFNETS as PUBLISHED
 from safetensors.numpy import load_file
 from src.config import Recipe
@@ -342,7 +342,8 @@ def test_models_runs_alone(written, alone, tmp_path):
     digits = "configs/digits.yaml"
     said = ["epochs=1", "warmup_epochs=0", "image_size=8", "eval_image_size=8", "mixup=0.2", "loss_scale=1024"]
     alone(folder, "bash", "scripts/run_standalone_train.sh", digits, "runs/one", *said)
-    alone(folder, "bash", "scripts/run_distribute_train.sh", "2", digits, "runs/two", *said, MASTER_PORT=free_port())
+    two = {"MASTER_PORT": free_port(), "LD_PRELOAD": short_sleeps(tmp_path)}
+    alone(folder, "bash", "scripts/run_distribute_train.sh", "2", digits, "runs/two", *said, **two)
     one, two = (load_file(folder / "runs" / name / "last.safetensors") for name in ("one", "two"))
     compared = [name for name in one if one[name].dtype == np.float32]
     averages = [name for name in compared if name.startswith("ema.")]

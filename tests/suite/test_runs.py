@@ -857,6 +857,7 @@ raise SystemExit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_each_side_runs_without_the_other(tmp_path):
     """The commands: recorded where there is no MindSpore, replayed where there is no torch."""
     folder = str(tmp_path / "run")
