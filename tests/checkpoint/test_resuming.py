@@ -4,12 +4,10 @@ import os
 import random
 import runpy
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -408,24 +406,19 @@ print("bits", [param.asnumpy().tolist() for param in net.get_parameters()], flus
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "mode"), [(signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGINT, 1)])
-def test_a_process_that_is_told_to_stop(sent, mode, tmp_path, monkeypatch, capsys):
+def test_a_process_that_is_told_to_stop(sent, mode, forks, tmp_path, monkeypatch, capsys):
     """Ends after a step with rc 0, and its file holds that step: as a training that was not told, at the same step."""
     script = tmp_path / "train.py"
     script.write_text(TRAINING)
     file = str(tmp_path / "last.safetensors")
-    process = subprocess.Popen(
-        [sys.executable, str(script), file, str(mode), "stops"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    while process.stdout.readline().strip() != "5":
-        assert process.poll() is None, process.stderr.read()
+    process = forks.started(tmp_path, script, file, mode, "stops")
+    while (line := process.stdout.readline().strip()) != "5":
+        assert line, process.ended().stderr
     time.sleep(0.02)
     process.send_signal(sent)
-    out, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
+    done = process.ended()
+    out = done.stdout
+    assert done.returncode == 0, done.stderr
     told = next(line for line in out.splitlines() if line.startswith("told")).split()
     assert told[1] == "1" and told[3] == "here" and told[2] == told[4] and 5 <= int(told[2]) < 60
     monkeypatch.setattr(sys, "argv", [str(script), file, str(mode), "runs", told[2]])

@@ -1,21 +1,18 @@
 """MindSpore's msrun, given what msrun is, with processes that are forked from it instead of started anew.
 
-To import MindSpore takes each of them seconds; here it is imported once. The scripts of scripts/nfnet are tested with
-msrun as it is.
+The scripts of scripts/nfnet are tested with msrun as it is.
 """
 
-import atexit
 import os
-import runpy
 import signal
 import subprocess
 import sys
-import traceback
-from pathlib import Path
 from types import SimpleNamespace
 
 from mindspore.parallel.cluster import run
 from mindspore.parallel.cluster.process_entity import _api
+
+from helpers.forked import ran
 
 
 class Forked:
@@ -55,23 +52,6 @@ class Forked:
     def kill(self):
         """End it."""
         os.kill(self.pid, signal.SIGKILL)
-
-
-def ran(program, *arguments):
-    """Run a program as Python would; its exit status."""
-    sys.argv, sys.path[0] = [program, *arguments], str(Path(program).parent)
-    status = 0
-    try:
-        runpy.run_path(program, run_name="__main__")
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return status
 
 
 def started(command, **options):

@@ -11,7 +11,6 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MSRUN = Path(__file__).with_name("forked_msrun.py")
 SHORT_SLEEPS = Path(__file__).with_name("short_sleeps.c")
 ENVIRONMENT = {
     **os.environ,
@@ -36,27 +35,6 @@ def short_sleeps(folder):
     library = folder / "short_sleeps.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, SHORT_SLEEPS], check=True)
     return str(library)
-
-
-def launched(folder, program, *arguments, count=2):
-    """What several workers of msrun have printed, each a text."""
-    options = [f"--worker_num={count}", f"--local_worker_num={count}", "--join=True", f"--master_port={free_port()}"]
-    done = subprocess.run(
-        [sys.executable, MSRUN, *options, f"--log_dir={folder}", program, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**ENVIRONMENT, "LD_PRELOAD": short_sleeps(folder)},
-    )
-    said = [path.read_text() for path in sorted(folder.glob("worker_*.log"))]
-    assert done.returncode == 0, "\n".join([done.stdout, *said])
-    return said
-
-
-def program(folder, *command):
-    """Run a program, of which there are the arguments of Python."""
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE)
-    assert done.returncode == 0, done.stderr.decode()
 
 
 def install(folder, compiler=True):

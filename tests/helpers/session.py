@@ -10,6 +10,7 @@ import torch
 from mindspore._c_expression import GraphExecutor_, JitExecutor_
 
 from helpers import CELLS, COMPOSED, SPAN
+from helpers.forked import Forks
 from helpers.graphs import api
 from helpers.processes import install
 from ms_optim import OPTIMIZERS, _compiled, _host, _native
@@ -119,6 +120,8 @@ def pytest_collection_modifyitems(config, items):
     `generic(compiles=True)`, it runs on those of CELLS and on that of COMPOSED.
     """
     for item in list(items):
+        if "forks" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("processes"))
         params = getattr(getattr(item, "callspec", None), "params", {})
         name = params.get("name")
         if name not in OPTIMIZERS:
@@ -214,6 +217,12 @@ class Twins:
 
 
 TWINS = Twins()
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """Runs programs of Python; what asks for it is in one group, to import the frameworks once."""
+    return Forks(tmp_path_factory.mktemp("forks"))
 
 
 @pytest.fixture(scope="session")

@@ -8,21 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import nfnet_workers
-from helpers.processes import launched
 from safetensors.numpy import load_file
 from src.callback import LAST
 
 STEPS = 44
-# One process has the fixture that starts others.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.slow
 
 
-def said(folder, part, number):
+def said(forks, folder, part, number):
     """What the workers say of the trainings of a part, one of which is stopped by a signal to the one that waits."""
     logs = folder / part
     logs.mkdir()
     with ThreadPoolExecutor(1) as pool:
-        done = pool.submit(launched, logs, nfnet_workers.__file__, str(folder), part)
+        done = pool.submit(forks.launched, logs, nfnet_workers.__file__, str(folder), part)
         asked = folder / nfnet_workers.ASKED
         while not asked.exists() and not done.done():
             time.sleep(0.05)
@@ -37,9 +35,9 @@ def after(word, said):
     return [line.removeprefix(word) for text in said for line in text.splitlines() if line.startswith(word)]
 
 
-def test_two_workers_stop_together_and_go_on_to_the_bit(tmp_path):
+def test_two_workers_stop_together_and_go_on_to_the_bit(forks, tmp_path):
     """By a SIGTERM for the second, then by a SIGINT for the first, each within an epoch; as if nobody had asked."""
-    first, second = (said(tmp_path, *part) for part in (("first", signal.SIGTERM), ("second", signal.SIGINT)))
+    first, second = (said(forks, tmp_path, *part) for part in (("first", signal.SIGTERM), ("second", signal.SIGINT)))
     assert after("REFUSED ", first) == [
         f"For 'recipe', 'lr' must be the same for all workers, but got {rate} here and another elsewhere."
         for rate in (0.0, 0.1)

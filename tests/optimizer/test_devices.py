@@ -3,8 +3,6 @@
 MindSpore compiles for Ascend the same operators as for CPU, so that its graph can be read here.
 """
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -295,10 +293,11 @@ for name in sys.argv[1:]:
 """
 
 
-def test_every_level_of_optimization_compiles_to_the_same_bits(monkeypatch):
+def test_every_level_of_optimization_compiles_to_the_same_bits(forks, tmp_path):
     """What methods of Tensors mean differs from one level to another."""
-    monkeypatch.setenv(_composed.SUMS, "float32")
-    subprocess.run([sys.executable, "-c", LEVELS, "MomentumAGC", "Adafactor"], check=True, cwd=ROOT)
+    (tmp_path / "levels.py").write_text(LEVELS)
+    done = forks.run(tmp_path, tmp_path / "levels.py", "MomentumAGC", "Adafactor", **{_composed.SUMS: "float32"})
+    assert done.returncode == 0, done.stderr
 
 
 def of_rule(rule):

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import data_parallel, shares, stopping, workers, zero
-from helpers.processes import launched, program
 from mindspore import Tensor, nn
 
 from ms_optim import SGD, resume
@@ -15,15 +14,14 @@ from parity.sides.mindspore import set_mode
 
 # Which imports nothing of here.
 IN_PARTS = Path(workers.__file__).with_name("in_parts.py")
-# One process has the fixture that starts others.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(tmp_path_factory, forks):
     """Where two workers have written, and what each has printed."""
     folder = tmp_path_factory.mktemp("two")
-    return folder, launched(folder, workers.__file__, str(folder))
+    return folder, forks.launched(folder, workers.__file__, str(folder))
 
 
 def far(one, other):
@@ -32,12 +30,13 @@ def far(one, other):
     return max(abs(one[name] - other[name]).max() / abs(other[name]).max() for name in other.files)
 
 
-def test_parts_of_batches_train_as_whole_ones_do(two, tmp_path, monkeypatch):
+def test_parts_of_batches_train_as_whole_ones_do(two, forks, tmp_path, monkeypatch):
     """By Model.train and in a compiled function: ranks to the bit, one process and torch but for their operators."""
     monkeypatch.setattr(networks, "BLOCKS", networks.BLOCKS[:1])
     set_mode("graph")
     data_parallel.in_mindspore(tmp_path / "one", 0, 1, "model")
-    program(tmp_path, data_parallel.__file__, tmp_path / "torch", 2, tmp_path / "place")
+    done = forks.run(tmp_path, data_parallel.__file__, tmp_path / "torch", 2, tmp_path / "place")
+    assert done.returncode == 0, done.stderr
     files = {path.name: np.load(path) for folder in (two[0], tmp_path) for path in folder.glob("*.npz")}
     assert files.keys() == {
         "one.model.0.npz",
@@ -59,9 +58,9 @@ def found(said, what):
     return [json.loads(line.removeprefix(what)) for line in lines if line.startswith(what)]
 
 
-def test_norms_are_summed_over_processes(tmp_path):
+def test_norms_are_summed_over_processes(forks, tmp_path):
     """Columns in several processes are trained as the whole is, and not so where each takes its own norms for those."""
-    told = found(launched(tmp_path, workers.__file__, str(tmp_path), "COLUMNS", count=4), "COLUMNS ")
+    told = found(forks.launched(tmp_path, workers.__file__, str(tmp_path), "COLUMNS", count=4), "COLUMNS ")
     assert sorted(each["rank"] for each in told) == [0, 1, 2, 3]
     for each in told:
         assert max(each["far"]["hccl_world_group"]) < 3e-7 and min(each["far"]["whole"]) > 1e-4, told
@@ -75,14 +74,15 @@ def test_rows_are_gathered_from_processes(two):
         assert max(each["far"]["hccl_world_group"]) == 0 and min(each["far"]["whole"]) > 1e-2, told
 
 
-def test_rows_are_trained_as_torchs_are(tmp_path):
+def test_rows_are_trained_as_torchs_are(forks, tmp_path):
     """What its DTensors of rows become is as near to the whole of here, which parts are to the bit, as to its own."""
     make, _, shapes = shares.SHARED["ROWS"]
     weights, gradients = shares.drawn(shapes)
     given = {f"weight{i}": weight for i, weight in enumerate(weights)}
     given |= {f"gradients{i}": np.stack(each) for i, each in enumerate(zip(*gradients))}
     np.savez(tmp_path / "given.npz", **given)
-    program(tmp_path, IN_PARTS, *(tmp_path / name for name in ("place", "given.npz", "torch.npz")))
+    done = forks.run(tmp_path, IN_PARTS, *(tmp_path / name for name in ("place", "given.npz", "torch.npz")))
+    assert done.returncode == 0, done.stderr
     params = shares.parameters(np.asarray, weights)
     optimizer = make(params, None)
     for step in gradients:

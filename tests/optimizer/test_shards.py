@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 import weakref
 from functools import partial
 
@@ -11,7 +9,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from helpers import DENSE, eight_devices, loud, make_grads, make_params, ways_of_training
-from helpers.processes import ENVIRONMENT, resident
+from helpers.processes import resident
 from mindspore import Parameter, ParameterTuple, Tensor, context, nn, ops
 from mindspore.common.initializer import initializer
 from mindspore.communication import management
@@ -380,7 +378,7 @@ REFUSED = {
 }
 
 
-def test_state_is_sliced_with_its_parameter(tmp_path):
+def test_state_is_sliced_with_its_parameter(forks, tmp_path):
     """For eight devices: a weight by rows or columns, ZeRO or both; summed and gathered as that is said.
 
     What has another shape stays whole, and is of all slices.
@@ -412,13 +410,7 @@ def test_state_is_sliced_with_its_parameter(tmp_path):
             "leaves it whole, of (64,).",
         ),
     }
-    done = subprocess.run(
-        [sys.executable, eight_devices.__file__, *expressions],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**ENVIRONMENT, "GLOG_v": "4", _composed.SUMS: "float32"},
-    )
+    done = forks.run(tmp_path, eight_devices.__file__, *expressions, **{_composed.SUMS: "float32"})
     assert done.returncode == 0, done.stderr
     for (expression, ways), line in zip(expressions.items(), done.stdout.splitlines(), strict=True):
         for zero, found, expected in zip((False, True), json.loads(line), ways, strict=True):
@@ -451,7 +443,7 @@ def test_sums_without_sizes(shape, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ways_of_training_compile_as_with_mindspores_own(tmp_path):
+def test_ways_of_training_compile_as_with_mindspores_own(forks, tmp_path):
     """Pipeline stages, recomputation, accumulation, parts of ZeRO: the same is sent; state is cut as its parameter is.
 
     But for the norms of units that are cut, over the devices that are said to have them. Before that, slices: wholes
@@ -459,13 +451,7 @@ def test_ways_of_training_compile_as_with_mindspores_own(tmp_path):
     """
     units = "dict(params=params[:1], unit_group='whole'), dict(params=params[1:], unit_group='2-units')"
     own = ["AdamW(params, fused=False)", f"EMA(MomentumAGC([{units}], fused=False), 0.9)"]
-    done = subprocess.run(
-        [sys.executable, ways_of_training.__file__, "nn.Momentum(params, 0.1, 0.9)", *own],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**ENVIRONMENT, "GLOG_v": "4"},
-    )
+    done = forks.run(tmp_path, ways_of_training.__file__, "nn.Momentum(params, 0.1, 0.9)", *own)
     assert done.returncode == 0, done.stderr
     restored, *ways = map(json.loads, done.stdout.splitlines())
     # The device is the third of four that have the second rows of one, and the second columns of the other.

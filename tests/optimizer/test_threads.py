@@ -1,8 +1,6 @@
 """Steps that are taken in several threads at once, and what a forked process has of their lock."""
 
 import os
-import subprocess
-import sys
 import threading
 
 import mindspore as ms
@@ -133,9 +131,10 @@ RUNS = {
 }
 
 
-def test_threads(tmp_path):
+def test_threads(forks, tmp_path):
     """Neither hang nor crash, and the bits of steps that are taken one after another, compiled (0) and direct (1)."""
-    subprocess.run([sys.executable, __file__], cwd=tmp_path, check=True, timeout=240)
+    done = forks.run(tmp_path, __file__)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_forked_child_has_a_lock_of_its_own():

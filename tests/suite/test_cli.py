@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -285,13 +283,11 @@ raise SystemExit(main(["SGD", "--workers", "1", "--steps", "2"]))
 @pytest.mark.parametrize(
     ("script", "done", "way"), [(INTERRUPTED, "[01]", ()), (ALONE, "1", ("stuck",)), (ALONE, "[12]", ("compiling",))]
 )
-def test_stopped_it_prints_what_is_done(script, done, way, tmp_path):
+def test_stopped_it_prints_what_is_done(script, done, way, forks, tmp_path):
     """And ends with the code of Ctrl-C, leaving no process behind."""
     file = tmp_path / "interrupted.py"
     file.write_text(script)
-    ended = subprocess.run(
-        [sys.executable, file, *way], capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
-    )
+    ended = forks.run(ROOT, file, *way)
     assert ended.returncode == 130, ended.stderr
     assert re.search(rf"stopped after {done} of \d parts", ended.stdout)
     assert "comparisons are as near to the truth as PyTorch" in ended.stdout
