@@ -1,6 +1,7 @@
 """Programs of Python that are forked from one process, which has imported both frameworks: that takes seconds."""
 
 import atexit
+import gc
 import itertools
 import multiprocessing
 import os
@@ -82,6 +83,7 @@ class Forks:
 
 def _begin(folder, command, environ, stdout, stderr):
     os.setsid()
+    gc.freeze()  # MindSpore collects garbage, and so looks through all that is loaded, whenever it compiles
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(folder)
