@@ -9,12 +9,16 @@ import numpy as np
 from parity.cases.formats import rounded_to
 
 
+def _seen(found):
+    """What a function of NumPy gives, which is a number where it has no axes."""
+    return (found if isinstance(found, np.ndarray) else np.asarray(found)).view(Array)
+
+
 def _one(function):
     """A method that is a function of NumPy."""
 
     def method(self):
-        found = function(self.view(np.ndarray))
-        return (found if isinstance(found, np.ndarray) else np.asarray(found)).view(Array)
+        return _seen(function(self.view(np.ndarray)))
 
     return method
 
@@ -25,8 +29,7 @@ def _two(function):
     def method(self, other):
         if not isinstance(other, np.ndarray):
             other = np.asarray(other, self.dtype)
-        found = function(self.view(np.ndarray), other.view(np.ndarray))
-        return (found if isinstance(found, np.ndarray) else np.asarray(found)).view(Array)
+        return _seen(function(self.view(np.ndarray), other.view(np.ndarray)))
 
     return method
 
@@ -49,8 +52,7 @@ class Array(np.ndarray):
         ]
         if function is np.power and method == "__call__":
             return _power(*plain).view(Array)
-        found = (function if method == "__call__" else getattr(function, method))(*plain, **options)
-        return (found if isinstance(found, np.ndarray) else np.asarray(found)).view(Array)
+        return _seen((function if method == "__call__" else getattr(function, method))(*plain, **options))
 
     # A step is a hundred small operations, of which NumPy's way through the method above would take half the time.
     __add__ = __radd__ = _two(np.add)
@@ -62,8 +64,7 @@ class Array(np.ndarray):
     __neg__, __abs__ = _one(np.negative), _one(np.abs)
 
     def __getitem__(self, place):
-        found = self.view(np.ndarray)[place]
-        return (found if isinstance(found, np.ndarray) else np.asarray(found)).view(Array)
+        return _seen(self.view(np.ndarray)[place])
 
     def __iter__(self):
         return iter(self.unbind())

@@ -8,6 +8,7 @@ import pytest
 from parity.sides.arrays import Array, array
 
 OPERATORS = [operator.add, operator.sub, operator.mul, operator.truediv]
+COMPARISONS = [operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne]
 
 
 @pytest.mark.parametrize("apply", OPERATORS, ids=lambda apply: apply.__name__)
@@ -22,6 +23,20 @@ def test_a_number_of_python_has_the_dtype_of_the_array(apply, dtype, values):
     ):
         assert isinstance(found, Array) and found.shape == x.shape
         assert found.dtype == dtype and np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("apply", COMPARISONS, ids=lambda apply: apply.__name__)
+@pytest.mark.parametrize("values", [0.1, [0.1, 0.0, 0.7, np.nan]], ids=["no axes", "one axis"])
+def test_numbers_are_compared_in_the_dtype_of_the_array(apply, values):
+    """On either side, so that what is 0.1 in float32 equals 0.1; what has no axes stays an array."""
+    x, number = array(values, np.float32), np.float32(0.1)
+    for found, expected in (
+        (apply(x, 0.1), apply(np.array(values, np.float32), number)),
+        (apply(0.1, x), apply(number, np.array(values, np.float32))),
+        (apply(x, x), apply(np.array(values), np.array(values))),
+    ):
+        assert isinstance(found, Array) and found.shape == x.shape
+        assert found.dtype == np.bool_ and np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
