@@ -4,7 +4,7 @@ import contextlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +12,7 @@ from parity import suite
 from parity.cases import CASES, ENTRIES, MINIMIZERS, RECIPES
 from parity.cases.losses import losses
 from parity.cases.problems import synthetic
-from parity.workers import interruptible, start, start_worker
+from parity.workers import SOON, deferred, interruptible, start, start_worker
 
 Outcomes = list[suite.Outcome | suite.FreeRun]
 # How a pool runs jobs: their places come with their outcomes, in the order in which they are done.
@@ -107,11 +107,16 @@ def pool(workers: int) -> Iterator[Runner]:
 
     def run_all(jobs, keep):
         places = {processes.submit(job.run, keep): i for i, job in enumerate(jobs)}
-        for done in as_completed(places):
-            yield places[done], done.result()
+        left = {*places}
+        while left:
+            done, left = wait(left, SOON, FIRST_COMPLETED)
+            for job in done:
+                yield places[job], job.result()
+            check()
 
     try:
-        yield run_all
+        with deferred() as check:
+            yield run_all
         processes.shutdown()
     except BaseException:
         processes.shutdown(wait=False, cancel_futures=True)

@@ -61,6 +61,29 @@ def interruptible() -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[Callable[[], None]]:
+    """A block of the main thread that Ctrl-C ends where what is given is called, and nowhere else.
+
+    A `KeyboardInterrupt` between any two operations may leave a lock of a pool taken, and a signal that is given to
+    another thread wakes up none that waits without an end.
+    """
+    came = threading.Event()
+
+    def check():
+        if came.is_set():
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # which no signal comes to
+        yield check
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.set())
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _compiles(frame):
     """Whether MindSpore is compiling."""
     while frame is not None:

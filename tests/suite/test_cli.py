@@ -228,13 +228,18 @@ def test_every_optimizer_is_in_the_first_answer():
         assert [part.args[0] for part in job.parts] == [cases[0], cases[-1]]
 
 
+# By a signal to a process that waits for others, or to one of its threads that is not the one that waits.
 INTERRUPTED = """
-import os, signal, threading
+import ctypes, os, signal, sys, threading
 from parity import jobs
-from parity.__main__ import arguments, main
+from parity.__main__ import main
 
 def stuck(keep):
-    os.kill(os.getppid(), signal.SIGINT)
+    parent = os.getppid()
+    if sys.argv[1] == "process":
+        os.kill(parent, signal.SIGINT)
+    else:
+        ctypes.CDLL(None).tgkill(parent, max(map(int, os.listdir(f"/proc/{parent}/task"))), signal.SIGINT)
     threading.Event().wait()
 
 class Stuck:
@@ -243,7 +248,8 @@ class Stuck:
 
 if __name__ == "__main__":
     first = jobs.first_answer
-    jobs.first_answer = lambda *asked: [*first(*asked), Stuck()]
+    # a job that is done would wake up the one that waits
+    jobs.first_answer = lambda *asked: [*(first(*asked) if sys.argv[1] == "process" else [Stuck()]), Stuck()]
     raise SystemExit(main(["SGD", "--workers", "2", "--steps", "2"]))
 """
 # In one process: where MindSpore has compiled, which takes the signal for itself, and while it compiles.
@@ -281,13 +287,19 @@ raise SystemExit(main(["SGD", "--workers", "1", "--steps", "2"]))
 
 
 @pytest.mark.parametrize(
-    ("script", "done", "way"), [(INTERRUPTED, "[01]", ()), (ALONE, "1", ("stuck",)), (ALONE, "[12]", ("compiling",))]
+    ("script", "done", "way"),
+    [
+        (INTERRUPTED, "[01]", "process"),
+        (INTERRUPTED, "0", "thread"),
+        (ALONE, "1", "stuck"),
+        (ALONE, "[12]", "compiling"),
+    ],
 )
 def test_stopped_it_prints_what_is_done(script, done, way, forks, tmp_path):
     """And ends with the code of Ctrl-C, leaving no process behind."""
     file = tmp_path / "interrupted.py"
     file.write_text(script)
-    ended = forks.run(ROOT, file, *way)
+    ended = forks.run(ROOT, file, way)
     assert ended.returncode == 130, ended.stderr
     assert re.search(rf"stopped after {done} of \d parts", ended.stdout)
     assert "comparisons are as near to the truth as PyTorch" in ended.stdout
