@@ -105,17 +105,18 @@ def pool(workers: int) -> Iterator[Runner]:
     # Neither framework survives a fork.
     processes = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker)
 
-    def run_all(jobs, keep):
-        places = {processes.submit(job.run, keep): i for i, job in enumerate(jobs)}
-        left = {*places}
-        while left:
-            done, left = wait(left, SOON, FIRST_COMPLETED)
-            for job in done:
-                yield places[job], job.result()
-            check()
-
     try:
         with deferred() as check:
+
+            def run_all(jobs, keep):
+                places = {processes.submit(job.run, keep): i for i, job in enumerate(jobs)}
+                left = {*places}
+                while left:
+                    done, left = wait(left, SOON, FIRST_COMPLETED)
+                    check()  # before what is done, which is an error where the keys have ended the workers too
+                    for job in done:
+                        yield places[job], job.result()
+
             yield run_all
         processes.shutdown()
     except BaseException:

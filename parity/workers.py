@@ -35,40 +35,40 @@ def interruptible() -> Iterator[Callable[[], None]]:
     From its first compilation on MindSpore 2.10 takes SIGINT for itself and sends SIGTERM to the process instead, which
     would end it without a word. What is given raises `KeyboardInterrupt` if one came and something has swallowed it.
     """
-    came, again = threading.Event(), list[threading.Timer]()
+    again = list[threading.Timer]()
 
-    def interrupted(number, frame):
-        came.set()
+    def interrupt(frame):
         if not _compiles(frame):
             raise KeyboardInterrupt
-        again.append(threading.Timer(SOON, os.kill, (os.getpid(), number)))
+        again.append(threading.Timer(SOON, os.kill, (os.getpid(), signal.SIGTERM)))
         again[-1].start()  # MindSpore would say at length where it was stopped
 
-    def check():
-        if came.is_set():
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():  # which no signal comes to
-        yield check
-        return
-    before = signal.signal(signal.SIGTERM, interrupted)
-    try:
-        yield check
-    finally:
-        for timer in again:
-            timer.cancel()
-            timer.join()
-        signal.signal(signal.SIGTERM, before)
+    with _heard(signal.SIGTERM, interrupt) as check:
+        try:
+            yield check
+        finally:
+            for timer in again:
+                timer.cancel()
+                timer.join()
 
 
-@contextlib.contextmanager
-def deferred() -> Iterator[Callable[[], None]]:
+def deferred() -> contextlib.AbstractContextManager[Callable[[], None]]:
     """A block of the main thread that Ctrl-C ends where what is given is called, and nowhere else.
 
     A `KeyboardInterrupt` between any two operations may leave a lock of a pool taken, and a signal that is given to
     another thread wakes up none that waits without an end.
     """
+    return _heard(signal.SIGINT, lambda frame: None)
+
+
+@contextlib.contextmanager
+def _heard(number, act):
+    """A block in which a signal acts on what runs; what is given raises `KeyboardInterrupt` if one came."""
     came = threading.Event()
+
+    def hear(_, frame):
+        came.set()
+        act(frame)
 
     def check():
         if came.is_set():
@@ -77,11 +77,11 @@ def deferred() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():  # which no signal comes to
         yield check
         return
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.set())
+    before = signal.signal(number, hear)
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def _compiles(frame):

@@ -14,6 +14,11 @@ def _seen(found):
     return (found if isinstance(found, np.ndarray) else np.asarray(found)).view(Array)
 
 
+def _plain(value, dtype):
+    """An array as NumPy has it, or a number in a dtype."""
+    return value.view(np.ndarray) if isinstance(value, np.ndarray) else np.asarray(value, dtype)
+
+
 def _one(function):
     """A method that is a function of NumPy."""
 
@@ -27,9 +32,7 @@ def _two(function):
     """An operator, or a method, that is a function of NumPy of the array and of another or a number."""
 
     def method(self, other):
-        if not isinstance(other, np.ndarray):
-            other = np.asarray(other, self.dtype)
-        return _seen(function(self.view(np.ndarray), other.view(np.ndarray)))
+        return _seen(function(self.view(np.ndarray), _plain(other, self.dtype)))
 
     return method
 
@@ -46,10 +49,7 @@ class Array(np.ndarray):
     """
 
     def __array_ufunc__(self, function, method, *inputs, **options):
-        plain = [
-            value.view(np.ndarray) if isinstance(value, np.ndarray) else np.asarray(value, self.dtype)
-            for value in inputs
-        ]
+        plain = [_plain(value, self.dtype) for value in inputs]
         if function is np.power and method == "__call__":
             return _power(*plain).view(Array)
         return _seen((function if method == "__call__" else getattr(function, method))(*plain, **options))
@@ -102,9 +102,7 @@ class Array(np.ndarray):
 
     def where(self, condition, other):
         """Take other where the condition is false."""
-        if not isinstance(other, np.ndarray):
-            other = np.asarray(other, self.dtype)
-        return np.where(np.asarray(condition), self.view(np.ndarray), other.view(np.ndarray)).view(Array)
+        return np.where(np.asarray(condition), self.view(np.ndarray), _plain(other, self.dtype)).view(Array)
 
     def sign(self):
         """Take the sign, which NaN has none of: 0, as in torch and in MindSpore."""

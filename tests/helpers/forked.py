@@ -22,7 +22,7 @@ MSRUN = Path(__file__).with_name("forked_msrun.py")
 LIMIT = 240  # seconds
 
 
-class Forked:
+class Program:
     """A program: its stdout, which ends when no process has it, and its stderr, a file."""
 
     def __init__(self, folder, command, environ, stderr):
@@ -61,7 +61,7 @@ class Forks:
     def started(self, folder, *command, **environ):
         """A program that runs in a folder: a file and its arguments."""
         stderr = self._folder / f"{next(self._count)}.txt"
-        return Forked(folder, tuple(map(str, command)), {**ENVIRONMENT, **environ}, stderr)
+        return Program(folder, tuple(map(str, command)), {**ENVIRONMENT, **environ}, stderr)
 
     def launched(self, folder, program, *arguments, count=2):
         """What several workers of msrun have printed, each a text."""
@@ -71,14 +71,16 @@ class Forks:
             "--join=True",
             f"--master_port={free_port()}",
         ]
-        done = self.run(folder, MSRUN, *options, f"--log_dir={folder}", program, *arguments)
+        done = self.started(folder, MSRUN, *options, f"--log_dir={folder}", program, *arguments).ended()
         said = [path.read_text() for path in sorted(folder.glob("worker_*.log"))]
         assert done.returncode == 0, "\n".join([done.stdout, *said])
         return said
 
     def run(self, folder, *command, **environ):
-        """What a program said and how it ended."""
-        return self.started(folder, *command, **environ).ended()
+        """What a program said that ended well."""
+        done = self.started(folder, *command, **environ).ended()
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 def _begin(folder, command, environ, stdout, stderr):

@@ -410,9 +410,8 @@ def test_state_is_sliced_with_its_parameter(forks, tmp_path):
             "leaves it whole, of (64,).",
         ),
     }
-    done = forks.run(tmp_path, eight_devices.__file__, *expressions, **{_composed.SUMS: "float32"})
-    assert done.returncode == 0, done.stderr
-    for (expression, ways), line in zip(expressions.items(), done.stdout.splitlines(), strict=True):
+    said = forks.run(tmp_path, eight_devices.__file__, *expressions, **{_composed.SUMS: "float32"})
+    for (expression, ways), line in zip(expressions.items(), said.splitlines(), strict=True):
         for zero, found, expected in zip((False, True), json.loads(line), ways, strict=True):
             if isinstance(expected, str):
                 assert found["refused"].startswith(expected), expression
@@ -451,9 +450,8 @@ def test_ways_of_training_compile_as_with_mindspores_own(forks, tmp_path):
     """
     units = "dict(params=params[:1], unit_group='whole'), dict(params=params[1:], unit_group='2-units')"
     own = ["AdamW(params, fused=False)", f"EMA(MomentumAGC([{units}], fused=False), 0.9)"]
-    done = forks.run(tmp_path, ways_of_training.__file__, "nn.Momentum(params, 0.1, 0.9)", *own)
-    assert done.returncode == 0, done.stderr
-    restored, *ways = map(json.loads, done.stdout.splitlines())
+    said = forks.run(tmp_path, ways_of_training.__file__, "nn.Momentum(params, 0.1, 0.9)", *own)
+    restored, *ways = map(json.loads, said.splitlines())
     # The device is the third of four that have the second rows of one, and the second columns of the other.
     first, second = [48, 0, 8, 4160], [8, 32, 4, 32]
     assert restored.pop("refused").startswith("For 'restore', the slice of 'first.weight' must be the one that is comp")

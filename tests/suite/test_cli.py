@@ -228,7 +228,8 @@ def test_every_optimizer_is_in_the_first_answer():
         assert [part.args[0] for part in job.parts] == [cases[0], cases[-1]]
 
 
-# By a signal to a process that waits for others, or to one of its threads that is not the one that waits.
+# By a signal to a process that waits for others, to one of its threads that is not the one that waits, or, as by the
+# keys, to all processes.
 INTERRUPTED = """
 import ctypes, os, signal, sys, threading
 from parity import jobs
@@ -238,6 +239,8 @@ def stuck(keep):
     parent = os.getppid()
     if sys.argv[1] == "process":
         os.kill(parent, signal.SIGINT)
+    elif sys.argv[1] == "all":
+        os.killpg(os.getpgid(parent), signal.SIGINT)
     else:
         ctypes.CDLL(None).tgkill(parent, max(map(int, os.listdir(f"/proc/{parent}/task"))), signal.SIGINT)
     threading.Event().wait()
@@ -249,7 +252,7 @@ class Stuck:
 if __name__ == "__main__":
     first = jobs.first_answer
     # a job that is done would wake up the one that waits
-    jobs.first_answer = lambda *asked: [*(first(*asked) if sys.argv[1] == "process" else [Stuck()]), Stuck()]
+    jobs.first_answer = lambda *asked: [*([Stuck()] if sys.argv[1] == "thread" else first(*asked)), Stuck()]
     raise SystemExit(main(["SGD", "--workers", "2", "--steps", "2"]))
 """
 # In one process: where MindSpore has compiled, which takes the signal for itself, and while it compiles.
@@ -291,6 +294,7 @@ raise SystemExit(main(["SGD", "--workers", "1", "--steps", "2"]))
     [
         (INTERRUPTED, "[01]", "process"),
         (INTERRUPTED, "0", "thread"),
+        (INTERRUPTED, "[01]", "all"),
         (ALONE, "1", "stuck"),
         (ALONE, "[12]", "compiling"),
     ],
@@ -299,7 +303,7 @@ def test_stopped_it_prints_what_is_done(script, done, way, forks, tmp_path):
     """And ends with the code of Ctrl-C, leaving no process behind."""
     file = tmp_path / "interrupted.py"
     file.write_text(script)
-    ended = forks.run(ROOT, file, way)
+    ended = forks.started(ROOT, file, way).ended()
     assert ended.returncode == 130, ended.stderr
     assert re.search(rf"stopped after {done} of \d parts", ended.stdout)
     assert "comparisons are as near to the truth as PyTorch" in ended.stdout
